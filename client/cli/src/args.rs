@@ -1,0 +1,184 @@
+//! The grammar of the command line. Invariant: no argument takes a secret.
+//!
+//! Each command keeps its own arguments beside its code in `commands`; values with a form of their own are in
+//! `args::values`.
+
+pub(crate) mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{audit, completions, exec, init, policy, principal, secret, share, unseal};
+
+const EXAMPLES: &str = "\
+Examples:
+  export KEYSTEAD_ADDR=https://vault.internal:8200 KEYSTEAD_CACERT=ca.pem
+  export KEYSTEAD_CERT=alice.pem KEYSTEAD_KEY=alice.key
+  keystead status
+  keystead secret put shop/db --field password
+  keystead secret get shop/db --field password
+  keystead exec --env PGPASSWORD=shop/db#password -- psql
+
+Exit codes: 0 good, 1 wrong use or a local failure, 2 the server said no.";
+
+/// Keystead: a secrets vault whose keys lie with an HSM and a quorum of people
+#[derive(Debug, Parser)]
+#[command(name = "keystead", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection and output")]
+pub(crate) struct Global {
+    /// Where the vault listens: https://host:port, or unix:///path for the server's local socket [env: KEYSTEAD_ADDR]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub(crate) addr: Option<String>,
+    /// PEM file with the CA that signs the server's certificate [env: KEYSTEAD_CACERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca_cert: Option<PathBuf>,
+    /// PEM file with your client certificate [env: KEYSTEAD_CERT]
+    #[arg(long, global = true, value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// PEM file with the key of your client certificate [env: KEYSTEAD_KEY]
+    #[arg(long, global = true, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// File with a token; "-" is standard input [env: KEYSTEAD_TOKEN holds the token itself]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// How long a call may take, in seconds
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: Option<u64>,
+    /// How to print the answer
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For machines: one JSON value a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new vault and its key shares
+    Init(init::InitArgs),
+    /// Enter a share; the vault opens with the last one needed
+    Unseal(unseal::UnsealArgs),
+    /// Seal the vault: requests in flight end, keys are wiped
+    Seal,
+    /// Show whether the vault is initialized and sealed
+    Status,
+    /// Look at a share without using it
+    #[command(subcommand)]
+    Share(share::ShareCommand),
+    /// Store and read secrets
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
+    /// Say who may do what, as Cedar policies
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Register services and operators
+    #[command(subcommand)]
+    Principal(principal::PrincipalCommand),
+    /// Show who the server takes you for
+    Whoami,
+    /// Read the audit log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Run a command with secrets in its environment
+    Exec(exec::ExecArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_reference_parses() {
+        for line in [
+            "keystead init --shares 5 --threshold 3 --operator alice=spiffe://example.org/alice --out-dir d --accept-total-loss",
+            "keystead init --pin-file p --token-backup-statement backed-up",
+            "keystead unseal",
+            "keystead unseal --share-file a --share-file b",
+            "keystead unseal --cancel",
+            "keystead seal",
+            "keystead --output json status",
+            "keystead status -o json",
+            "keystead share check --share-file s",
+            "keystead secret put shop/db --field password --from-file key=tls.key --expect 0",
+            "keystead secret put shop/db --stdin password",
+            "keystead secret put shop/db --data-file -",
+            "keystead secret put shop/db --fields-file f.json --request-id a.b-1",
+            "keystead secret get shop/db",
+            "keystead secret get shop/db --version 3 --field password --out-file f",
+            "keystead secret list",
+            "keystead secret list shop",
+            "keystead secret history shop/db",
+            "keystead secret delete shop/db --version 1 --version 2",
+            "keystead secret undelete shop/db --version 1",
+            "keystead secret destroy shop/db --version 1 --yes",
+            "keystead policy put shop --file shop.cedar",
+            "keystead policy get shop",
+            "keystead policy list",
+            "keystead policy delete shop",
+            "keystead policy explain service/shop secrets:read secret/shop/db",
+            "keystead principal put service/shop --group apps --spiffe spiffe://example.org/shop --dns shop.internal",
+            "keystead principal get service/shop",
+            "keystead principal list",
+            "keystead principal delete service/shop",
+            "keystead whoami",
+            "keystead audit tail -n 5 --follow",
+            "keystead exec --env PGPASSWORD=shop/db#password -- psql -h db",
+            "keystead completions bash",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_use_is_refused() {
+        for line in [
+            "keystead",
+            "keystead init --shares 1 --threshold 1 --accept-total-loss",
+            "keystead init --shares 300",
+            "keystead secret put",
+            "keystead secret put shop/db --data-file a --field b",
+            "keystead secret put shop/db password=hunter2",
+            "keystead secret undelete shop/db",
+            "keystead secret destroy shop/db --yes",
+            "keystead unseal --cancel --share-file a",
+            "keystead unseal ks1-share-abc",
+            "keystead exec --env =shop/db -- x",
+            "keystead exec --env A=shop/db",
+            "keystead --cert only.pem whoami",
+            "keystead --timeout 0 whoami",
+            "keystead --token kst_x whoami",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

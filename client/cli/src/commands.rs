@@ -1,0 +1,82 @@
+//! One module a command. Each connects, asks, and prints; what is shared by several is here.
+
+pub(crate) mod audit;
+pub(crate) mod completions;
+pub(crate) mod exec;
+pub(crate) mod init;
+pub(crate) mod policy;
+pub(crate) mod principal;
+pub(crate) mod secret;
+pub(crate) mod share;
+pub(crate) mod status;
+pub(crate) mod unseal;
+pub(crate) mod whoami;
+
+use std::time::{Duration, SystemTime};
+
+use keystead_client::{Builder, Client};
+use prost_types::Timestamp;
+
+use crate::args::{Cli, Command, Global};
+use crate::error::CliError;
+use crate::output::Output;
+use crate::prompt;
+
+/// Runs the command.
+pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
+    let connect = Connect(&cli.global);
+    match cli.command {
+        Command::Init(args) => init::run(args, connect, output).await,
+        Command::Unseal(args) => unseal::run(args, connect, output).await,
+        Command::Seal => status::seal(connect, output).await,
+        Command::Status => status::run(connect, output).await,
+        Command::Share(command) => share::run(command, connect, output).await,
+        Command::Secret(command) => secret::run(command, connect, output).await,
+        Command::Policy(command) => policy::run(command, connect, output).await,
+        Command::Principal(command) => principal::run(command, connect, output).await,
+        Command::Whoami => whoami::run(connect, output).await,
+        Command::Audit(command) => audit::run(command, connect, output).await,
+        Command::Exec(args) => exec::run(args, connect).await,
+        Command::Completions(args) => completions::run(&args, output),
+    }
+}
+
+/// How to reach the vault: the environment, and what the arguments say otherwise.
+#[derive(Clone, Copy)]
+pub(crate) struct Connect<'a>(&'a Global);
+
+impl Connect<'_> {
+    pub(crate) async fn connect(self) -> Result<Client, CliError> {
+        let mut builder = Builder::from_env()?;
+        if let Some(addr) = &self.0.addr {
+            builder = builder.addr(addr);
+        }
+        if let Some(file) = &self.0.ca_cert {
+            builder = builder.ca_cert_file(file);
+        }
+        if let (Some(cert), Some(key)) = (&self.0.cert, &self.0.key) {
+            builder = builder.identity_files(cert, key);
+        }
+        if let Some(file) = &self.0.token_file {
+            builder = builder.token(prompt::short_secret("the token", Some(file))?);
+        }
+        if let Some(seconds) = self.0.timeout {
+            builder = builder.deadline(Duration::from_secs(seconds));
+        }
+        Ok(builder.build().await?)
+    }
+}
+
+/// A time as RFC 3339, or nothing.
+fn time(time: Option<SystemTime>) -> String {
+    timestamp(time.map(Timestamp::from).as_ref())
+}
+
+/// The same for a time off the wire.
+fn timestamp(time: Option<&Timestamp>) -> String {
+    time.map(Timestamp::to_string).unwrap_or_default()
+}
+
+fn yes_or_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
+}

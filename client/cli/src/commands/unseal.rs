@@ -1,0 +1,95 @@
+//! `unseal`: checks each share against the server's signed header, then enters it.
+//!
+//! Later shares are bound to the ceremony that the first one began or joined, so that nobody can put another in between.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use keystead_client::SecretBytes;
+use keystead_client::v1::{SealState, SubmitUnsealShareResponse};
+use serde_json::json;
+
+use super::Connect;
+use super::share::{checked, verified_header};
+use super::status::{progress, progress_json, state};
+use crate::error::CliError;
+use crate::output::Output;
+use crate::prompt;
+
+/// As many as a vault can have.
+const MAX_SHARES: usize = 255;
+
+const EXAMPLES: &str = "\
+Each holder enters one share, from anywhere:
+  keystead unseal                              asks for the share, without echo
+  keystead unseal --share-file share-2.txt
+  cat share-2.txt | keystead unseal            one share a line";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct UnsealArgs {
+    /// File with a share; "-" is standard input. May be given for several shares
+    #[arg(long, value_name = "FILE")]
+    share_file: Vec<PathBuf>,
+    /// End the unseal ceremony that is half done
+    #[arg(long, conflicts_with = "share_file")]
+    cancel: bool,
+}
+
+pub(crate) async fn run(args: UnsealArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let system = connect.connect().await?.system();
+    let status = system.status().await?;
+    if args.cancel {
+        let ceremony = status.unseal.ok_or(CliError::NoCeremony)?.ceremony_id;
+        system.cancel_unseal(&ceremony).await?;
+        return output.sentence("The unseal ceremony is over.", &json!({ "cancelled": ceremony }));
+    }
+    let header = verified_header(&status)?;
+    if status.state() == SealState::Unsealed {
+        return output.sentence("The vault is unsealed already.", &json!({ "state": "unsealed" }));
+    }
+    if let Some(progress) = &status.unseal
+        && !output.is_json()
+    {
+        output.remark(&super::status::progress(progress));
+    }
+
+    let shares = read_shares(&args.share_file)?;
+    for (origin, text) in &shares {
+        checked(&header, text, origin)?;
+    }
+    let mut ceremony = status.unseal.map(|progress| progress.ceremony_id).unwrap_or_default();
+    for (_, text) in &shares {
+        let answer = system.submit_share(text, &ceremony).await?;
+        show(&answer, output)?;
+        if answer.state() == SealState::Unsealed {
+            break;
+        }
+        ceremony = answer.unseal.map(|progress| progress.ceremony_id).unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn show(answer: &SubmitUnsealShareResponse, output: &Output) -> Result<(), CliError> {
+    let sentence = match (answer.state(), &answer.unseal) {
+        (SealState::Unsealed, _) => "The vault is unsealed.".to_owned(),
+        (_, Some(more)) => progress(more),
+        (other, None) => format!("The vault is {}.", state(other)),
+    };
+    let json = json!({ "state": state(answer.state()), "unseal": answer.unseal.as_ref().map(progress_json) });
+    output.sentence(&sentence, &json)
+}
+
+/// The shares with where each comes from.
+fn read_shares(files: &[PathBuf]) -> Result<Vec<(String, SecretBytes)>, CliError> {
+    if !files.is_empty() {
+        return files
+            .iter()
+            .map(|file| Ok((file.display().to_string(), prompt::short_secret("the share", Some(file))?)))
+            .collect();
+    }
+    let shares = prompt::asked_or_lines("the share", MAX_SHARES)?;
+    let several = shares.len() > 1;
+    let origin = |line: usize| if several { format!("line {line}") } else { "this share".to_owned() };
+    Ok(shares.into_iter().enumerate().map(|(index, share)| (origin(index + 1), share)).collect())
+}

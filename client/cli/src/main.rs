@@ -1,0 +1,44 @@
+//! The `keystead` command for operators and scripts: arguments, one command, exit code.
+//!
+//! Exit codes: 0 good, 1 wrong use or a local failure, 2 the server said no; `exec` ends as its command ends.
+//! Invariants: secrets come from prompts, files or standard input and never from arguments; what comes from the server
+//! reaches a terminal only with its control characters escaped. Absent: anything the server decides.
+
+mod args;
+mod commands;
+mod error;
+mod files;
+mod output;
+mod prompt;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::Cli;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // Help and version are no errors. When even this cannot be printed, the exit code has to do.
+            let _printed = usage.print();
+            return if usage.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let output = Output::new(cli.global.output);
+    let ended = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(error::CliError::Runtime)
+        .and_then(|runtime| runtime.block_on(commands::run(cli, &output)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.reader_left() => ExitCode::SUCCESS,
+        Err(error) => {
+            output.failure(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Prints answers: tables for people, JSON for machines. Invariant: no control character, and none that reorders text,
+//! leaves here unescaped, except a secret value sent to a file or a program.
+//!
+//! Colours only on a terminal, and not with NO_COLOR.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use keystead_client::SecretBytes;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::args::Format;
+use crate::error::CliError;
+
+const BOLD: &str = "\x1b[1m";
+const RED: &str = "\x1b[31m";
+const PLAIN: &str = "\x1b[0m";
+/// How many bytes one byte may become: `\u{7f}` for one of them.
+const MAX_ESCAPED: usize = 6;
+
+/// Where answers go, and how they look.
+pub(crate) struct Output {
+    format: Format,
+    colored: bool,
+    colored_errors: bool,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format) -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self {
+            format,
+            colored: wanted && io::stdout().is_terminal(),
+            colored_errors: wanted && io::stderr().is_terminal(),
+        }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Rows under a head.
+    pub(crate) fn table(
+        &self,
+        head: &[&str],
+        rows: &[Vec<String>],
+        json: &impl Serialize,
+    ) -> Result<(), CliError> {
+        if self.is_json() {
+            return self.json(json);
+        }
+        self.text(&table(head, rows, self.colored))
+    }
+
+    /// Names and what they are, one a line; lines without anything to say are left out.
+    pub(crate) fn facts(&self, facts: &[(&str, String)], json: &impl Serialize) -> Result<(), CliError> {
+        if self.is_json() {
+            return self.json(json);
+        }
+        let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+        let mut text = Zeroizing::new(String::new());
+        for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
+            let (on, off) = if self.colored { (BOLD, PLAIN) } else { ("", "") };
+            let _infallible = writeln!(text, "{on}{name:width$}{off}  {}", escaped(fact));
+        }
+        self.text(&text)
+    }
+
+    /// One sentence.
+    pub(crate) fn sentence(&self, sentence: &str, json: &impl Serialize) -> Result<(), CliError> {
+        if self.is_json() { self.json(json) } else { self.text(&format!("{}\n", escaped(sentence))) }
+    }
+
+    /// One JSON value on one line.
+    pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), CliError> {
+        let text = Zeroizing::new(serde_json::to_string(value).map_err(CliError::Json)?);
+        let mut line = Zeroizing::new(String::with_capacity(text.len() + 1));
+        for c in text.chars() {
+            if is_harmful(c) {
+                // Such a character stands only inside strings; none of them lies beyond the first plane.
+                let _infallible = write!(line, "\\u{:04x}", u32::from(c));
+            } else {
+                line.push(c);
+            }
+        }
+        line.push('\n');
+        self.text(&line)
+    }
+
+    /// A secret text after some words, on a line of its own.
+    pub(crate) fn secret_line(&self, words: &str, secret: &SecretBytes) -> Result<(), CliError> {
+        let text = secret.expose_str().unwrap_or_default();
+        let mut line = Zeroizing::new(String::with_capacity(words.len() + MAX_ESCAPED * text.len() + 1));
+        line.push_str(words);
+        escape_into(&mut line, text);
+        line.push('\n');
+        self.text(&line)
+    }
+
+    /// Text that is escaped already.
+    pub(crate) fn text(&self, text: &str) -> Result<(), CliError> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Bytes as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(CliError::Stdout)
+    }
+
+    /// A remark beside the answer, on standard error.
+    pub(crate) fn remark(&self, remark: &str) {
+        // A remark that cannot be printed is no reason to fail.
+        let _printed = writeln!(io::stderr().lock(), "{}", escaped(remark));
+    }
+
+    /// What went wrong, on standard error.
+    pub(crate) fn failure(&self, error: &CliError) {
+        let text =
+            if self.is_json() { failure_json(error) } else { failure_text(error, self.colored_errors) };
+        // When even this cannot be printed, the exit code has to do.
+        let _printed = io::stderr().lock().write_all(text.as_bytes());
+    }
+}
+
+fn failure_text(error: &CliError, colored: bool) -> String {
+    let (on, off) = if colored { (RED, PLAIN) } else { ("", "") };
+    let mut text = format!("{on}keystead:{off} {}", escaped(&error.to_string()));
+    if let CliError::Client(client) = error
+        && let Some(refusal) = client.refusal()
+    {
+        if !refusal.reason.is_empty() {
+            let _infallible = write!(text, " [{}]", escaped(&refusal.reason));
+        }
+        for violation in &refusal.fields {
+            let (field, rule) = (escaped(&violation.field), escaped(&violation.description));
+            let _infallible = write!(text, "\n  {field}: {rule}");
+        }
+        if let Some(after) = refusal.retry_after {
+            let _infallible = write!(text, "\n  try again in {after:?}");
+        }
+    }
+    let mut shown = error.to_string();
+    let mut cause = error.source();
+    while let Some(below) = cause {
+        let said = below.to_string();
+        if !shown.contains(&said) {
+            let _infallible = write!(text, "\n  because: {}", escaped(&said));
+            shown = said;
+        }
+        cause = below.source();
+    }
+    text.push('\n');
+    text
+}
+
+fn failure_json(error: &CliError) -> String {
+    let refusal = match error {
+        CliError::Client(client) => client.refusal(),
+        _ => None,
+    };
+    let fields: Vec<_> = refusal
+        .iter()
+        .flat_map(|refusal| &refusal.fields)
+        .map(|violation| serde_json::json!({ "field": violation.field, "rule": violation.description }))
+        .collect();
+    let error = serde_json::json!({ "error": {
+        "reason": refusal.map(|refusal| refusal.reason.as_str()),
+        "message": error.to_string(),
+        "by_server": refusal.is_some(),
+        "fields": fields,
+    }});
+    format!("{error}\n")
+}
+
+fn table(head: &[&str], rows: &[Vec<String>], colored: bool) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
+    let widths: Vec<usize> = head
+        .iter()
+        .enumerate()
+        .map(|(column, name)| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            cells.chain([name.chars().count()]).max().unwrap_or_default()
+        })
+        .collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            let _infallible = write!(line, "{cell:width$}  ");
+        }
+        line.truncate(line.trim_end().len());
+        line
+    };
+    let (on, off) = if colored { (BOLD, PLAIN) } else { ("", "") };
+    let mut text = format!("{on}{}{off}\n", line(&mut head.iter().copied()));
+    for row in &rows {
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+        text.push('\n');
+    }
+    text
+}
+
+/// The text with every character that a terminal would obey, or that would reorder or hide text, written out.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    escape_into(&mut safe, text);
+    safe
+}
+
+fn escape_into(safe: &mut String, text: &str) {
+    for c in text.chars() {
+        if is_harmful(c) {
+            let _infallible = write!(safe, "{}", c.escape_unicode());
+        } else {
+            safe.push(c);
+        }
+    }
+}
+
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned_and_escaped() {
+        let rows = [vec!["db".to_owned(), "secret".to_owned()], vec!["\u{1b}[2Jx".to_owned(), String::new()]];
+        let plain = table(&["NAME", "KIND"], &rows, false);
+        assert_eq!(plain, "NAME         KIND\ndb           secret\n\\u{1b}[2Jx\n");
+        assert!(!plain.contains('\u{1b}'));
+        assert!(table(&["NAME"], &[], true).starts_with("\x1b[1mNAME\x1b[0m"));
+    }
+
+    #[test]
+    fn what_terminals_obey_is_written_out() {
+        assert_eq!(escaped("a\u{1b}]0;x\u{7}\u{9b}31m\r\n"), "a\\u{1b}]0;x\\u{7}\\u{9b}31m\\u{d}\\u{a}");
+        assert_eq!(escaped("shop\u{202e}nimda"), "shop\\u{202e}nimda");
+        assert_eq!(escaped("grün/データ"), "grün/データ");
+    }
+
+    #[test]
+    fn an_error_is_escaped_and_names_its_causes_once() {
+        let error = CliError::Read {
+            what: "the PIN",
+            path: "/tmp/\u{1b}[31mx".into(),
+            source: io::Error::other("no\u{7}such"),
+        };
+        let text = failure_text(&error, false);
+        assert_eq!(text, "keystead: cannot read the PIN from /tmp/\\u{1b}[31mx\n  because: no\\u{7}such\n");
+        assert!(serde_json::from_str::<serde_json::Value>(&failure_json(&error)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_harmful_is_left(text in any::<String>()) {
+            prop_assert!(!escaped(&text).chars().any(is_harmful));
+        }
+
+        #[test]
+        fn what_is_harmless_stays(text in "[ -~äöü]*") {
+            prop_assert_eq!(escaped(&text), text);
+        }
+    }
+}

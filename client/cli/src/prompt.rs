@@ -1,0 +1,147 @@
+//! Takes secrets in: from a prompt without echo, a file, or standard input. Never from an argument.
+//!
+//! Invariant: what is read goes straight into a type that wipes itself, and is bounded.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, IsTerminal as _, Read, Write as _};
+use std::path::Path;
+
+use keystead_client::SecretBytes;
+use zeroize::Zeroizing;
+
+use crate::error::CliError;
+
+/// More than any share, PIN or token.
+const MAX_LINE_BYTES: usize = 4096;
+
+/// A short secret (a share, a PIN): from the file if one is named (`-` is standard input), else asked for on the
+/// terminal, else the first line of standard input. One line ending is taken off.
+pub(crate) fn short_secret(what: &'static str, file: Option<&Path>) -> Result<SecretBytes, CliError> {
+    let secret = match file {
+        Some(path) => without_line_ending(bytes(what, path, MAX_LINE_BYTES)?),
+        None if io::stdin().is_terminal() => ask(what)?,
+        None => match lines(what, 1)?.pop() {
+            Some(line) => line,
+            None => return Err(CliError::Empty { what }),
+        },
+    };
+    if secret.is_empty() { Err(CliError::Empty { what }) } else { Ok(secret) }
+}
+
+/// One secret asked for on the terminal or, without one, as many as standard input has lines.
+pub(crate) fn asked_or_lines(what: &'static str, most: usize) -> Result<Vec<SecretBytes>, CliError> {
+    let secrets = if io::stdin().is_terminal() { vec![ask(what)?] } else { lines(what, most)? };
+    if secrets.iter().all(SecretBytes::is_empty) { Err(CliError::Empty { what }) } else { Ok(secrets) }
+}
+
+/// Lines of standard input that are not empty, at most `most`.
+fn lines(what: &'static str, most: usize) -> Result<Vec<SecretBytes>, CliError> {
+    let mut stdin = io::stdin().lock();
+    let mut found = Vec::new();
+    while found.len() < most {
+        // As large as it may grow, so that growing leaves no copies behind.
+        let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE_BYTES + 1));
+        let limit = u64::try_from(MAX_LINE_BYTES + 1).unwrap_or(u64::MAX);
+        let read = (&mut stdin).take(limit).read_until(b'\n', &mut line);
+        if read.map_err(|source| CliError::Stdin { what, source })? == 0 {
+            break;
+        }
+        if line.len() > MAX_LINE_BYTES {
+            return Err(CliError::TooLarge { what, limit: MAX_LINE_BYTES });
+        }
+        let line = without_line_ending(line);
+        if !line.is_empty() {
+            found.push(line);
+        }
+    }
+    Ok(found)
+}
+
+/// Asks on the terminal, without echo.
+pub(crate) fn ask(what: &str) -> Result<SecretBytes, CliError> {
+    rpassword::prompt_password(format!("{}: ", crate::output::escaped(what)))
+        .map(SecretBytes::from)
+        .map_err(|source| CliError::Terminal { what: what.to_owned(), source })
+}
+
+/// Asks a yes-or-no question; without a terminal, the answer must be given beforehand.
+pub(crate) fn confirm(question: &str, confirmed: bool) -> Result<(), CliError> {
+    if confirmed {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(CliError::ConfirmationNeeded);
+    }
+    let terminal = |source| CliError::Terminal { what: "confirmation".to_owned(), source };
+    let mut answer = String::new();
+    write!(io::stderr().lock(), "{} [y/N] ", crate::output::escaped(question)).map_err(terminal)?;
+    io::stdin().lock().take(64).read_line(&mut answer).map_err(terminal)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(CliError::NotConfirmed) }
+}
+
+/// All bytes of a file, or of standard input for `-`.
+pub(crate) fn bytes(what: &'static str, path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, CliError> {
+    if path == Path::new("-") {
+        return all(what, limit, io::stdin().lock(), |source| CliError::Stdin { what, source });
+    }
+    let unreadable = |source| CliError::Read { what, path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    all(what, limit, file, unreadable)
+}
+
+fn all(
+    what: &'static str,
+    limit: usize,
+    from: impl Read,
+    unreadable: impl FnOnce(io::Error) -> CliError,
+) -> Result<Zeroizing<Vec<u8>>, CliError> {
+    // One more than allowed shows that there is more; reserved at once, so that growing leaves no copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
+    let most = u64::try_from(limit + 1).unwrap_or(u64::MAX);
+    from.take(most).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > limit { Err(CliError::TooLarge { what, limit }) } else { Ok(bytes) }
+}
+
+/// The bytes without one line ending at their end.
+pub(crate) fn without_line_ending(mut bytes: Zeroizing<Vec<u8>>) -> SecretBytes {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    SecretBytes::new(std::mem::take(&mut *bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_ending_is_taken_off() {
+        for (given, left) in [
+            ("pin", "pin"),
+            ("pin\n", "pin"),
+            ("pin\r\n", "pin"),
+            ("pin\n\n", "pin\n"),
+            (" pin ", " pin "),
+            ("", ""),
+        ] {
+            let bytes = Zeroizing::new(given.as_bytes().to_vec());
+            assert_eq!(without_line_ending(bytes).expose_str().unwrap(), left);
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_whole_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("value");
+        std::fs::write(&path, "12345").unwrap();
+        assert_eq!(bytes("the value", &path, 5).unwrap().as_slice(), b"12345");
+        assert!(matches!(bytes("the value", &path, 4), Err(CliError::TooLarge { limit: 4, .. })));
+        assert!(matches!(bytes("the value", &dir.path().join("no"), 4), Err(CliError::Read { .. })));
+        assert_eq!(short_secret("the PIN", Some(&path)).unwrap().expose(), b"12345");
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(short_secret("the PIN", Some(&path)), Err(CliError::Empty { .. })));
+    }
+}

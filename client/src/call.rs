@@ -1,0 +1,114 @@
+//! One call: its deadline, its token, its repeats, and its error. Invariant: no rpc is made past this.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::address::Address;
+use crate::connect::LastAlert;
+use crate::error::Error;
+use crate::retry::{Repeat, RetryPolicy};
+use crate::status;
+
+/// A batch of 100 values of 1 MiB, and what is around them.
+pub(crate) const MAX_ANSWER_BYTES: usize = 128 << 20;
+
+/// A channel and what every call over it needs.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    channel: Channel,
+    address: Address,
+    token: Option<MetadataValue<Ascii>>,
+    deadline: Duration,
+    retry: RetryPolicy,
+    last_alert: LastAlert,
+}
+
+impl Caller {
+    pub(crate) fn new(
+        channel: Channel,
+        address: Address,
+        token: Option<MetadataValue<Ascii>>,
+        deadline: Duration,
+        retry: RetryPolicy,
+        last_alert: LastAlert,
+    ) -> Self {
+        Self { channel, address, token, deadline, retry, last_alert }
+    }
+
+    /// The channel, for making a generated client.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// The same with a deadline of at least `least`, for what takes its time.
+    pub(crate) fn patient(&self, least: Duration) -> Self {
+        Self { deadline: self.deadline.max(least), ..self.clone() }
+    }
+
+    /// Makes a call, and repeats it within the deadline if that is safe and may help.
+    pub(crate) async fn call<A, R, F>(
+        &self,
+        repeat: Repeat,
+        argument: A,
+        rpc: impl Fn(Request<A>) -> F,
+    ) -> Result<R, Error>
+    where
+        A: Clone,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let deadline = Instant::now() + self.deadline;
+        let mut tries = 1;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut request = self.request(argument.clone());
+            request.set_timeout(left);
+            let answer = tokio::time::timeout_at(deadline, rpc(request))
+                .await
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
+            let error = match answer {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => self.error(status),
+            };
+            let Some(delay) = self.retry.delay(repeat, tries, &error) else { return Err(error) };
+            if Instant::now() + delay >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(delay).await;
+            tries += 1;
+        }
+    }
+
+    /// A request without a deadline, for a stream that stays open.
+    pub(crate) fn request<A>(&self, argument: A) -> Request<A> {
+        let mut request = Request::new(argument);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        request
+    }
+
+    /// The longest a call may take.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// What a status means.
+    pub(crate) fn error(&self, status: Status) -> Error {
+        status::error(status, &self.address, self.deadline, &self.last_alert)
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("address", &self.address)
+            .field("deadline", &self.deadline)
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
+    }
+}

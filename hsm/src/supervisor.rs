@@ -1,0 +1,334 @@
+//! The thread that starts children, logs in, binds keys, keeps deadlines and starts anew. Invariants: a PIN is kept only
+//! after the token took it, and dropped when the token no longer does; a login that nobody asked for keeps away from a
+//! token that counts wrong PINs. Absent: ordinary requests; callers send those to the connection themselves.
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use keystead_crypto::arena::LockedBytes;
+use keystead_crypto::ports::{HsmError, HsmKey, TokenInfo};
+use keystead_crypto::secret::SecretBytes;
+use subtle::ConstantTimeEq;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::config::HsmConfig;
+use crate::connection::Connection;
+use crate::handle::HsmStatus;
+use crate::protocol::{Care, Reply, Request, Start};
+use crate::refused::RefusedPins;
+
+/// The pause after a second failure in a row; it doubles from there.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A child that lived this long was no failure of starting.
+const STEADY: Duration = Duration::from_secs(5);
+/// How long an orderly end may take before the child is killed.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Where an answer goes; a caller may have left.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, HsmError>>;
+
+/// What the handle asks of the thread.
+pub(crate) enum Command {
+    Probe(Answer<TokenInfo>),
+    Login(SecretBytes, Answer<TokenInfo>),
+    Bind([u8; 8], Vec<HsmKey>, Answer<()>),
+    Connect(Answer<Arc<Connection>>),
+    Logout(oneshot::Sender<()>),
+    /// Some child is gone.
+    Gone,
+    /// The last handle is gone.
+    Stop,
+}
+
+/// What handles see without asking the thread.
+pub(crate) struct Front {
+    pub(crate) connection: Option<Arc<Connection>>,
+    pub(crate) status: HsmStatus,
+}
+
+/// The thread's own.
+pub(crate) struct Supervisor {
+    config: HsmConfig,
+    commands: mpsc::Receiver<Command>,
+    to_self: mpsc::Sender<Command>,
+    front: Arc<Mutex<Front>>,
+    refused: RefusedPins,
+    kept: Option<Kept>,
+}
+
+/// What is needed to get back to where we were. Exists only while logged in.
+struct Kept {
+    pin: LockedBytes,
+    token: TokenInfo,
+    bound: Option<([u8; 8], Vec<HsmKey>)>,
+    /// The last login without being asked ended without a word from the token: it may have counted.
+    uncertain: bool,
+    up_since: Instant,
+    next_try: Instant,
+    pause: Duration,
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        config: HsmConfig,
+        commands: mpsc::Receiver<Command>,
+        to_self: mpsc::Sender<Command>,
+        front: Arc<Mutex<Front>>,
+        refused: RefusedPins,
+    ) -> Self {
+        Self { config, commands, to_self, front, refused, kept: None }
+    }
+
+    pub(crate) fn run(mut self) {
+        loop {
+            let command = match self.wait() {
+                None => self.commands.recv().ok(),
+                Some(wait) => match self.commands.recv_timeout(wait) {
+                    Ok(command) => Some(command),
+                    Err(mpsc::RecvTimeoutError::Timeout) => Some(Command::Gone),
+                    Err(mpsc::RecvTimeoutError::Disconnected) => None,
+                },
+            };
+            match command {
+                None | Some(Command::Stop) => return self.log_out(),
+                Some(command) => self.obey(command),
+            }
+            self.look_after();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        // An answer that nobody waits for any more is dropped.
+        match command {
+            Command::Probe(answer) => drop(answer.send(self.probe())),
+            Command::Login(pin, answer) => drop(answer.send(self.login(&pin))),
+            Command::Bind(vault_tag, keys, answer) => drop(answer.send(self.bind(vault_tag, keys))),
+            Command::Connect(answer) => drop(answer.send(self.connect())),
+            Command::Logout(answer) => {
+                self.log_out();
+                // The caller may have left.
+                let _ = answer.send(());
+            }
+            Command::Gone | Command::Stop => {}
+        }
+    }
+
+    /// How long nothing needs doing, if there is anything to look after.
+    fn wait(&self) -> Option<Duration> {
+        let kept = self.kept.as_ref()?;
+        if self.live().is_some() {
+            // A deadline is kept to within an eighth.
+            Some((self.config.deadline / 8).clamp(Duration::from_millis(10), Duration::from_millis(500)))
+        } else {
+            Some(kept.next_try.saturating_duration_since(Instant::now()))
+        }
+    }
+
+    fn look_after(&mut self) {
+        if let Some(connection) = self.live() {
+            connection.enforce(self.config.deadline);
+        }
+        self.note_loss();
+        let due = self.kept.as_ref().is_some_and(|kept| kept.next_try <= Instant::now());
+        if due && self.live().is_none() {
+            // The outcome is in the status.
+            let _ = self.come_back();
+        }
+    }
+
+    fn live(&self) -> Option<Arc<Connection>> {
+        let front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+        front.connection.clone().filter(|connection| connection.ended().is_none())
+    }
+
+    fn show(&self, connection: Option<Arc<Connection>>, status: HsmStatus) {
+        let former = {
+            let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+            front.status = status;
+            std::mem::replace(&mut front.connection, connection)
+        };
+        if let Some(former) = former {
+            former.end(HsmError::Unavailable { reason: "its process was replaced".to_owned() });
+        }
+    }
+
+    /// Takes a connection that ended out of sight and sets the time of the next try.
+    fn note_loss(&mut self) {
+        let lost = {
+            let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+            let reason = front.connection.as_ref().and_then(|connection| connection.ended());
+            if let Some(reason) = &reason {
+                front.connection = None;
+                front.status = HsmStatus::Down { reason: reason.clone() };
+            }
+            reason
+        };
+        let (Some(reason), Some(kept)) = (lost, &mut self.kept) else { return };
+        tracing::warn!(%reason, "the HSM's process is gone; starting another");
+        if kept.up_since.elapsed() >= STEADY {
+            kept.pause = Duration::ZERO;
+        }
+        kept.put_off();
+    }
+
+    fn connect(&mut self) -> Result<Arc<Connection>, HsmError> {
+        if let Some(connection) = self.live() {
+            return Ok(connection);
+        }
+        self.note_loss();
+        match &self.kept {
+            None => Err(match &self.front.lock().unwrap_or_else(PoisonError::into_inner).status {
+                HsmStatus::Down { reason } => reason.clone(),
+                HsmStatus::LoggedOut | HsmStatus::Ready { .. } => HsmError::NotLoggedIn,
+            }),
+            Some(kept) if kept.next_try > Instant::now() => {
+                let front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+                Err(HsmError::Unavailable { reason: format!("starting anew soon, after: {}", front.status) })
+            }
+            Some(_) => self.come_back(),
+        }
+    }
+
+    /// Logs in again with the PIN that the token took before, and binds the same keys.
+    fn come_back(&mut self) -> Result<Arc<Connection>, HsmError> {
+        let Some(mut kept) = self.kept.take() else { return Err(HsmError::NotLoggedIn) };
+        match self.try_again(&mut kept) {
+            Ok(connection) => {
+                tracing::info!(token = %kept.token.label, "the HSM is back");
+                kept.up_since = Instant::now();
+                kept.uncertain = false;
+                self.show(Some(Arc::clone(&connection)), HsmStatus::Ready { token: kept.token.clone() });
+                self.kept = Some(kept);
+                Ok(connection)
+            }
+            Err((error, again)) => {
+                tracing::warn!(%error, "the HSM is not back");
+                if again {
+                    kept.put_off();
+                    self.kept = Some(kept);
+                } else if error == HsmError::PinRefused {
+                    self.refused.insert(kept.pin.expose());
+                }
+                self.show(None, HsmStatus::Down { reason: error.clone() });
+                Err(error)
+            }
+        }
+    }
+
+    /// The error comes with whether another try, later, may be made without a person.
+    fn try_again(&self, kept: &mut Kept) -> Result<Arc<Connection>, (HsmError, bool)> {
+        let (connection, token) = self.start().map_err(|error| (error, true))?;
+        if token.serial != kept.token.serial {
+            let what = format!("token {} answers in place of {}", token.serial, kept.token.serial);
+            return Err((HsmError::Misconfigured { what }, true));
+        }
+        let silent = std::mem::replace(&mut kept.uncertain, true);
+        let care = if silent { Care::AgainAfterSilence } else { Care::Again };
+        let login = Request::Login { pin: SecretBytes::copy_from(kept.pin.expose()), care };
+        connection.ask(&login, self.config.deadline).map_err(|error| {
+            let again = matches!(error, HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. });
+            (error, again)
+        })?;
+        kept.uncertain = false;
+        if let Some((vault_tag, keys)) = &kept.bound {
+            let bind = Request::Bind { vault_tag: *vault_tag, keys: keys.clone() };
+            connection.ask(&bind, self.config.deadline).map_err(|error| (error, true))?;
+        }
+        Ok(Arc::new(connection))
+    }
+
+    fn start(&self) -> Result<(Connection, TokenInfo), HsmError> {
+        let to_self = self.to_self.clone();
+        // Nobody is left to tell when the thread has ended.
+        let connection = Connection::start(&self.config, move || drop(to_self.send(Command::Gone)))?;
+        let start = Request::Start(Start {
+            module: self.config.module.clone(),
+            module_sha256: self.config.module_sha256,
+            token_label: self.config.token_label.clone(),
+            token_serial: self.config.token_serial.clone(),
+            sessions: self.config.sessions,
+        });
+        let token = expect_token(connection.ask(&start, self.config.deadline)?)?;
+        Ok((connection, token))
+    }
+
+    fn probe(&self) -> Result<TokenInfo, HsmError> {
+        match &self.kept {
+            Some(kept) if self.live().is_some() => Ok(kept.token.clone()),
+            _ => self.start().map(|(_, token)| token),
+        }
+    }
+
+    fn login(&mut self, pin: &SecretBytes) -> Result<TokenInfo, HsmError> {
+        if self.refused.contains(pin.expose()) {
+            return Err(HsmError::PinRefused);
+        }
+        let same = self.kept.as_ref().is_some_and(|kept| kept.pin.expose().ct_eq(pin.expose()).into());
+        if let Some(kept) = self.kept.as_ref().filter(|_| same && self.live().is_some()) {
+            return Ok(kept.token.clone());
+        }
+        // A login that stands is replaced only by one that succeeds.
+        let (connection, _) = self.start()?;
+        let login = Request::Login { pin: SecretBytes::copy_from(pin.expose()), care: Care::ByPerson };
+        let token = connection.ask(&login, self.config.deadline).and_then(expect_token);
+        let token = token.inspect_err(|error| {
+            if *error == HsmError::PinRefused {
+                self.refused.insert(pin.expose());
+            }
+        })?;
+        self.kept = Some(Kept {
+            pin: LockedBytes::copy_from(pin.expose()),
+            token: token.clone(),
+            bound: None,
+            uncertain: false,
+            up_since: Instant::now(),
+            next_try: Instant::now(),
+            pause: Duration::ZERO,
+        });
+        self.show(Some(Arc::new(connection)), HsmStatus::Ready { token: token.clone() });
+        Ok(token)
+    }
+
+    fn bind(&mut self, vault_tag: [u8; 8], keys: Vec<HsmKey>) -> Result<(), HsmError> {
+        let request = Request::Bind { vault_tag, keys: keys.clone() };
+        let outcome = match self.connect()?.ask(&request, self.config.deadline) {
+            Err(HsmError::Unavailable { .. }) => self.connect()?.ask(&request, self.config.deadline),
+            outcome => outcome,
+        };
+        outcome?;
+        if let Some(kept) = &mut self.kept {
+            kept.bound = Some((vault_tag, keys));
+        }
+        Ok(())
+    }
+
+    fn log_out(&mut self) {
+        self.kept = None;
+        let live = self.live();
+        if let Some(connection) = &live {
+            // A child that does not go by itself is killed.
+            let _ = connection.ask(&Request::Shutdown, FAREWELL.min(self.config.deadline));
+        }
+        self.show(None, HsmStatus::LoggedOut);
+        if let Some(connection) = live {
+            connection.wait_reaped(FAREWELL);
+        }
+    }
+}
+
+impl Kept {
+    fn put_off(&mut self) {
+        self.next_try = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+    }
+}
+
+fn expect_token(reply: Reply) -> Result<TokenInfo, HsmError> {
+    match reply {
+        Reply::Token(token) => Ok(token),
+        _ => Err(HsmError::Lied { what: "the kind of an answer".to_owned() }),
+    }
+}

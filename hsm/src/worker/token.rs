@@ -1,0 +1,177 @@
+//! One opened token: module, slot, anchor session, and the keys it is bound to. Invariant: the anchor session is opened
+//! before the login and closed last, since closing the last session logs out. Absent: the working sessions (`jobs`).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cryptoki::context::Pkcs11;
+use cryptoki::error::{Error, RvError};
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
+use cryptoki::types::RawAuthPin;
+use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose, TokenInfo};
+use keystead_crypto::secret::SecretBytes;
+
+use super::cipher::KnownAnswer;
+use super::fault::{Fault, verdict};
+use super::random::Draws;
+use super::{module, objects, selftest};
+use crate::protocol::{Care, Start};
+
+/// A token that is open.
+pub(super) struct Token {
+    module: Pkcs11,
+    slot: Slot,
+    info: TokenInfo,
+    anchor_session: Mutex<Option<Session>>,
+    bound: Mutex<Option<Bound>>,
+    pub(super) draws: Draws,
+    /// Held while the anchor changes, so that two stores cannot cross.
+    pub(super) anchor_store: Mutex<()>,
+}
+
+/// The keys of one vault.
+#[derive(Clone)]
+struct Bound {
+    vault_tag: [u8; 8],
+    keys: HashMap<HsmKey, BoundKey>,
+}
+
+/// A key that was found and checked.
+#[derive(Clone)]
+pub(super) enum BoundKey {
+    /// A wrapping key, with something it must be able to decrypt.
+    Cipher { handle: ObjectHandle, known: KnownAnswer },
+    /// A key pair that signs.
+    Pair { private: ObjectHandle, public: ObjectHandle },
+}
+
+impl Token {
+    pub(super) fn open(start: &Start) -> Result<Self, HsmError> {
+        let module = module::load(start)?;
+        let (slot, found) = module::find_token(&module, start)?;
+        module::check_mechanisms(&module, slot)?;
+        let info = TokenInfo {
+            serial: found.serial_number().trim().to_owned(),
+            label: found.label().trim_end().to_owned(),
+            model: format!("{} {}", found.manufacturer_id().trim(), found.model().trim()),
+        };
+        Ok(Self {
+            module,
+            slot,
+            info,
+            anchor_session: Mutex::new(None),
+            bound: Mutex::new(None),
+            draws: Draws::default(),
+            anchor_store: Mutex::new(()),
+        })
+    }
+
+    pub(super) fn info(&self) -> &TokenInfo {
+        &self.info
+    }
+
+    pub(super) fn session(&self) -> Result<Session, Error> {
+        self.module.open_rw_session(self.slot)
+    }
+
+    /// Logs in and tests the token.
+    pub(super) fn login(&self, pin: SecretBytes, care: Care) -> Result<(), HsmError> {
+        let found = self.module.get_token_info(self.slot).map_err(|error| verdict(&error))?;
+        if found.user_pin_locked() {
+            return Err(HsmError::PinLocked);
+        }
+        let counting = match care {
+            Care::ByPerson => false,
+            Care::Again => found.user_pin_final_try(),
+            Care::AgainAfterSilence => found.user_pin_final_try() || found.user_pin_count_low(),
+        };
+        if counting {
+            return Err(HsmError::Misconfigured {
+                what: "the token counts wrong PINs; a person must log in".to_owned(),
+            });
+        }
+        let session = self.session().map_err(|error| verdict(&error))?;
+        let pin = RawAuthPin::new(Box::new(pin.into_exposed()));
+        match session.login_with_raw(UserType::User, &pin) {
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
+            Err(error) => return Err(verdict(&error)),
+        }
+        drop(pin);
+        selftest::run(&session, &self.draws).map_err(|fault| match fault {
+            Fault::Answer(error) => error,
+            Fault::Call(error) => verdict(&error),
+        })?;
+        *lock(&self.anchor_session) = Some(session);
+        Ok(())
+    }
+
+    /// Finds and checks the keys of a vault; on failure the former binding stays.
+    pub(super) fn bind(&self, session: &Session, vault_tag: [u8; 8], keys: &[HsmKey]) -> Result<(), Fault> {
+        let mut found = HashMap::new();
+        for key in keys {
+            found.insert(*key, find_key(session, vault_tag, *key)?);
+        }
+        *lock(&self.bound) = Some(Bound { vault_tag, keys: found });
+        Ok(())
+    }
+
+    /// Looks the bound keys up again, after a handle went stale.
+    pub(super) fn find_again(&self, session: &Session) -> Result<(), HsmError> {
+        let Some(Bound { vault_tag, keys }) = lock(&self.bound).clone() else { return Ok(()) };
+        let keys: Vec<HsmKey> = keys.into_keys().collect();
+        // A key that is gone may be the whole token gone: only a fresh process can tell the two apart.
+        self.bind(session, vault_tag, &keys)
+            .map_err(|_| HsmError::Unavailable { reason: "the token's keys vanished".to_owned() })
+    }
+
+    /// A bound key.
+    pub(super) fn key(&self, key: HsmKey) -> Result<BoundKey, HsmError> {
+        let bound = lock(&self.bound);
+        let found = bound.as_ref().and_then(|bound| bound.keys.get(&key)).cloned();
+        found.ok_or_else(|| HsmError::NotUnique {
+            what: format!("bound {} key of version {}", objects::purpose_name(key.purpose), key.version),
+            found: 0,
+        })
+    }
+
+    /// The newest bound audit key.
+    pub(super) fn audit_key(&self) -> Result<BoundKey, HsmError> {
+        let bound = lock(&self.bound);
+        let newest = bound.as_ref().and_then(|bound| {
+            let audit = bound.keys.iter().filter(|(key, _)| key.purpose == HsmKeyPurpose::Audit);
+            audit.max_by_key(|(key, _)| key.version).map(|(_, found)| found.clone())
+        });
+        newest.ok_or_else(|| HsmError::NotUnique { what: "bound audit key".to_owned(), found: 0 })
+    }
+
+    /// The vault that is bound.
+    pub(super) fn vault_tag(&self) -> Result<[u8; 8], HsmError> {
+        let tag = lock(&self.bound).as_ref().map(|bound| bound.vault_tag);
+        tag.ok_or_else(|| HsmError::Misconfigured { what: "no vault's keys are bound".to_owned() })
+    }
+
+    /// Logs out, closes the anchor session and finalizes. Other sessions must be closed by now.
+    pub(super) fn close(&self) {
+        if let Some(session) = lock(&self.anchor_session).take() {
+            // The process ends next: a token that refuses to log out loses its last session all the same.
+            let _ = session.logout();
+        }
+        let _ = self.module.clone().finalize();
+    }
+}
+
+fn find_key(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<BoundKey, Fault> {
+    if key.purpose == HsmKeyPurpose::Audit {
+        let (private, public) = objects::find_pair(session, vault_tag, key)?;
+        Ok(BoundKey::Pair { private, public })
+    } else {
+        let handle = objects::find_cipher(session, vault_tag, key)?;
+        Ok(BoundKey::Cipher { handle, known: KnownAnswer::make(session, handle)? })
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

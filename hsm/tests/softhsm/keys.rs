@@ -1,0 +1,115 @@
+//! Keys: made once, checked at every bind, one set a vault.
+
+use keystead_crypto::ports::{KeyWrapper, Signer};
+
+use super::*;
+
+const OTHER_TAG: [u8; 8] = *b"vault--2";
+const LABEL: &str = "keystead/7661756c742d2d31/master/1";
+
+/// The id that goes with `LABEL`.
+fn id() -> String {
+    use sha2::Digest;
+    data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(LABEL.as_bytes())[..16])
+}
+
+#[tokio::test]
+async fn a_key_is_made_once() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    for key in ALL {
+        assert!(matches!(hsm.create_key(TAG, key).await, Err(HsmError::Misconfigured { .. })));
+    }
+    hsm.bind(TAG, &ALL).await.unwrap();
+}
+
+#[tokio::test]
+async fn vaults_on_one_token_do_not_share_keys() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    let sealed = hsm.wrap(MASTER, b"aad", b"one").await.unwrap();
+    let first = hsm.verifying_key().await.unwrap();
+    for key in ALL {
+        hsm.create_key(OTHER_TAG, key).await.unwrap();
+    }
+    hsm.bind(OTHER_TAG, &ALL).await.unwrap();
+    assert_eq!(hsm.unwrap(MASTER, b"aad", &sealed).await, Err(HsmError::NotAuthentic));
+    assert_ne!(hsm.verifying_key().await.unwrap(), first);
+    hsm.bind(TAG, &ALL).await.unwrap();
+    assert_eq!(hsm.unwrap(MASTER, b"aad", &sealed).await.unwrap(), b"one");
+}
+
+#[tokio::test]
+async fn a_destroyed_key_is_gone_and_destroying_twice_is_success() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    for key in ALL {
+        hsm.destroy_key(TAG, key).await.unwrap();
+        hsm.destroy_key(TAG, key).await.unwrap();
+        let missing = hsm.bind(TAG, &[key]).await;
+        assert!(matches!(missing, Err(HsmError::NotUnique { found: 0, .. })), "{missing:?}");
+    }
+}
+
+#[tokio::test]
+async fn versions_are_different_keys() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    let second = HsmKey { version: 2, ..MASTER };
+    let unbound = hsm.wrap(second, b"", b"x").await;
+    assert!(matches!(unbound, Err(HsmError::NotUnique { found: 0, .. })), "{unbound:?}");
+    hsm.create_key(TAG, second).await.unwrap();
+    hsm.bind(TAG, &[MASTER, second]).await.unwrap();
+    let sealed = hsm.wrap(second, b"", b"x").await.unwrap();
+    assert_eq!(hsm.unwrap(MASTER, b"", &sealed).await, Err(HsmError::NotAuthentic));
+    assert_eq!(hsm.unwrap(second, b"", &sealed).await.unwrap(), b"x");
+}
+
+#[tokio::test]
+async fn a_failed_bind_leaves_the_former_one() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    assert!(hsm.bind(OTHER_TAG, &ALL).await.is_err());
+    hsm.wrap(MASTER, b"", b"x").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_with_other_flags_is_refused() {
+    let bench = Bench::new();
+    let keygen = ["--keygen", "--key-type", "AES:32", "--label", LABEL, "--extractable"];
+    bench.pkcs11_tool(&[&keygen[..], &["--id", &id()]].concat());
+    let hsm = HsmHandle::spawn(bench.config()).unwrap();
+    hsm.login(bench.pin()).await.unwrap();
+    let refused = hsm.bind(TAG, &[MASTER]).await;
+    assert!(matches!(refused, Err(HsmError::Misconfigured { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn two_keys_of_one_name_are_refused() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    bench.pkcs11_tool(&["--keygen", "--key-type", "AES:32", "--label", LABEL, "--id", &id(), "--sensitive"]);
+    let refused = hsm.bind(TAG, &[MASTER]).await;
+    assert!(matches!(refused, Err(HsmError::NotUnique { found: 2, .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn keys_are_used_only_for_what_they_are() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    assert!(matches!(hsm.wrap(AUDIT, b"", b"x").await, Err(HsmError::Unsupported { .. })));
+    hsm.bind(TAG, &[MASTER]).await.unwrap();
+    assert!(matches!(hsm.sign(b"x").await, Err(HsmError::NotUnique { found: 0, .. })));
+}
+
+#[tokio::test]
+async fn a_key_destroyed_by_somebody_else_is_missed_by_name() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    bench.pkcs11_tool(&["--delete-object", "--type", "secrkey", "--label", LABEL]);
+    assert!(hsm.wrap(MASTER, b"", b"x").await.is_err());
+    until(&hsm, "missed", |status| {
+        matches!(status, HsmStatus::Down { reason: HsmError::NotUnique { found: 0, .. } })
+    })
+    .await;
+}

@@ -1,0 +1,241 @@
+//! What a request leaves in the audit log.
+//!
+//! Invariant: an entry is written from here only; a place in the log is reserved before anything is done, and nothing is
+//! answered before its entry is durable. Deliberately absent: secret values.
+
+pub mod sealer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keystead_audit::{AuditLog, Body, BodyInput, Durability, EntryKind, Slot, UnixMillis as AuditMillis};
+use keystead_domain::policy::{Action, Decision, Resource};
+
+use self::sealer::AuditSealer;
+use crate::clock::Clock;
+use crate::error::VaultError;
+use crate::keys::TENANT;
+use crate::operation::Detail;
+use crate::request::{Caller, RequestContext, Reserved};
+use crate::unsealed::UnsealedVault;
+
+/// How durable reads are recorded; changes are always flushed to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadDurability {
+    /// Flushed before the answer leaves.
+    Fsync,
+    /// Handed to the operating system: survives a crash of the process, not of the machine.
+    Os,
+}
+
+impl From<ReadDurability> for Durability {
+    fn from(durability: ReadDurability) -> Self {
+        match durability {
+            ReadDurability::Fsync => Self::Fsync,
+            ReadDurability::Os => Self::Os,
+        }
+    }
+}
+
+/// The record of one request, filled as the gate goes on.
+pub struct Entry {
+    log: Arc<AuditLog>,
+    clock: Arc<dyn Clock>,
+    sealer: Arc<AuditSealer>,
+    reads: Durability,
+    arrived: Duration,
+    action: Action,
+    resource: Resource,
+    body: Body,
+}
+
+impl Entry {
+    pub(crate) fn begin(vault: &UnsealedVault, ctx: &RequestContext, action: Action, resource: Resource) -> Self {
+        let body = Body {
+            tenant: TENANT.into(),
+            peer: Some(ctx.peer.describe()),
+            action: action.as_str().into(),
+            resource: resource.to_string(),
+            request_id: Some(ctx.request_id.as_str().to_owned()),
+            trace_id: ctx.trace_id.clone(),
+            ..Body::default()
+        };
+        Self::new(vault, ctx.arrived, action, resource, body)
+    }
+
+    pub(crate) fn begin_job(vault: &UnsealedVault, job: &'static str, resource: Resource) -> Self {
+        let body = Body {
+            principal: format!("system/{job}"),
+            tenant: TENANT.into(),
+            method: "system".into(),
+            action: job.into(),
+            resource: resource.to_string(),
+            ..Body::default()
+        };
+        Self::new(vault, vault.clock.monotonic(), Action::SystemSeal, resource, body)
+    }
+
+    fn new(vault: &UnsealedVault, arrived: Duration, action: Action, resource: Resource, body: Body) -> Self {
+        Self {
+            log: Arc::clone(&vault.audit),
+            clock: Arc::clone(&vault.clock),
+            sealer: vault.sealer(),
+            reads: vault.read_durability.into(),
+            arrived,
+            action,
+            resource,
+            body,
+        }
+    }
+
+    pub(crate) fn action(&self) -> Action {
+        self.action
+    }
+
+    pub(crate) fn resource(&self) -> &Resource {
+        &self.resource
+    }
+
+    pub(crate) fn identified(&mut self, caller: &Caller) {
+        self.body.principal = caller.principal().to_string();
+        self.body.method = caller.method().as_str().into();
+    }
+
+    pub(crate) fn decided(&mut self, decision: Decision) {
+        self.body.decision = decision.verdict.as_str().into();
+        self.body.policies = decision.determining;
+        self.body.detail.extend(decision.errors.into_iter().map(|error| ("policy_error".to_owned(), error)));
+    }
+
+    pub(crate) async fn reserve(&self, entries: usize) -> Result<Reserved, VaultError> {
+        let mut slots = Vec::with_capacity(entries);
+        for _ in 0..entries {
+            slots.push(self.log.reserve_wait().await?);
+        }
+        Ok(Reserved::new(slots))
+    }
+
+    pub(crate) async fn record_read<T>(
+        &mut self,
+        reserved: &mut Reserved,
+        result: &Result<T, VaultError>,
+        detail: impl FnOnce(&T) -> Detail,
+    ) -> Result<(), VaultError> {
+        self.conclude(result, detail);
+        self.write(reserved, EntryKind::Read, self.reads).await.map(drop)
+    }
+
+    pub(crate) async fn record_intent(&mut self, reserved: &mut Reserved) -> Result<u64, VaultError> {
+        self.write(reserved, EntryKind::Intent, Durability::Fsync).await
+    }
+
+    pub(crate) async fn record_outcome<T>(
+        &mut self,
+        reserved: &mut Reserved,
+        intent: u64,
+        result: &Result<T, VaultError>,
+        detail: impl FnOnce(&T) -> Detail,
+    ) -> Result<(), VaultError> {
+        self.body.intent = Some(intent);
+        self.conclude(result, detail);
+        match self.write(reserved, EntryKind::Outcome, Durability::Fsync).await {
+            Ok(_) => Ok(()),
+            Err(VaultError::Audit(error)) => Err(VaultError::OutcomeUnrecorded(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn record_refusal(
+        &mut self,
+        reserved: &mut Reserved,
+        refusal: &VaultError,
+    ) -> Result<(), VaultError> {
+        self.body.outcome = refusal.reason().into();
+        self.write(reserved, EntryKind::Refused, self.reads).await.map(drop)
+    }
+
+    /// A caller that nobody knows: the first of an address in a minute is recorded, the rest are counted.
+    pub(crate) async fn record_unidentified(
+        &mut self,
+        vault: &UnsealedVault,
+        ctx: &RequestContext,
+        refusal: &VaultError,
+    ) -> Result<(), VaultError> {
+        let Some(before) = vault.refusals.record(ctx.peer, vault.clock.monotonic()) else { return Ok(()) };
+        if before > 0 {
+            self.body.detail.push(("refused_and_not_recorded_before".to_owned(), before.to_string()));
+        }
+        let mut reserved = self.reserve(1).await?;
+        self.record_refusal(&mut reserved, refusal).await
+    }
+
+    pub(crate) async fn record_stream_open(&mut self) -> Result<(), VaultError> {
+        let mut reserved = self.reserve(1).await?;
+        self.body.outcome = "ok".into();
+        self.write(&mut reserved, EntryKind::StreamOpen, self.reads).await.map(drop)
+    }
+
+    pub(crate) async fn record_stream_items(&mut self, mut reserved: Reserved, items: usize) -> Result<(), VaultError> {
+        self.body.detail = vec![("items".to_owned(), items.to_string())];
+        self.write(&mut reserved, EntryKind::StreamItem, self.reads).await.map(drop)
+    }
+
+    pub(crate) async fn record_stream_end(&mut self) -> Result<(), VaultError> {
+        let mut reserved = self.reserve(1).await?;
+        self.write(&mut reserved, EntryKind::StreamEnd, self.reads).await.map(drop)
+    }
+
+    fn conclude<T>(&mut self, result: &Result<T, VaultError>, detail: impl FnOnce(&T) -> Detail) {
+        match result {
+            Ok(output) => {
+                self.body.outcome = "ok".into();
+                self.body.detail.extend(detail(output).into_iter().map(|(name, value)| (name.to_owned(), value)));
+            }
+            Err(error) => self.body.outcome = error.reason().into(),
+        }
+    }
+
+    async fn write(
+        &mut self,
+        reserved: &mut Reserved,
+        kind: EntryKind,
+        durability: Durability,
+    ) -> Result<u64, VaultError> {
+        let slot: Slot = reserved.take().ok_or(VaultError::Audit(keystead_audit::AuditError::Closed))?;
+        let spent = self.clock.monotonic().saturating_sub(self.arrived);
+        self.body.latency_us = u64::try_from(spent.as_micros()).ok();
+        // The last entry of a request takes the body; an intent leaves it for the outcome.
+        let body = match kind {
+            EntryKind::Intent | EntryKind::StreamOpen | EntryKind::StreamItem => self.body.clone(),
+            _ => std::mem::take(&mut self.body),
+        };
+        let input = BodyInput::Sealed(body, Arc::clone(&self.sealer) as Arc<_>);
+        let now = AuditMillis(self.clock.now().0);
+        slot.record(kind, now, input, durability).await.map_err(VaultError::Audit)
+    }
+}
+
+/// An entry of a sealed vault: clear, and naming nobody's data.
+pub(crate) async fn record_clear(
+    log: &AuditLog,
+    clock: &dyn Clock,
+    kind: EntryKind,
+    action: &'static str,
+    outcome: &'static str,
+    peer: Option<String>,
+    intent: Option<u64>,
+    detail: Detail,
+) -> Result<u64, VaultError> {
+    let body = Body {
+        action: action.into(),
+        resource: "system".into(),
+        outcome: outcome.into(),
+        peer,
+        intent,
+        detail: detail.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        ..Body::default()
+    };
+    let slot = log.reserve_privileged()?;
+    let now = AuditMillis(clock.now().0);
+    slot.record(kind, now, BodyInput::Clear(body), Durability::Fsync).await.map_err(VaultError::Audit)
+}

@@ -1,0 +1,217 @@
+//! What can go wrong in a use case. Invariant: no variant holds secret material, and a refusal reads the same whether or
+//! not the thing exists. The machine-readable reason of each is [`VaultError::reason`].
+
+use keystead_audit::{AuditError, OpenError, ReadError, Refused};
+use keystead_crypto::ports::HsmError;
+use keystead_crypto::share::ShareError;
+use keystead_domain::policy::PolicyError;
+use keystead_domain::secret_version::VersionError;
+use keystead_storage::StorageError;
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VaultError {
+    /// There is no vault in the store yet.
+    #[error("this vault is not initialized; run `keystead init` on the server's local socket")]
+    NotInitialized,
+    /// There is one already.
+    #[error("this store holds vault {vault} already; init makes a new vault only in an empty store")]
+    AlreadyInitialized {
+        /// The vault in the store.
+        vault: String,
+    },
+    /// Keys are closed.
+    #[error("the vault is sealed; operators open it with `keystead unseal`")]
+    Sealed,
+    /// The vault is open already.
+    #[error("the vault is unsealed already")]
+    AlreadyUnsealed,
+    /// Nobody known called. One text for every cause.
+    #[error("the caller could not be authenticated")]
+    Unauthenticated,
+    /// The policies refuse; an operator looks the id up in the audit log.
+    #[error("not allowed; an operator finds the cause in the audit log under request id {reason_id}")]
+    Denied {
+        /// The request id of the audit entry.
+        reason_id: String,
+    },
+    /// Another person has to approve first.
+    #[error("this needs the approval of another person (request id {reason_id})")]
+    NeedsApproval {
+        /// The request id of the audit entry.
+        reason_id: String,
+    },
+    /// Only a local or configured operator may do this while sealed.
+    #[error("{what} needs the server's local socket or a configured operator certificate")]
+    OperatorOnly {
+        /// What was asked.
+        what: &'static str,
+    },
+    /// It is not there, and the caller may know that.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// What was asked for.
+        what: String,
+    },
+    /// The rules of secret versions say no.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// A field of the request breaks a rule.
+    #[error("{field}: {rule}")]
+    Invalid {
+        /// The field, as on the wire.
+        field: &'static str,
+        /// The rule and the value's place in it, never a secret.
+        rule: String,
+    },
+    /// The record changed since it was read.
+    #[error("{what} changed since it was read; read it again and repeat")]
+    EtagMismatch {
+        /// Which record.
+        what: String,
+    },
+    /// Somebody else's identity would be taken over.
+    #[error("the certificate identity {matcher} belongs to {owner} already")]
+    MatcherTaken {
+        /// The identity.
+        matcher: String,
+        /// Its owner.
+        owner: String,
+    },
+    /// The request id was used for something else.
+    #[error("request id {id} was used for a different request within the last 24 hours; take a new one")]
+    RequestIdReused {
+        /// The id.
+        id: String,
+    },
+    /// A policy text is wrong.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A share was refused.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The ceremony is another one, or over.
+    #[error("the unseal ceremony {asked} is not under way{}", .current.as_ref().map(|id| format!("; {id} is")).unwrap_or_default())]
+    OtherCeremony {
+        /// What the holder saw.
+        asked: String,
+        /// What is under way.
+        current: Option<String>,
+    },
+    /// The share of this holder is entered already.
+    #[error("share {number} was entered already; another holder's is needed")]
+    ShareEntered {
+        /// Its number.
+        number: u8,
+    },
+    /// The audit log cannot take the record.
+    #[error("the audit log cannot record this request, so it was not done")]
+    Audit(#[source] AuditError),
+    /// The audit log has no room, or fails.
+    #[error("the audit log takes no more records now, so the request was not done")]
+    AuditRefused(#[from] Refused),
+    /// The audit log cannot be read.
+    #[error("the audit log cannot be read")]
+    AuditUnreadable(#[from] ReadError),
+    /// The audit log is another vault's, or damaged.
+    #[error("the audit log does not belong to this vault")]
+    AuditOrigin(#[from] OpenError),
+    /// The change took effect or not, but its outcome could not be recorded; nothing more is said of it.
+    #[error("the outcome could not be recorded; look the request up once the audit log works again")]
+    OutcomeUnrecorded(#[source] AuditError),
+    /// The HSM.
+    #[error(transparent)]
+    Hsm(#[from] HsmError),
+    /// The store.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A stored record does not open or decode.
+    #[error("a stored record does not open: {keyspace}/{key}; restore it from a backup")]
+    CorruptRecord {
+        /// Where.
+        keyspace: &'static str,
+        /// Its key in hex.
+        key: String,
+    },
+    /// The seal record is not this vault's or was changed.
+    #[error("the seal record cannot be trusted: {what}")]
+    SealRecord {
+        /// Which check failed.
+        what: String,
+    },
+    /// The token is not the one the vault was made with.
+    #[error("the token in the HSM is {found}, but this vault was made with {expected}; configure the right one")]
+    OtherToken {
+        /// Serial in the seal record.
+        expected: String,
+        /// Serial of the token there.
+        found: String,
+    },
+    /// The random source fails or repeats.
+    #[error("the random source failed; nothing was made")]
+    Randomness,
+    /// Somebody else kept changing the same record.
+    #[error("too many writers on {what}; try again")]
+    Contention {
+        /// Which record.
+        what: String,
+    },
+}
+
+impl VaultError {
+    /// The machine-readable reason, stable across versions.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotInitialized => "NOT_INITIALIZED",
+            Self::AlreadyInitialized { .. } => "ALREADY_INITIALIZED",
+            Self::Sealed => "SEALED",
+            Self::AlreadyUnsealed => "ALREADY_UNSEALED",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::Denied { .. } => "DENIED",
+            Self::NeedsApproval { .. } => "NEEDS_APPROVAL",
+            Self::OperatorOnly { .. } => "OPERATOR_ONLY",
+            Self::NotFound { .. } => "NOT_FOUND",
+            Self::Version(error) => match error {
+                VersionError::Conflict { .. } => "VERSION_MISMATCH",
+                VersionError::NoSuchVersion { .. } => "VERSION_NOT_FOUND",
+                VersionError::Deleted { .. } => "VERSION_DELETED",
+                VersionError::Destroyed { .. } => "VERSION_DESTROYED",
+                VersionError::TooManyVersions { .. } => "TOO_MANY_VERSIONS",
+                _ => "INVALID_ARGUMENT",
+            },
+            Self::Invalid { .. } => "INVALID_ARGUMENT",
+            Self::EtagMismatch { .. } => "ETAG_MISMATCH",
+            Self::MatcherTaken { .. } => "CERTIFICATE_IDENTITY_TAKEN",
+            Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
+            Self::Policy(_) => "INVALID_POLICY",
+            Self::Share(error) => error.reason(),
+            Self::OtherCeremony { .. } => "OTHER_CEREMONY",
+            Self::ShareEntered { .. } => "SHARE_DUPLICATE",
+            Self::Audit(_) | Self::AuditRefused(_) | Self::AuditUnreadable(_) => "AUDIT_UNAVAILABLE",
+            Self::AuditOrigin(_) => "AUDIT_OF_ANOTHER_VAULT",
+            Self::OutcomeUnrecorded(_) => "OUTCOME_UNRECORDED",
+            Self::Hsm(error) => match error {
+                HsmError::PinRefused => "HSM_PIN_REFUSED",
+                HsmError::PinLocked => "HSM_PIN_LOCKED",
+                HsmError::Misconfigured { .. } | HsmError::NotUnique { .. } | HsmError::Unsupported { .. } => {
+                    "HSM_MISCONFIGURED"
+                }
+                HsmError::NotAuthentic | HsmError::Lied { .. } => "HSM_ANSWER_REFUSED",
+                _ => "HSM_UNAVAILABLE",
+            },
+            Self::Storage(error) => match error {
+                StorageError::Conflict { .. } => "CONFLICT",
+                StorageError::Full { .. } => "STORAGE_FULL",
+                StorageError::UnknownOutcome { .. } => "UNKNOWN_OUTCOME",
+                StorageError::Corrupt { .. } => "STORAGE_CORRUPT",
+                _ => "STORAGE_UNAVAILABLE",
+            },
+            Self::CorruptRecord { .. } => "RECORD_CORRUPT",
+            Self::SealRecord { .. } => "SEAL_RECORD_UNTRUSTED",
+            Self::OtherToken { .. } => "OTHER_TOKEN",
+            Self::Randomness => "RANDOMNESS_FAILED",
+            Self::Contention { .. } => "CONTENTION",
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Making a new vault: keys in the token, shares, the seal record, the first operators.
+//!
+//! Invariant: the audit log is proven writable before a key is made; everything that lies in the store appears in one
+//! batch; shares leave only once the outcome is recorded, and otherwise the vault is unmade.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keystead_audit::EntryKind;
+use keystead_crypto::aad::label;
+use keystead_crypto::arena::LockedKey;
+use keystead_crypto::codec::Writer;
+use keystead_crypto::envelope::Q;
+use keystead_crypto::mac::LookupKey;
+use keystead_crypto::names::NameKey;
+use keystead_crypto::ports::{Hsm, HsmKey, HsmKeyPurpose};
+use keystead_crypto::record::{self, SystemKey};
+use keystead_crypto::seal_record::{SealHeader, SealRecord};
+use keystead_crypto::secret::SecretBytes;
+use keystead_crypto::shamir::{self, Sharing};
+use keystead_crypto::share::{SCHEME_GF256, Share};
+use keystead_crypto::token::Token;
+use keystead_crypto::unseal_key::UnsealKey;
+use keystead_domain::id::VaultId;
+use keystead_domain::name::{GroupName, PolicyName, TenantName};
+use keystead_domain::principal::{PrincipalName, PrincipalRecord};
+use keystead_domain::CertificateMatcher;
+use keystead_domain::seal::Quorum;
+use keystead_domain::session::{AuthMethod, SessionBinding, SessionRecord};
+use keystead_domain::time::UnixMillis;
+use keystead_storage::{Batch, Keyspace, Precondition, keyspace};
+use rand_core::Rng;
+
+use crate::audit_trail::record_clear;
+use crate::audit_trail::sealer::day_of;
+use crate::auth::{BOOTSTRAP_LIFE_MILLIS, seal_principal, seal_session, token_tag};
+use crate::error::VaultError;
+use crate::keys::{Keys, corrupt, fresh_id, rng};
+use crate::policies::{PolicyRecord, seal_policy};
+use crate::request::RequestContext;
+use crate::seal::KEYRING_FORMAT;
+use crate::vault::Vault;
+
+/// The group whose members may do everything, and the policy that says so.
+const ADMINS: &str = "admins";
+const ADMINS_POLICY: &str = "admins";
+const ADMINS_TEXT: &str = "// Made by init: members of the group `admins` may do everything.\n\
+permit (principal in Keystead::Group::\"admins\", action, resource);\n";
+/// Operators that init registers at most: their records fit one batch.
+const MAX_OPERATORS: usize = 16;
+
+/// What a new vault shall be.
+pub struct Init {
+    /// Shares to make and shares needed.
+    pub quorum: Quorum,
+    /// The token's PIN.
+    pub pin: SecretBytes,
+    /// Operators with full rights; without any, a bootstrap token is made.
+    pub operators: Vec<(PrincipalName, CertificateMatcher)>,
+    /// What the operator says of losing the token.
+    pub loss: TokenLoss,
+}
+
+/// What the operator says of losing the token, which would lose everything.
+pub enum TokenLoss {
+    /// It is backed up by its vendor's means.
+    BackedUp(String),
+    /// It is accepted.
+    Accepted,
+}
+
+/// A new vault.
+pub struct Initialized {
+    /// Its id.
+    pub vault: VaultId,
+    /// Its shares.
+    pub shares: Vec<Share>,
+    /// The bootstrap admin's token and its end.
+    pub bootstrap: Option<(Token, UnixMillis)>,
+}
+
+impl Vault {
+    /// Makes a new vault in an empty store.
+    ///
+    /// # Errors
+    /// `OperatorOnly`, `AlreadyInitialized`, `Invalid`, and those of HSM, log and store; then nothing is left behind.
+    pub async fn init(&self, ctx: &RequestContext, init: Init) -> Result<Initialized, VaultError> {
+        self.check_operator(ctx, "init")?;
+        let _one_at_a_time = self.ceremony.lock().await;
+        if let Some(record) = self.seal_record().await? {
+            let vault = record.header.verify().map(|header| VaultId(header.vault).to_string());
+            return Err(VaultError::AlreadyInitialized { vault: vault.unwrap_or_default() });
+        }
+        check_operators(&init.operators)?;
+        let mut id = [0; 16];
+        rng().fill_bytes(&mut id);
+        let id = VaultId(id);
+        let detail = || {
+            vec![
+                ("vault", id.to_string()),
+                ("threshold", init.quorum.threshold().to_string()),
+                ("shares", init.quorum.shares().to_string()),
+                ("token_loss", match &init.loss {
+                    TokenLoss::BackedUp(statement) => format!("backed up: {statement}"),
+                    TokenLoss::Accepted => "accepted".to_owned(),
+                }),
+            ]
+        };
+        let peer = || Some(ctx.peer.describe());
+        let (log, clock) = (&self.parts.audit, self.parts.clock.as_ref());
+        let kind = EntryKind::Intent;
+        let intent = record_clear(log, clock, kind, "system:init", "", peer(), None, detail()).await?;
+        let made = self.make(id, &init).await;
+        let outcome = made.as_ref().map_or_else(VaultError::reason, |_| "ok");
+        let kind = EntryKind::Outcome;
+        let recorded =
+            record_clear(log, clock, kind, "system:init", outcome, peer(), Some(intent), detail()).await;
+        self.parts.hsm.logout().await;
+        match (made, recorded) {
+            (Ok(initialized), Ok(_)) => Ok(initialized),
+            (Err(error), _) => Err(error),
+            (Ok(_), Err(error)) => {
+                self.unmake(id, &init.pin).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(&self, id: VaultId, init: &Init) -> Result<Initialized, VaultError> {
+        let hsm = Arc::clone(&self.parts.hsm);
+        let token = hsm.login(SecretBytes::copy_from(init.pin.expose())).await?;
+        let made = self.make_with(id, init, token.serial, &hsm).await;
+        if made.is_err() {
+            destroy_keys(hsm.as_ref(), id).await;
+        }
+        made
+    }
+
+    async fn make_with(
+        &self,
+        id: VaultId,
+        init: &Init,
+        token: String,
+        hsm: &Arc<dyn Hsm>,
+    ) -> Result<Initialized, VaultError> {
+        let now = self.parts.clock.now();
+        for key in VAULT_KEYS {
+            hsm.create_key(id.tag(), key).await?;
+        }
+        hsm.bind(id.tag(), &VAULT_KEYS).await?;
+        // The token's randomness and the host's are both in each root: either alone is enough.
+        let seed = hsm.random(96).await?;
+        let mut mixed = seed.expose().chunks_exact(32);
+        let mut root = || mixed_key(mixed.next());
+        let q = Q::new(1, root()?);
+        let system_key = SystemKey::new(root()?);
+        let names = NameKey::new(1, root()?);
+        let unseal_key = UnsealKey::generate(&mut rng());
+
+        let system_id = fresh_id();
+        let keys = Keys {
+            vault: id,
+            hsm: Arc::clone(hsm),
+            token: token.clone(),
+            master_version: 1,
+            q,
+            systems: HashMap::from([(*system_id.as_bytes(), system_key)]),
+            current_system: *system_id.as_bytes(),
+            names,
+            lookup: LookupKey::generate(1, &mut rng()),
+            inner_blobs: Keys::inner_blob_cache(),
+        };
+        let audit_key = hsm.verifying_key().await?;
+        let sharing = Sharing {
+            vault: *id.as_bytes(),
+            epoch: 1,
+            threshold: init.quorum.threshold(),
+            shares: init.quorum.shares(),
+            audit_fingerprint: audit_key.fingerprint(),
+        };
+        let shares = shamir::split(&unseal_key, &sharing, &mut rng()).map_err(seal_failed)?;
+        let header = SealHeader {
+            vault: *id.as_bytes(),
+            epoch: 1,
+            threshold: init.quorum.threshold(),
+            shares: init.quorum.shares(),
+            scheme: SCHEME_GF256,
+            token_serial: token,
+            master_version: 1,
+            q_version: 1,
+            audit_key,
+            share_digests: shares.iter().map(Share::digest).collect(),
+            created_ms: now.0,
+        };
+        let boxing = unseal_key.box_q(hsm.as_ref(), *id.as_bytes(), 1, &keys.q, &mut rng());
+        let q_box = boxing.await.map_err(seal_failed)?;
+        let record = SealRecord {
+            header: header.sign(hsm.as_ref()).await.map_err(seal_failed)?,
+            pin_box: unseal_key
+                .pin_box_seal(*id.as_bytes(), 1, init.pin.expose(), &mut rng())
+                .map_err(seal_failed)?,
+            q_box,
+        };
+
+        let mut batch = Batch::new();
+        batch.require(Keyspace::Seal, keyspace::seal_record(), Precondition::Absent);
+        batch.put(Keyspace::Seal, keyspace::seal_record(), record.encode());
+        put_keys(&keys, &mut batch).await?;
+        put_audit_key(&keys, &mut batch, now)?;
+        let bootstrap = put_admins(&keys, &mut batch, &init.operators, now)?;
+        self.parts.storage.commit(batch).await?;
+        Ok(Initialized { vault: id, shares, bootstrap })
+    }
+
+    /// Takes back a vault whose making could not be recorded: nobody holds its shares.
+    async fn unmake(&self, id: VaultId, pin: &SecretBytes) -> Result<(), VaultError> {
+        let snapshot = self.parts.storage.snapshot().await?;
+        let mut batch = Batch::new();
+        for space in Keyspace::ALL.into_iter().filter(|space| *space != Keyspace::Meta) {
+            for (key, _) in snapshot.range(space, keystead_storage::Range::all(None), 64).await? {
+                batch.delete(space, key);
+            }
+        }
+        batch.delete(Keyspace::Meta, keyspace::meta_keyring());
+        self.parts.storage.commit(batch).await?;
+        self.parts.hsm.login(SecretBytes::copy_from(pin.expose())).await?;
+        destroy_keys(self.parts.hsm.as_ref(), id).await;
+        self.parts.hsm.logout().await;
+        Ok(())
+    }
+}
+
+/// The keys of a new vault inside the token.
+const VAULT_KEYS: [HsmKey; 3] = [
+    HsmKey { purpose: HsmKeyPurpose::Master, version: 1 },
+    HsmKey { purpose: HsmKeyPurpose::Epoch, version: 1 },
+    HsmKey { purpose: HsmKeyPurpose::Audit, version: 1 },
+];
+
+async fn destroy_keys(hsm: &dyn Hsm, id: VaultId) {
+    for key in VAULT_KEYS {
+        if let Err(error) = hsm.destroy_key(id.tag(), key).await {
+            tracing::error!(vault = %id, ?key, %error, "a key of an unmade vault stays in the token; destroy it by hand");
+        }
+    }
+}
+
+fn mixed_key(seed: Option<&[u8]>) -> Result<LockedKey, VaultError> {
+    let key = LockedKey::generate(&mut rng());
+    let seed = seed.ok_or(VaultError::Randomness)?;
+    let mixed = keystead_crypto::secret::SecretKey::build(|out| {
+        for ((out, host), token) in out.iter_mut().zip(key.expose()).zip(seed) {
+            *out = host ^ token;
+        }
+    });
+    LockedKey::from_slice(mixed.expose()).ok_or(VaultError::Randomness)
+}
+
+/// The system key under a data key of its own, and the look-up keys under the system key.
+async fn put_keys(keys: &Keys, batch: &mut Batch) -> Result<(), VaultError> {
+    let id = keystead_domain::id::RecordId(keys.current_system);
+    let failed = || corrupt(Keyspace::SystemKeys, id.as_bytes());
+    let system = keys.systems.get(&keys.current_system).ok_or_else(failed)?;
+    let (data_key, wrapped) = keys.create_data_key(id).await?;
+    let at = keyspace::system_key(id.as_bytes());
+    let aad = keys.aad(label::SYSTEM_KEY, Keyspace::SystemKeys, &at, 0);
+    let sealed = record::seal_single(data_key, *id.as_bytes(), &aad, system.expose()).map_err(|_| failed())?;
+    batch.put(Keyspace::DataKeys, keyspace::data_key(id.as_bytes()), wrapped);
+    batch.put(Keyspace::SystemKeys, at.clone(), sealed);
+
+    let keyring = SecretBytes::new(
+        Writer::with_capacity(67)
+            .u8(KEYRING_FORMAT)
+            .u8(keys.names.id())
+            .raw(keys.names.expose())
+            .u8(keys.lookup.id())
+            .raw(keys.lookup.expose())
+            .finish(),
+    );
+    let at = keyspace::meta_keyring();
+    let sealed = keys.seal_record(Keyspace::Meta, &at, keyring.expose())?;
+    batch.put(Keyspace::Meta, at, sealed);
+    Ok(())
+}
+
+fn put_audit_key(keys: &Keys, batch: &mut Batch, now: UnixMillis) -> Result<(), VaultError> {
+    let at = keyspace::audit_key(day_of(now));
+    let key = LockedKey::generate(&mut rng());
+    let sealed = keys.seal_record(Keyspace::AuditKeys, &at, key.expose())?;
+    batch.put(Keyspace::AuditKeys, at, sealed);
+    Ok(())
+}
+
+fn put_admins(
+    keys: &Keys,
+    batch: &mut Batch,
+    operators: &[(PrincipalName, CertificateMatcher)],
+    now: UnixMillis,
+) -> Result<Option<(Token, UnixMillis)>, VaultError> {
+    let name = |text: &str| VaultError::Invalid { field: "name", rule: format!("{text} is not a name") };
+    let policy = PolicyName::parse(ADMINS_POLICY).map_err(|_| name(ADMINS_POLICY))?;
+    let group = GroupName::parse(ADMINS).map_err(|_| name(ADMINS))?;
+    seal_policy(keys, batch, &PolicyRecord { name: policy, text: ADMINS_TEXT.to_owned(), updated: now })?;
+    let record = |principal: PrincipalName, matchers| PrincipalRecord {
+        name: principal,
+        groups: vec![group.clone()],
+        matchers,
+        disabled: false,
+        created: now,
+    };
+    for (principal, matcher) in operators {
+        seal_principal(keys, batch, &record(principal.clone(), vec![matcher.clone()]))?;
+    }
+    if !operators.is_empty() {
+        return Ok(None);
+    }
+    let admin = record(PrincipalName::bootstrap(), Vec::new());
+    seal_principal(keys, batch, &admin)?;
+    let token = Token::generate(&mut rng());
+    let expires = UnixMillis(now.0.saturating_add(BOOTSTRAP_LIFE_MILLIS));
+    let session = SessionRecord {
+        principal: PrincipalName::bootstrap(),
+        tenant: TenantName::default(),
+        method: AuthMethod::Bootstrap,
+        binding: SessionBinding::None,
+        created: now,
+        expires,
+        max_expires: expires,
+        renewable: false,
+        parent: None,
+        on_behalf_of: None,
+        cidrs: Vec::new(),
+        bootstrap: true,
+        generation: admin.generation(),
+    };
+    seal_session(keys, batch, keyspace::session(&token_tag(keys, &token)), &session)?;
+    Ok(Some((token, expires)))
+}
+
+fn check_operators(operators: &[(PrincipalName, CertificateMatcher)]) -> Result<(), VaultError> {
+    let invalid = |rule: String| Err(VaultError::Invalid { field: "operators", rule });
+    if operators.len() > MAX_OPERATORS {
+        return invalid(format!("init registers at most {MAX_OPERATORS} operators; add the rest afterwards"));
+    }
+    for (index, (name, matcher)) in operators.iter().enumerate() {
+        for (other, identity) in operators.iter().take(index) {
+            if other == name || identity == matcher {
+                return invalid(format!("{name} and {other} share a name or a certificate identity"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn seal_failed(error: keystead_crypto::CryptoError) -> VaultError {
+    match error {
+        keystead_crypto::CryptoError::Hsm(error) => VaultError::Hsm(error),
+        error => VaultError::SealRecord { what: error.to_string() },
+    }
+}

@@ -1,0 +1,21 @@
+//! Keystead's use cases, async over the ports.
+//!
+//! Invariant: every request goes through [`operation::run`]; code that touches a secret takes a [`request::Permit`], which
+//! only the gate can make. Deliberately absent: gRPC, RocksDB, PKCS#11 and every database driver.
+
+pub mod audit_tail;
+pub mod audit_trail;
+pub mod auth;
+pub mod clock;
+pub mod directory;
+pub mod error;
+pub mod init;
+pub mod keys;
+pub mod operation;
+pub mod policies;
+pub mod records;
+pub mod request;
+pub mod seal;
+pub mod secrets;
+pub mod unsealed;
+pub mod vault;

@@ -1,0 +1,252 @@
+//! The whole policy of the vault on one page: identify → decide → reserve audit → handle → record → answer.
+//!
+//! Invariant: there is no second way to a [`Permit`]. A read is recorded once, before its answer leaves; a change is
+//! recorded before it takes effect and after, and goes on when its caller hangs up.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::stream::{self, Stream};
+use keystead_domain::policy::{Action, Decision, Resource, Verdict};
+
+use crate::audit_trail::Entry;
+use crate::auth;
+use crate::error::VaultError;
+use crate::request::{Allowed, Caller, Permit, RequestContext, Reserved, SystemPermit};
+use crate::unsealed::UnsealedVault;
+use crate::vault::{OpenVault, Vault};
+
+/// What an operation does to the vault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing: one audit entry with decision and outcome.
+    Read,
+    /// Something: an intent before, an outcome after.
+    Change,
+}
+
+/// Who grants an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// The policies.
+    Policy,
+    /// Being identified is enough: it concerns nobody but the caller.
+    Identified,
+}
+
+/// Facts for the audit entry, by name; never a secret.
+pub type Detail = Vec<(&'static str, String)>;
+
+/// One thing that a caller may ask for.
+pub trait Operation: Send + Sized + 'static {
+    /// What it answers.
+    type Output: Send + Sync + 'static;
+    /// What policies call it.
+    const ACTION: Action;
+    /// Whether it changes anything.
+    const EFFECT: Effect;
+    /// Who grants it.
+    const GRANT: Grant = Grant::Policy;
+
+    /// On what.
+    fn resource(&self) -> Resource;
+
+    /// Does it.
+    fn handle(
+        self,
+        vault: &UnsealedVault,
+        permit: Permit<Self>,
+    ) -> impl Future<Output = Result<Self::Output, VaultError>> + Send;
+
+    /// What the audit entry should say of the answer.
+    fn detail(output: &Self::Output) -> Detail;
+}
+
+/// Runs one operation for one request.
+///
+/// # Errors
+/// `Unauthenticated`, `Denied`, `NeedsApproval`, `Audit`, and those of the operation.
+pub async fn run<Op: Operation>(vault: &OpenVault, ctx: RequestContext, op: Op) -> Result<Op::Output, VaultError> {
+    let mut entry = Entry::begin(vault, &ctx, Op::ACTION, op.resource());
+    let caller = identify(vault, &ctx, &mut entry).await?;
+    let allowed = decide::<Op>(vault, &ctx, &caller, Op::GRANT, &mut entry).await?;
+    match Op::EFFECT {
+        Effect::Read => {
+            let mut reserved = entry.reserve(1).await?;
+            let permit = Permit::grant(caller, allowed, &reserved, None);
+            let result = op.handle(vault, permit).await;
+            entry.record_read(&mut reserved, &result, Op::detail).await?;
+            result
+        }
+        Effect::Change => {
+            // A caller that hangs up must not leave an intent without its outcome.
+            let open = vault.clone();
+            let change = async move { change(&open, entry, caller, allowed, op).await };
+            vault.finish(change).await
+        }
+    }
+}
+
+async fn change<Op: Operation>(
+    vault: &UnsealedVault,
+    mut entry: Entry,
+    caller: Arc<Caller>,
+    allowed: Allowed<Op>,
+    op: Op,
+) -> Result<Op::Output, VaultError> {
+    let mut reserved = entry.reserve(2).await?;
+    let intent = entry.record_intent(&mut reserved).await?;
+    vault.intent_begun(intent);
+    let permit = Permit::grant(caller, allowed, &reserved, Some(intent));
+    let result = op.handle(vault, permit).await;
+    entry.record_outcome(&mut reserved, intent, &result, Op::detail).await?;
+    vault.intent_settled(intent);
+    result
+}
+
+/// What the vault does by itself, under its own name.
+///
+/// # Errors
+/// `Audit`, and those of the job.
+pub async fn run_job<Job, T, Work>(
+    vault: &UnsealedVault,
+    job: &'static str,
+    resource: Resource,
+    work: impl FnOnce(SystemPermit<Job>) -> Work,
+) -> Result<T, VaultError>
+where
+    Work: Future<Output = Result<T, VaultError>>,
+{
+    let mut entry = Entry::begin_job(vault, job, resource);
+    let mut reserved = entry.reserve(2).await?;
+    let intent = entry.record_intent(&mut reserved).await?;
+    vault.intent_begun(intent);
+    let result = work(SystemPermit::recorded(intent)).await;
+    entry.record_outcome(&mut reserved, intent, &result, |_| Detail::new()).await?;
+    vault.intent_settled(intent);
+    result
+}
+
+/// A stream of answers to one request.
+pub trait StreamOperation: Send + Sized + 'static {
+    /// One answer.
+    type Item: Send + 'static;
+    /// What policies call it.
+    const ACTION: Action;
+    /// Whether each value is recorded. Only reading the audit log itself is not: each record would be a new value.
+    const RECORD_ITEMS: bool;
+
+    /// On what.
+    fn resource(&self) -> Resource;
+
+    /// Waits, without a gate, until there may be a value; `false` at the end.
+    fn ready(&mut self) -> impl Future<Output = bool> + Send;
+
+    /// The next values.
+    fn next(
+        &mut self,
+        vault: &UnsealedVault,
+        permit: &Permit<Self>,
+    ) -> impl Future<Output = Result<Vec<Self::Item>, VaultError>> + Send;
+}
+
+/// Opens a stream: recorded when opened, authorized again at each event, recorded at its end.
+///
+/// # Errors
+/// As [`run`]; an error in the midst ends the stream.
+pub async fn run_stream<Op: StreamOperation>(
+    vault: Arc<Vault>,
+    ctx: RequestContext,
+    op: Op,
+) -> Result<impl Stream<Item = Result<Op::Item, VaultError>> + Send + 'static, VaultError> {
+    let open = vault.unsealed()?;
+    let mut entry = Entry::begin(&open, &ctx, Op::ACTION, op.resource());
+    let caller = identify(&open, &ctx, &mut entry).await?;
+    decide::<Op>(&open, &ctx, &caller, Grant::Policy, &mut entry).await?;
+    entry.record_stream_open().await?;
+    drop(open);
+    let state = (vault, ctx, op, entry, Vec::new().into_iter());
+    Ok(stream::unfold(Some(state), |state| async move {
+        let (vault, ctx, mut op, mut entry, mut ready) = state?;
+        loop {
+            if let Some(item) = ready.next() {
+                return Some((Ok(item), Some((vault, ctx, op, entry, ready))));
+            }
+            if !op.ready().await {
+                return entry.record_stream_end().await.err().map(|error| (Err(error), None));
+            }
+            match stream_event(&vault, &ctx, &mut op, &mut entry).await {
+                Ok(items) => ready = items.into_iter(),
+                Err(error) => return Some((Err(error), None)),
+            }
+        }
+    }))
+}
+
+async fn stream_event<Op: StreamOperation>(
+    vault: &Arc<Vault>,
+    ctx: &RequestContext,
+    op: &mut Op,
+    entry: &mut Entry,
+) -> Result<Vec<Op::Item>, VaultError> {
+    let open = vault.unsealed()?;
+    let caller = identify(&open, ctx, entry).await?;
+    let allowed = decide::<Op>(&open, ctx, &caller, Grant::Policy, entry).await?;
+    let reserved = entry.reserve(1).await?;
+    let permit = Permit::grant(caller, allowed, &reserved, None);
+    let items = op.next(&open, &permit).await?;
+    if Op::RECORD_ITEMS && !items.is_empty() {
+        entry.record_stream_items(reserved, items.len()).await?;
+    }
+    Ok(items)
+}
+
+async fn identify(
+    vault: &UnsealedVault,
+    ctx: &RequestContext,
+    entry: &mut Entry,
+) -> Result<Arc<Caller>, VaultError> {
+    match auth::identify(vault, ctx).await {
+        Ok(caller) => {
+            entry.identified(&caller);
+            Ok(Arc::new(caller))
+        }
+        Err(error) => {
+            entry.record_unidentified(vault, ctx, &error).await?;
+            Err(error)
+        }
+    }
+}
+
+async fn decide<Op>(
+    vault: &UnsealedVault,
+    ctx: &RequestContext,
+    caller: &Caller,
+    grant: Grant,
+    entry: &mut Entry,
+) -> Result<Allowed<Op>, VaultError> {
+    let decision = match grant {
+        Grant::Policy => vault.decide(ctx, caller, entry.action(), entry.resource()),
+        Grant::Identified => Decision {
+            verdict: Verdict::Allow,
+            determining: vec!["identified".to_owned()],
+            errors: Vec::new(),
+            cacheable: true,
+        },
+    };
+    let reason_id = || ctx.request_id.as_str().to_owned();
+    let refusal = match decision.verdict {
+        Verdict::Allow => None,
+        Verdict::Deny => Some(VaultError::Denied { reason_id: reason_id() }),
+        Verdict::NeedsApproval => Some(VaultError::NeedsApproval { reason_id: reason_id() }),
+    };
+    entry.decided(decision);
+    match refusal {
+        None => Ok(Allowed::decided()),
+        Some(refusal) => {
+            let mut reserved: Reserved = entry.reserve(1).await?;
+            entry.record_refusal(&mut reserved, &refusal).await?;
+            Err(refusal)
+        }
+    }
+}

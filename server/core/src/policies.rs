@@ -1,0 +1,314 @@
+//! Cedar policies: put, read, list, delete, explain.
+//!
+//! Invariant: a set is compiled whole before it is stored, and swapped in before the answer leaves, so that a change
+//! takes effect on the next request.
+
+use std::sync::Arc;
+
+use keystead_domain::name::PolicyName;
+use keystead_domain::policy::{AccessContext, AccessRequest, Action, Decision, Method, Policies, Resource};
+use keystead_domain::principal::PrincipalName;
+use keystead_domain::time::UnixMillis;
+use keystead_storage::{Batch, Keyspace, Precondition, Range, Revision, Snapshot, Storage, keyspace};
+use serde::{Deserialize, Serialize};
+
+use crate::auth;
+use crate::error::VaultError;
+use crate::keys::{Keys, corrupt};
+use crate::operation::{Detail, Effect, Operation};
+use crate::records;
+use crate::request::Permit;
+use crate::unsealed::UnsealedVault;
+
+/// Policies of a vault at most: deciding stays fast by slicing, compiling does not.
+pub const MAX_POLICIES: usize = 10_000;
+const PAGE: usize = 512;
+
+/// A policy as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRecord {
+    /// Its name.
+    pub name: PolicyName,
+    /// Cedar text.
+    pub text: String,
+    /// When it was written.
+    pub updated: UnixMillis,
+}
+
+/// A policy with its revision.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The record.
+    pub record: PolicyRecord,
+    /// Its revision, opaque.
+    pub etag: String,
+}
+
+/// Stores a policy.
+pub struct PutPolicy {
+    /// Its name.
+    pub name: PolicyName,
+    /// Cedar text.
+    pub text: String,
+    /// It must be unchanged since this was read.
+    pub etag: Option<String>,
+}
+
+/// Reads a policy.
+pub struct ReadPolicy {
+    /// Which.
+    pub name: PolicyName,
+}
+
+/// Lists policies in a stable order.
+pub struct ListPolicies {
+    /// At most this many.
+    pub limit: usize,
+    /// The key to go on after.
+    pub after: Option<Vec<u8>>,
+}
+
+/// A page of policies.
+pub struct PolicyPage {
+    /// The policies.
+    pub policies: Vec<Policy>,
+    /// The key to go on after.
+    pub next: Option<Vec<u8>>,
+}
+
+/// Removes a policy.
+pub struct DeletePolicy {
+    /// Which.
+    pub name: PolicyName,
+}
+
+/// Decides a made-up request.
+pub struct ExplainPolicy {
+    /// Who would ask.
+    pub principal: PrincipalName,
+    /// For what.
+    pub action: Action,
+    /// On what.
+    pub resource: Resource,
+}
+
+/// Where a policy lies.
+pub(crate) fn policy_key(keys: &Keys, name: &PolicyName) -> Vec<u8> {
+    keyspace::policy(&keys.lookup.tag("policy", &[name.as_str().as_bytes()]))
+}
+
+/// Adds a policy to a batch.
+pub(crate) fn seal_policy(keys: &Keys, batch: &mut Batch, record: &PolicyRecord) -> Result<(), VaultError> {
+    let at = policy_key(keys, &record.name);
+    let plain = records::encode(record).map_err(|_| corrupt(Keyspace::Policies, &at))?;
+    let sealed = keys.seal_record(Keyspace::Policies, &at, &plain)?;
+    batch.put(Keyspace::Policies, at, sealed);
+    Ok(())
+}
+
+/// Compiles what the store holds.
+pub(crate) async fn load_all(keys: &Keys, storage: &dyn Storage) -> Result<Policies, VaultError> {
+    let snapshot = storage.snapshot().await?;
+    Ok(Policies::compile(texts(keys, snapshot.as_ref()).await?)?)
+}
+
+async fn texts(keys: &Keys, snapshot: &dyn Snapshot) -> Result<Vec<(PolicyName, String)>, VaultError> {
+    let mut texts = Vec::new();
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = snapshot.range(Keyspace::Policies, Range::all(after.as_deref()), PAGE).await?;
+        let Some((last, _)) = page.last() else { return Ok(texts) };
+        after = Some(last.to_vec());
+        for (key, stored) in &page {
+            let record = decode(keys, key, &stored.value)?;
+            texts.push((record.name, record.text));
+        }
+    }
+}
+
+fn decode(keys: &Keys, at: &[u8], stored: &[u8]) -> Result<PolicyRecord, VaultError> {
+    let plain = keys.open_record(Keyspace::Policies, at, stored)?;
+    records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::Policies, at))
+}
+
+async fn open(
+    vault: &UnsealedVault,
+    snapshot: &dyn Snapshot,
+    at: &[u8],
+) -> Result<Option<(PolicyRecord, Revision)>, VaultError> {
+    let Some(stored) = snapshot.get(Keyspace::Policies, at).await? else { return Ok(None) };
+    Ok(Some((decode(&vault.keys, at, &stored.value)?, stored.revision)))
+}
+
+async fn put(vault: &UnsealedVault, permit: &Permit<PutPolicy>, op: PutPolicy) -> Result<Policy, VaultError> {
+    let _one_writer = vault.policy_writes.lock().await;
+    let snapshot = vault.storage.snapshot().await?;
+    let at = policy_key(&vault.keys, &op.name);
+    let old = open(vault, snapshot.as_ref(), &at).await?;
+    let current = old.map(|(_, revision)| revision);
+    if op.etag.is_some() && op.etag != current.map(etag) {
+        return Err(VaultError::EtagMismatch { what: format!("policy {}", op.name) });
+    }
+    let mut texts = texts(&vault.keys, snapshot.as_ref()).await?;
+    texts.retain(|(name, _)| *name != op.name);
+    if texts.len() >= MAX_POLICIES {
+        return Err(VaultError::Invalid {
+            field: "policy",
+            rule: format!("a vault holds at most {MAX_POLICIES} policies; delete one first"),
+        });
+    }
+    texts.push((op.name.clone(), op.text.clone()));
+    let compiled = Policies::compile(texts)?;
+    let record = PolicyRecord { name: op.name, text: op.text, updated: vault.clock.now() };
+    let mut batch = Batch::new();
+    batch.require(Keyspace::Policies, at, current.map_or(Precondition::Absent, Precondition::Revision));
+    seal_policy(&vault.keys, &mut batch, &record)?;
+    let revision = vault.commit(permit.intent(), batch).await?;
+    vault.policies.store(Arc::new(compiled));
+    Ok(Policy { record, etag: etag(revision) })
+}
+
+async fn remove(vault: &UnsealedVault, permit: &Permit<DeletePolicy>, name: &PolicyName) -> Result<(), VaultError> {
+    let _one_writer = vault.policy_writes.lock().await;
+    let snapshot = vault.storage.snapshot().await?;
+    let at = policy_key(&vault.keys, name);
+    let (_, revision) = open(vault, snapshot.as_ref(), &at).await?.ok_or_else(|| not_found(name))?;
+    let mut texts = texts(&vault.keys, snapshot.as_ref()).await?;
+    texts.retain(|(other, _)| other != name);
+    let compiled = Policies::compile(texts)?;
+    let mut batch = Batch::new();
+    batch.require(Keyspace::Policies, at.clone(), Precondition::Revision(revision));
+    batch.delete(Keyspace::Policies, at);
+    vault.commit(permit.intent(), batch).await?;
+    vault.policies.store(Arc::new(compiled));
+    Ok(())
+}
+
+async fn page(vault: &UnsealedVault, op: &ListPolicies) -> Result<PolicyPage, VaultError> {
+    let snapshot = vault.storage.snapshot().await?;
+    let stored = snapshot.range(Keyspace::Policies, Range::all(op.after.as_deref()), op.limit.saturating_add(1)).await?;
+    let more = stored.len() > op.limit;
+    let mut policies = Vec::with_capacity(stored.len().min(op.limit));
+    let mut last = None;
+    for (key, versioned) in stored.into_iter().take(op.limit) {
+        let record = decode(&vault.keys, &key, &versioned.value)?;
+        policies.push(Policy { record, etag: etag(versioned.revision) });
+        last = Some(key.to_vec());
+    }
+    Ok(PolicyPage { policies, next: last.filter(|_| more) })
+}
+
+fn etag(revision: Revision) -> String {
+    revision.to_string()
+}
+
+fn not_found(name: &PolicyName) -> VaultError {
+    VaultError::NotFound { what: format!("policy {name}") }
+}
+
+impl Operation for PutPolicy {
+    type Output = Policy;
+    const ACTION: Action = Action::PoliciesWrite;
+    const EFFECT: Effect = Effect::Change;
+
+    fn resource(&self) -> Resource {
+        Resource::Policy(self.name.clone())
+    }
+
+    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Policy, VaultError> {
+        put(vault, &permit, self).await
+    }
+
+    fn detail(output: &Policy) -> Detail {
+        vec![("bytes", output.record.text.len().to_string())]
+    }
+}
+
+impl Operation for ReadPolicy {
+    type Output = Policy;
+    const ACTION: Action = Action::PoliciesRead;
+    const EFFECT: Effect = Effect::Read;
+
+    fn resource(&self) -> Resource {
+        Resource::Policy(self.name.clone())
+    }
+
+    async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<Policy, VaultError> {
+        let snapshot = vault.storage.snapshot().await?;
+        let at = policy_key(&vault.keys, &self.name);
+        let (record, revision) = open(vault, snapshot.as_ref(), &at).await?.ok_or_else(|| not_found(&self.name))?;
+        Ok(Policy { record, etag: etag(revision) })
+    }
+
+    fn detail(_: &Policy) -> Detail {
+        Detail::new()
+    }
+}
+
+impl Operation for ListPolicies {
+    type Output = PolicyPage;
+    const ACTION: Action = Action::PoliciesList;
+    const EFFECT: Effect = Effect::Read;
+
+    fn resource(&self) -> Resource {
+        Resource::System
+    }
+
+    async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<PolicyPage, VaultError> {
+        page(vault, &self).await
+    }
+
+    fn detail(output: &PolicyPage) -> Detail {
+        vec![("entries", output.policies.len().to_string())]
+    }
+}
+
+impl Operation for DeletePolicy {
+    type Output = ();
+    const ACTION: Action = Action::PoliciesDelete;
+    const EFFECT: Effect = Effect::Change;
+
+    fn resource(&self) -> Resource {
+        Resource::Policy(self.name.clone())
+    }
+
+    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<(), VaultError> {
+        remove(vault, &permit, &self.name).await
+    }
+
+    fn detail((): &()) -> Detail {
+        Detail::new()
+    }
+}
+
+impl Operation for ExplainPolicy {
+    type Output = Decision;
+    const ACTION: Action = Action::PoliciesExplain;
+    const EFFECT: Effect = Effect::Read;
+
+    fn resource(&self) -> Resource {
+        Resource::System
+    }
+
+    async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<Decision, VaultError> {
+        let groups = auth::groups_of(vault, &self.principal).await?;
+        let context = AccessContext {
+            method: Method::Certificate,
+            now: vault.clock.now(),
+            peer: None,
+            on_behalf_of: None,
+            mfa_age_secs: None,
+        };
+        Ok(vault.policies.load().decide(&AccessRequest {
+            principal: &self.principal,
+            groups: &groups,
+            action: self.action,
+            resource: &self.resource,
+            context: &context,
+        }))
+    }
+
+    fn detail(output: &Decision) -> Detail {
+        vec![("explained", output.determining.join(","))]
+    }
+}

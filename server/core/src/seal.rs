@@ -1,0 +1,331 @@
+//! Unsealing with a quorum of shares, and sealing.
+//!
+//! Invariant: a share is told right or wrong when it is entered, before it counts; the key that shares make exists only
+//! while the vault opens; what a sealed vault records is clear and names nobody's data.
+
+mod opening;
+
+use std::sync::Arc;
+
+use keystead_audit::EntryKind;
+use keystead_crypto::seal_record::{SealHeader, SealRecord};
+use keystead_crypto::secret::SecretBytes;
+use keystead_crypto::share::Share;
+use keystead_domain::id::{CeremonyId, VaultId};
+use keystead_domain::policy::{Action, Resource};
+use keystead_domain::seal::{Entered, Quorum, ShareNumber, UnsealProgress};
+use keystead_domain::time::{Ttl, UnixMillis};
+use keystead_storage::{Keyspace, keyspace};
+use rand_core::Rng;
+
+use crate::audit_trail::record_clear;
+use crate::error::VaultError;
+use crate::keys::{corrupt, rng};
+use crate::operation::{self, Detail, Effect, Operation};
+use crate::request::{Permit, RequestContext};
+use crate::unsealed::UnsealedVault;
+use crate::vault::Vault;
+
+pub(crate) use self::opening::KEYRING_FORMAT;
+
+/// A ceremony that collects shares.
+pub(crate) struct Ceremony {
+    id: CeremonyId,
+    progress: UnsealProgress,
+    shares: Vec<Share>,
+    expires: UnixMillis,
+}
+
+/// What a holder sees of a ceremony.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Its id.
+    pub id: CeremonyId,
+    /// Shares needed.
+    pub threshold: u8,
+    /// Share numbers entered.
+    pub entered: Vec<u8>,
+    /// When it is dropped.
+    pub expires: UnixMillis,
+}
+
+/// Whether a vault serves, and how it opens.
+#[derive(Debug)]
+pub struct Status {
+    /// The header of the seal record with its signed bytes; nothing before init.
+    pub header: Option<(SealHeader, Vec<u8>)>,
+    /// Whether keys are open.
+    pub unsealed: bool,
+    /// The ceremony under way.
+    pub ceremony: Option<Progress>,
+}
+
+/// What one share did.
+#[derive(Debug)]
+pub enum Submitted {
+    /// More are needed.
+    More(Progress),
+    /// The vault is open.
+    Unsealed,
+}
+
+impl Vault {
+    /// The state of the vault. Open to anybody who can connect.
+    ///
+    /// # Errors
+    /// Those of the store; a seal record that does not decode.
+    pub async fn status(&self) -> Result<Status, VaultError> {
+        let header = match self.seal_record().await? {
+            Some(record) => Some((verified(&record)?, record.header.encode())),
+            None => None,
+        };
+        let mut ceremony = self.ceremony.lock().await;
+        self.drop_expired(&mut ceremony);
+        Ok(Status {
+            header,
+            unsealed: self.is_unsealed(),
+            ceremony: ceremony.as_ref().map(Ceremony::seen),
+        })
+    }
+
+    /// Enters one share.
+    ///
+    /// # Errors
+    /// `Share` with its own reason for each kind of bad share; `OtherCeremony`; with the last share those of the HSM.
+    pub async fn submit_share(
+        &self,
+        ctx: &RequestContext,
+        text: SecretBytes,
+        ceremony_id: Option<CeremonyId>,
+    ) -> Result<Submitted, VaultError> {
+        let mut ceremony = self.ceremony.lock().await;
+        if self.is_unsealed() {
+            return Err(VaultError::AlreadyUnsealed);
+        }
+        self.drop_expired(&mut ceremony);
+        let record = self.seal_record().await?.ok_or(VaultError::NotInitialized)?;
+        let result = self.enter(&record, &mut ceremony, text, ceremony_id).await;
+        let mut detail: Detail = Vec::new();
+        if let Ok(Submitted::More(progress)) = &result {
+            detail.push(("ceremony", progress.id.to_string()));
+            detail.push(("entered", format!("{} of {}", progress.entered.len(), progress.threshold)));
+        }
+        let outcome = result.as_ref().map_or_else(VaultError::reason, |_| "ok");
+        let kind = if result.is_ok() { EntryKind::System } else { EntryKind::Refused };
+        let peer = Some(ctx.peer.describe());
+        let recorded = record_clear(
+            &self.parts.audit,
+            self.parts.clock.as_ref(),
+            kind,
+            "system:unseal",
+            outcome,
+            peer,
+            None,
+            detail,
+        )
+        .await;
+        if let Err(error) = recorded {
+            // No record, no open vault.
+            if let Some(shut) = self.shut() {
+                shut.drained().await;
+                self.opener.clear();
+                self.parts.hsm.logout().await;
+            }
+            return Err(error);
+        }
+        result
+    }
+
+    /// Drops a half-done ceremony.
+    ///
+    /// # Errors
+    /// `OperatorOnly`, `OtherCeremony`.
+    pub async fn cancel_unseal(&self, ctx: &RequestContext, id: CeremonyId) -> Result<(), VaultError> {
+        self.check_operator(ctx, "cancelling an unseal ceremony")?;
+        let mut ceremony = self.ceremony.lock().await;
+        let current = ceremony.as_ref().map(|ceremony| ceremony.id);
+        if current != Some(id) {
+            return Err(VaultError::OtherCeremony {
+                asked: id.to_string(),
+                current: current.map(|id| id.to_string()),
+            });
+        }
+        record_clear(
+            &self.parts.audit,
+            self.parts.clock.as_ref(),
+            EntryKind::System,
+            "system:cancel-unseal",
+            "ok",
+            Some(ctx.peer.describe()),
+            None,
+            vec![("ceremony", id.to_string())],
+        )
+        .await?;
+        *ceremony = None;
+        Ok(())
+    }
+
+    /// Seals for a caller: authorized, recorded before and after.
+    ///
+    /// # Errors
+    /// Those of the gate.
+    pub async fn seal(self: &Arc<Self>, ctx: RequestContext) -> Result<(), VaultError> {
+        let open = self.unsealed()?;
+        operation::run(&open, ctx, SealVault { vault: Arc::clone(self) }).await?;
+        drop(open);
+        Ok(())
+    }
+
+    /// Seals without a caller: the process ends, or cannot go on.
+    ///
+    /// # Errors
+    /// When the log could not record it; the vault is sealed all the same.
+    pub async fn seal_by_itself(&self, why: &'static str) -> Result<(), VaultError> {
+        let Some(shut) = self.shut() else { return Ok(()) };
+        shut.drained().await;
+        self.forget_keys().await;
+        let recorded = record_clear(
+            &self.parts.audit,
+            self.parts.clock.as_ref(),
+            EntryKind::System,
+            "system:seal",
+            "ok",
+            None,
+            None,
+            vec![("why", why.to_owned())],
+        )
+        .await;
+        recorded.map(drop)
+    }
+
+    async fn forget_keys(&self) {
+        self.opener.clear();
+        self.parts.hsm.logout().await;
+    }
+
+    pub(crate) async fn seal_record(&self) -> Result<Option<SealRecord>, VaultError> {
+        let at = keyspace::seal_record();
+        let Some(stored) = self.parts.storage.snapshot().await?.get(Keyspace::Seal, &at).await? else {
+            return Ok(None);
+        };
+        SealRecord::decode(&stored.value).map(Some).map_err(|_| corrupt(Keyspace::Seal, &at))
+    }
+
+    async fn enter(
+        &self,
+        record: &SealRecord,
+        ceremony: &mut Option<Ceremony>,
+        text: SecretBytes,
+        asked: Option<CeremonyId>,
+    ) -> Result<Submitted, VaultError> {
+        let header = verified(record)?;
+        let share = Share::parse(text.expose())?;
+        header.check_share(&share)?;
+        if let Some(asked) = asked
+            && ceremony.as_ref().map(|ceremony| ceremony.id) != Some(asked)
+        {
+            return Err(VaultError::OtherCeremony {
+                asked: asked.to_string(),
+                current: ceremony.as_ref().map(|ceremony| ceremony.id.to_string()),
+            });
+        }
+        let under_way = match ceremony {
+            Some(under_way) => under_way,
+            None => ceremony.insert(self.begin(&header)?),
+        };
+        let number = share.number();
+        let wrong = || VaultError::SealRecord { what: "the threshold or a share number is out of range".to_owned() };
+        match under_way.progress.enter(ShareNumber::new(number).ok_or_else(wrong)?, self.parts.clock.now()) {
+            Entered::Duplicate => Err(VaultError::ShareEntered { number }),
+            Entered::Expired => {
+                *ceremony = None;
+                Err(VaultError::OtherCeremony { asked: "(timed out)".to_owned(), current: None })
+            }
+            Entered::More { .. } => {
+                under_way.shares.push(share);
+                Ok(Submitted::More(under_way.seen()))
+            }
+            Entered::Complete => {
+                under_way.shares.push(share);
+                let opened = opening::open(self, record, &header, &under_way.shares).await;
+                // Whatever came of it, the shares have done their work; holders enter them again.
+                *ceremony = None;
+                self.open(opened?);
+                Ok(Submitted::Unsealed)
+            }
+        }
+    }
+
+    fn begin(&self, header: &SealHeader) -> Result<Ceremony, VaultError> {
+        let now = self.parts.clock.now();
+        let untrusted = |what: String| VaultError::SealRecord { what };
+        let quorum = Quorum::new(header.threshold, header.shares).map_err(|error| untrusted(error.to_string()))?;
+        let timeout = Ttl::from_secs(self.parts.options.unseal_timeout.as_secs().max(1))
+            .map_err(|error| untrusted(error.to_string()))?;
+        let mut nonce = [0; 16];
+        rng().fill_bytes(&mut nonce);
+        Ok(Ceremony {
+            id: CeremonyId(header.ceremony_id("unseal", nonce)),
+            progress: UnsealProgress::new(quorum, timeout),
+            shares: Vec::new(),
+            expires: now.plus(timeout),
+        })
+    }
+
+    fn drop_expired(&self, ceremony: &mut Option<Ceremony>) {
+        if ceremony.as_ref().is_some_and(|ceremony| ceremony.expires <= self.parts.clock.now()) {
+            *ceremony = None;
+        }
+    }
+}
+
+impl Ceremony {
+    fn seen(&self) -> Progress {
+        Progress {
+            id: self.id,
+            threshold: self.progress.threshold(),
+            entered: self.shares.iter().map(Share::number).collect(),
+            expires: self.expires,
+        }
+    }
+}
+
+/// The header, if its audit key signed it.
+fn verified(record: &SealRecord) -> Result<SealHeader, VaultError> {
+    record.header.verify().map_err(|error| VaultError::SealRecord { what: error.to_string() })
+}
+
+/// The id of the vault that a header names.
+pub(crate) fn vault_id(header: &SealHeader) -> VaultId {
+    VaultId(header.vault)
+}
+
+/// Seals the vault.
+struct SealVault {
+    vault: Arc<Vault>,
+}
+
+impl Operation for SealVault {
+    type Output = ();
+    const ACTION: Action = Action::SystemSeal;
+    const EFFECT: Effect = Effect::Change;
+
+    fn resource(&self) -> Resource {
+        Resource::System
+    }
+
+    async fn handle(self, _: &UnsealedVault, _: Permit<Self>) -> Result<(), VaultError> {
+        let Some(shut) = self.vault.shut() else { return Ok(()) };
+        let vault = self.vault;
+        // This request is inside too: the rest happens once its outcome is recorded and it has left.
+        tokio::spawn(async move {
+            shut.drained().await;
+            vault.forget_keys().await;
+        });
+        Ok(())
+    }
+
+    fn detail((): &()) -> Detail {
+        Detail::new()
+    }
+}

@@ -1,0 +1,164 @@
+//! What changes secrets. Invariant: one batch a change, with preconditions on all that it read; a conflict is looked at
+//! again a bounded number of times.
+
+use keystead_crypto::aad::label;
+use keystead_crypto::record;
+use keystead_domain::id::RecordId;
+use keystead_domain::path::SecretPath;
+use keystead_domain::secret_version::{SecretMeta, VersionError, VersionMeta, VersionState};
+use keystead_storage::{Batch, Keyspace, Precondition, StorageError, keyspace};
+
+use super::request_ids::{self, Seen};
+use super::{DeleteVersions, DestroyVersions, PutSecret, UndeleteVersions, load, load_meta};
+use crate::directory;
+use crate::error::VaultError;
+use crate::keys::{corrupt, fresh_id};
+use crate::records;
+use crate::request::Permit;
+use crate::unsealed::UnsealedVault;
+
+/// Tries of one change against other writers.
+const TRIES: usize = 16;
+
+/// Stores a new version; durable when it returns.
+///
+/// # Errors
+/// `Version` when another version was expected, `RequestIdReused`, and those of store and HSM.
+pub async fn put(vault: &UnsealedVault, permit: &Permit<PutSecret>, op: &PutSecret) -> Result<VersionMeta, VaultError> {
+    let payload = op.payload.encode();
+    for _ in 0..TRIES {
+        let snapshot = vault.storage.snapshot().await?;
+        let seen = match &op.request_id {
+            None => None,
+            Some(id) => {
+                let principal = permit.caller().principal();
+                let seen =
+                    request_ids::look_up(vault, snapshot.as_ref(), principal, id, op, payload.expose()).await?;
+                if let Seen::Answered(version) = seen {
+                    let (_, meta, _) = load(vault, snapshot.as_ref(), &op.path).await?;
+                    return meta.version(version).cloned().ok_or_else(|| contention(&op.path));
+                }
+                Some(seen)
+            }
+        };
+        let mut batch = Batch::new();
+        let id = directory::find_or_create(vault, snapshot.as_ref(), &op.path, &mut batch).await?;
+        let at = keyspace::secret_meta(id.as_bytes());
+        let (mut meta, unchanged) = match load_meta(vault, snapshot.as_ref(), id).await? {
+            Some((meta, revision)) => ((*meta).clone(), Precondition::Revision(revision)),
+            None => (SecretMeta::new(), Precondition::Absent),
+        };
+        let version = meta.next(op.expected)?;
+        let data_key_id = fresh_id();
+        let (data_key, wrapped) = vault.keys.create_data_key(data_key_id).await?;
+        let aad = vault.keys.aad(label::SECRET_VERSION, Keyspace::Secrets, id.as_bytes(), version);
+        let stored_at = keyspace::secret(id.as_bytes(), version);
+        let sealed = record::seal_single(data_key, *data_key_id.as_bytes(), &aad, payload.expose())
+            .map_err(|_| corrupt(Keyspace::Secrets, &stored_at))?;
+        let added = VersionMeta {
+            version,
+            state: VersionState::Active,
+            created: vault.clock.now(),
+            created_by: permit.caller().principal().clone(),
+            size: u32::try_from(op.payload.size()).unwrap_or(u32::MAX),
+            data_key: data_key_id,
+            master_version: vault.keys.master_version,
+        };
+        meta.push(added.clone())?;
+        batch.put(Keyspace::DataKeys, keyspace::data_key(data_key_id.as_bytes()), wrapped);
+        batch.put(Keyspace::Secrets, stored_at, sealed);
+        batch.require(Keyspace::SecretMeta, at.clone(), unchanged);
+        batch.put(Keyspace::SecretMeta, at.clone(), seal_meta(vault, &at, &meta)?);
+        if let Some(seen) = seen {
+            request_ids::remember(vault, &mut batch, seen, version)?;
+        }
+        match vault.commit(permit.intent(), batch).await {
+            Ok(_) => return Ok(added),
+            Err(VaultError::Storage(StorageError::Conflict { .. })) => vault.keys.forget_data_key(data_key_id),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(contention(&op.path))
+}
+
+/// Hides versions; repeating it changes nothing.
+///
+/// # Errors
+/// `NotFound` and the version errors.
+pub async fn delete(
+    vault: &UnsealedVault,
+    permit: &Permit<DeleteVersions>,
+    op: &DeleteVersions,
+) -> Result<Vec<VersionMeta>, VaultError> {
+    let now = vault.clock.now();
+    change(vault, permit.intent(), &op.path, |meta| meta.delete(&op.versions, now)).await.map(|(_, changed)| changed)
+}
+
+/// Brings deleted versions back.
+///
+/// # Errors
+/// `NotFound` and the version errors.
+pub async fn undelete(
+    vault: &UnsealedVault,
+    permit: &Permit<UndeleteVersions>,
+    op: &UndeleteVersions,
+) -> Result<Vec<VersionMeta>, VaultError> {
+    change(vault, permit.intent(), &op.path, |meta| meta.undelete(&op.versions)).await.map(|(_, changed)| changed)
+}
+
+/// Removes the wrapped data keys and ciphertexts of versions from the store, its log and its files.
+///
+/// # Errors
+/// `NotFound` and the version errors.
+pub async fn destroy(
+    vault: &UnsealedVault,
+    permit: &Permit<DestroyVersions>,
+    op: &DestroyVersions,
+) -> Result<Vec<VersionMeta>, VaultError> {
+    let now = vault.clock.now();
+    let (id, changed) = change(vault, permit.intent(), &op.path, |meta| meta.destroy(&op.versions, now)).await?;
+    for version in &changed {
+        vault.keys.forget_data_key(version.data_key);
+        vault.storage.purge(Keyspace::DataKeys, &keyspace::data_key(version.data_key.as_bytes())).await?;
+        vault.storage.purge(Keyspace::Secrets, &keyspace::secret(id.as_bytes(), version.version)).await?;
+    }
+    Ok(changed)
+}
+
+/// One change of the version list. Keys and ciphertexts of versions that it destroyed leave in the same batch.
+async fn change(
+    vault: &UnsealedVault,
+    intent: Option<u64>,
+    path: &SecretPath,
+    apply: impl Fn(&mut SecretMeta) -> Result<Vec<VersionMeta>, VersionError>,
+) -> Result<(RecordId, Vec<VersionMeta>), VaultError> {
+    for _ in 0..TRIES {
+        let snapshot = vault.storage.snapshot().await?;
+        let (id, meta, revision) = load(vault, snapshot.as_ref(), path).await?;
+        let mut meta = (*meta).clone();
+        let changed = apply(&mut meta)?;
+        let at = keyspace::secret_meta(id.as_bytes());
+        let mut batch = Batch::new();
+        for version in changed.iter().filter(|version| matches!(version.state, VersionState::Destroyed { .. })) {
+            batch.delete(Keyspace::DataKeys, keyspace::data_key(version.data_key.as_bytes()));
+            batch.delete(Keyspace::Secrets, keyspace::secret(id.as_bytes(), version.version));
+        }
+        batch.require(Keyspace::SecretMeta, at.clone(), Precondition::Revision(revision));
+        batch.put(Keyspace::SecretMeta, at.clone(), seal_meta(vault, &at, &meta)?);
+        match vault.commit(intent, batch).await {
+            Ok(_) => return Ok((id, changed)),
+            Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(contention(path))
+}
+
+fn seal_meta(vault: &UnsealedVault, at: &[u8], meta: &SecretMeta) -> Result<Vec<u8>, VaultError> {
+    let plain = records::encode(meta).map_err(|_| corrupt(Keyspace::SecretMeta, at))?;
+    vault.keys.seal_record(Keyspace::SecretMeta, at, &plain)
+}
+
+fn contention(path: &SecretPath) -> VaultError {
+    VaultError::Contention { what: format!("secret {path}") }
+}

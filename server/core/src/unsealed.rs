@@ -1,0 +1,136 @@
+//! An open vault: what exists only between unsealing and sealing. Methods that need keys exist only here.
+
+mod intents;
+mod refusals;
+pub(crate) mod upkeep;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use keystead_audit::AuditLog;
+use keystead_domain::id::RecordId;
+use keystead_domain::path::SecretPath;
+use keystead_domain::policy::{AccessContext, AccessRequest, Action, Decision, Policies, Resource};
+use keystead_domain::secret_version::SecretMeta;
+use keystead_storage::{Batch, Keyspace, Revision, Storage, keyspace};
+use quick_cache::sync::Cache;
+
+use self::intents::Intents;
+use self::refusals::Refusals;
+use crate::audit_trail::ReadDurability;
+use crate::audit_trail::sealer::{AuditOpener, AuditSealer};
+use crate::auth::PrincipalCache;
+use crate::clock::Clock;
+use crate::error::VaultError;
+use crate::keys::Keys;
+use crate::request::{Caller, Peer, RequestContext};
+
+/// Paths whose ids are kept at hand.
+const PATHS_KEPT: usize = 65_536;
+/// Secrets whose version lists are kept at hand.
+const METAS_KEPT: usize = 65_536;
+
+/// The open vault.
+pub struct UnsealedVault {
+    pub(crate) keys: Keys,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) audit: Arc<AuditLog>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) read_durability: ReadDurability,
+    pub(crate) policies: ArcSwap<Policies>,
+    /// One writer of policies at a time: each compiles the whole set.
+    pub(crate) policy_writes: tokio::sync::Mutex<()>,
+    pub(crate) path_ids: Cache<SecretPath, RecordId>,
+    pub(crate) metas: Cache<RecordId, (Revision, Arc<SecretMeta>)>,
+    pub(crate) principals: PrincipalCache,
+    pub(crate) refusals: Refusals,
+    pub(crate) opener: Arc<AuditOpener>,
+    sealer: ArcSwap<AuditSealer>,
+    intents: Intents,
+    /// Where the audit log stood when the vault opened: intents before it are of an earlier run.
+    pub(crate) opened_at: u64,
+}
+
+/// What an [`UnsealedVault`] is made of.
+pub(crate) struct Parts {
+    pub(crate) keys: Keys,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) audit: Arc<AuditLog>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) read_durability: ReadDurability,
+    pub(crate) policies: Policies,
+    pub(crate) opener: Arc<AuditOpener>,
+    pub(crate) sealer: AuditSealer,
+}
+
+impl UnsealedVault {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            opened_at: parts.audit.head().size,
+            keys: parts.keys,
+            storage: parts.storage,
+            audit: parts.audit,
+            clock: parts.clock,
+            read_durability: parts.read_durability,
+            policies: ArcSwap::from_pointee(parts.policies),
+            policy_writes: tokio::sync::Mutex::new(()),
+            path_ids: Cache::new(PATHS_KEPT),
+            metas: Cache::new(METAS_KEPT),
+            principals: PrincipalCache::default(),
+            refusals: Refusals::default(),
+            opener: parts.opener,
+            sealer: ArcSwap::from_pointee(parts.sealer),
+            intents: Intents::default(),
+        }
+    }
+
+    /// The sealer of audit bodies for today.
+    pub(crate) fn sealer(&self) -> Arc<AuditSealer> {
+        self.sealer.load_full()
+    }
+
+    pub(crate) fn decide(&self, ctx: &RequestContext, caller: &Caller, action: Action, resource: &Resource) -> Decision {
+        let context = AccessContext {
+            method: caller.method(),
+            now: self.clock.now(),
+            peer: match ctx.peer {
+                Peer::Remote(address) => Some(address),
+                Peer::Local { .. } => None,
+            },
+            on_behalf_of: None,
+            mfa_age_secs: None,
+        };
+        self.policies.load().decide(&AccessRequest {
+            principal: caller.principal(),
+            groups: caller.groups(),
+            action,
+            resource,
+            context: &context,
+        })
+    }
+
+    /// Commits a change: its intent's marker goes with it, markers of settled intents leave.
+    pub(crate) async fn commit(&self, intent: Option<u64>, mut batch: Batch) -> Result<Revision, VaultError> {
+        if let Some(intent) = intent {
+            batch.put(Keyspace::Intents, keyspace::intent(intent), Vec::new());
+        }
+        let settled = self.intents.take_settled();
+        for intent in &settled {
+            batch.delete(Keyspace::Intents, keyspace::intent(*intent));
+        }
+        let result = self.storage.commit(batch).await;
+        if result.is_err() {
+            self.intents.put_back(settled);
+        }
+        Ok(result?)
+    }
+
+    pub(crate) fn intent_begun(&self, intent: u64) {
+        self.intents.begun(intent);
+    }
+
+    /// The outcome of an intent is durable.
+    pub(crate) fn intent_settled(&self, intent: u64) {
+        self.intents.settled(intent);
+    }
+}

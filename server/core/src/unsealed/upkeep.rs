@@ -1,0 +1,149 @@
+//! What an open vault does by itself: a new audit key each day, day keys for the sinks, and outcomes that a crash left
+//! out.
+
+use std::collections::BTreeMap;
+
+use keystead_audit::{Body, BodyInput, Durability, EntryKind, UnixMillis as AuditMillis};
+use keystead_crypto::arena::LockedKey;
+use keystead_storage::{Batch, Keyspace, Precondition, Range, StorageError, keyspace};
+use std::sync::Arc;
+
+use super::UnsealedVault;
+use crate::audit_trail::sealer::{AuditSealer, day_of};
+use crate::error::VaultError;
+use crate::keys::{Keys, corrupt, rng};
+
+/// Entries looked at in one go after a crash.
+const ENTRIES_A_STEP: usize = 1024;
+
+impl UnsealedVault {
+    /// Called every few seconds while open.
+    ///
+    /// # Errors
+    /// Those of the store; the next call tries again.
+    pub async fn upkeep(&self) -> Result<(), VaultError> {
+        let today = day_of(self.clock.now());
+        if self.sealer().day() != today {
+            let key = day_key(&self.keys, self.storage.as_ref(), today, true).await?;
+            self.sealer.store(Arc::new(AuditSealer::start(today, &key)));
+            self.opener.add(today, key);
+        }
+        for day in self.opener.wanted() {
+            self.ensure_day(day).await?;
+        }
+        self.keep_low_water().await
+    }
+
+    /// Makes a day's audit key known to the opener.
+    pub(crate) async fn ensure_day(&self, day: u32) -> Result<(), VaultError> {
+        if self.opener.has(day) {
+            return Ok(());
+        }
+        match day_key(&self.keys, self.storage.as_ref(), day, false).await {
+            Ok(key) => self.opener.add(day, key),
+            // Retention dropped the key: its entries stay sealed for good.
+            Err(VaultError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Intents below this need no second look after a crash.
+    async fn keep_low_water(&self) -> Result<(), VaultError> {
+        let low = self.intents.low_water(self.audit.head().size);
+        let key = keyspace::meta_audit_low_water();
+        if let Some(stored) = self.storage.snapshot().await?.get(Keyspace::Meta, &key).await?
+            && stored.value.as_ref() == low.to_be_bytes()
+        {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.put(Keyspace::Meta, key, low.to_be_bytes().to_vec());
+        self.commit(None, batch).await.map(drop)
+    }
+
+    /// Writes the outcomes that a crash left out: a marker in the store says that the change took effect. Returns how
+    /// many there were.
+    ///
+    /// # Errors
+    /// Those of store and log.
+    pub async fn settle_after_crash(&self) -> Result<usize, VaultError> {
+        let until = self.opened_at;
+        let snapshot = self.storage.snapshot().await?;
+        let low = match snapshot.get(Keyspace::Meta, &keyspace::meta_audit_low_water()).await? {
+            Some(stored) => <[u8; 8]>::try_from(stored.value.as_ref())
+                .map(u64::from_be_bytes)
+                .map_err(|_| corrupt(Keyspace::Meta, &keyspace::meta_audit_low_water()))?,
+            None => 0,
+        };
+        let mut open = BTreeMap::new();
+        let mut next = low;
+        while next < until {
+            let entries = crate::audit_tail::read_opened(self, next, ENTRIES_A_STEP).await?;
+            let Some(last) = entries.last() else { break };
+            next = last.seq.saturating_add(1);
+            for entry in entries.into_iter().filter(|entry| entry.seq < until) {
+                match (entry.kind, entry.body) {
+                    (EntryKind::Intent, Some(body)) => drop(open.insert(entry.seq, body)),
+                    (EntryKind::Outcome, Some(Body { intent: Some(intent), .. })) => drop(open.remove(&intent)),
+                    _ => {}
+                }
+            }
+        }
+        let left = open.len();
+        for (intent, body) in open {
+            let done = snapshot.get(Keyspace::Intents, &keyspace::intent(intent)).await?.is_some();
+            self.record_derived(intent, body, done).await?;
+        }
+        let markers = snapshot.range(Keyspace::Intents, Range::prefix(Vec::new(), None), ENTRIES_A_STEP).await?;
+        for (key, _) in markers {
+            if let Some(intent) = keyspace::intent_in(&key)
+                && intent < until
+            {
+                self.intent_settled(intent);
+            }
+        }
+        Ok(left)
+    }
+
+    async fn record_derived(&self, intent: u64, body: Body, done: bool) -> Result<(), VaultError> {
+        let slot = self.audit.reserve_wait().await?;
+        let body = Body {
+            intent: Some(intent),
+            outcome: if done { "ok" } else { "NOT_DONE" }.into(),
+            detail: vec![("derived_after_crash".to_owned(), "true".to_owned())],
+            ..body
+        };
+        let now = AuditMillis(self.clock.now().0);
+        let input = BodyInput::Sealed(body, self.sealer() as Arc<_>);
+        slot.record(EntryKind::Outcome, now, input, Durability::Fsync).await.map_err(VaultError::Audit).map(drop)
+    }
+}
+
+/// A day's audit key, made if asked and not there.
+pub(crate) async fn day_key(
+    keys: &Keys,
+    storage: &dyn keystead_storage::Storage,
+    day: u32,
+    create: bool,
+) -> Result<LockedKey, VaultError> {
+    let at = keyspace::audit_key(day);
+    loop {
+        if let Some(stored) = storage.snapshot().await?.get(Keyspace::AuditKeys, &at).await? {
+            let plain = keys.open_record(Keyspace::AuditKeys, &at, &stored.value)?;
+            return LockedKey::from_slice(plain.expose()).ok_or_else(|| corrupt(Keyspace::AuditKeys, &at));
+        }
+        if !create {
+            return Err(VaultError::NotFound { what: format!("audit key of day {day}") });
+        }
+        let key = LockedKey::generate(&mut rng());
+        let mut batch = Batch::new();
+        batch.require(Keyspace::AuditKeys, at.clone(), Precondition::Absent);
+        batch.put(Keyspace::AuditKeys, at.clone(), keys.seal_record(Keyspace::AuditKeys, &at, key.expose())?);
+        match storage.commit(batch).await {
+            Ok(_) => return Ok(key),
+            Err(StorageError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The vault, sealed or not: the door to [`UnsealedVault`].
+//!
+//! Invariant: a request that needs keys holds an [`OpenVault`] while it runs; sealing lets nobody in any more, waits for
+//! those inside, and then wipes.
+
+use std::future::Future;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use keystead_audit::AuditLog;
+use keystead_crypto::ports::Hsm;
+use keystead_domain::CertificateMatcher;
+use keystead_storage::Storage;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::audit_trail::ReadDurability;
+use crate::audit_trail::sealer::AuditOpener;
+use crate::clock::Clock;
+use crate::error::VaultError;
+use crate::request::{Peer, RequestContext};
+use crate::seal::Ceremony;
+use crate::unsealed::UnsealedVault;
+
+/// What a vault is built from.
+pub struct VaultParts {
+    /// The store.
+    pub storage: Arc<dyn Storage>,
+    /// The HSM.
+    pub hsm: Arc<dyn Hsm>,
+    /// This node's audit log.
+    pub audit: Arc<AuditLog>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// How it behaves.
+    pub options: VaultOptions,
+}
+
+/// How a vault behaves.
+#[derive(Debug, Clone)]
+pub struct VaultOptions {
+    /// This node's name, in the origin of its audit log.
+    pub node: String,
+    /// How durable reads are recorded.
+    pub read_durability: ReadDurability,
+    /// A half-done unseal ceremony is dropped after this.
+    pub unseal_timeout: std::time::Duration,
+    /// Certificates that may init, cancel a ceremony and seal while policies are sealed.
+    pub operators: Vec<CertificateMatcher>,
+}
+
+/// A vault.
+pub struct Vault {
+    pub(crate) parts: VaultParts,
+    pub(crate) opener: Arc<AuditOpener>,
+    /// One ceremony step at a time.
+    pub(crate) ceremony: tokio::sync::Mutex<Option<Ceremony>>,
+    running: ArcSwapOption<Running>,
+    state: tokio::sync::watch::Sender<bool>,
+}
+
+struct Running {
+    vault: UnsealedVault,
+    inside: TaskTracker,
+}
+
+/// The open vault, held open for one request.
+pub struct OpenVault {
+    running: Arc<Running>,
+    token: TaskTrackerToken,
+}
+
+impl Vault {
+    /// A sealed vault.
+    pub fn new(parts: VaultParts) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            opener: Arc::default(),
+            ceremony: tokio::sync::Mutex::new(None),
+            running: ArcSwapOption::empty(),
+            state: tokio::sync::watch::Sender::new(false),
+        })
+    }
+
+    /// Holds the vault open.
+    ///
+    /// # Errors
+    /// `Sealed`.
+    pub fn unsealed(&self) -> Result<OpenVault, VaultError> {
+        let running = self.running.load_full().ok_or(VaultError::Sealed)?;
+        let token = running.inside.token();
+        // Sealing may have begun between the two lines above, and may not wait for this token.
+        match self.running.load().as_ref() {
+            Some(current) if Arc::ptr_eq(current, &running) => Ok(OpenVault { running, token }),
+            _ => Err(VaultError::Sealed),
+        }
+    }
+
+    /// Whether keys are open.
+    pub fn is_unsealed(&self) -> bool {
+        self.running.load().is_some()
+    }
+
+    /// Tells each change between sealed (`false`) and unsealed (`true`).
+    pub fn state_changes(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.state.subscribe()
+    }
+
+    /// The audit log of this node.
+    pub fn audit(&self) -> &Arc<AuditLog> {
+        &self.parts.audit
+    }
+
+    /// Opens audit bodies while the vault is unsealed.
+    pub fn audit_opener(&self) -> Arc<AuditOpener> {
+        Arc::clone(&self.opener)
+    }
+
+    /// Time.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.parts.clock
+    }
+
+    pub(crate) fn open(&self, vault: UnsealedVault) {
+        self.running.store(Some(Arc::new(Running { vault, inside: TaskTracker::new() })));
+        self.state.send_replace(true);
+    }
+
+    /// Lets nobody in any more. What is under way goes on.
+    pub(crate) fn shut(&self) -> Option<Shut> {
+        let shut = self.running.swap(None).map(|running| Shut { running });
+        self.state.send_replace(false);
+        shut
+    }
+
+    /// Whether a caller may act on a sealed vault.
+    pub(crate) fn check_operator(&self, ctx: &RequestContext, what: &'static str) -> Result<(), VaultError> {
+        let configured = ctx.certificate.as_ref().is_some_and(|certificate| {
+            certificate.not_after > self.parts.clock.now()
+                && certificate.identities.iter().any(|identity| self.parts.options.operators.contains(identity))
+        });
+        if configured || matches!(ctx.peer, Peer::Local { .. }) {
+            return Ok(());
+        }
+        Err(VaultError::OperatorOnly { what })
+    }
+}
+
+/// A vault that lets nobody in.
+pub(crate) struct Shut {
+    running: Arc<Running>,
+}
+
+impl Shut {
+    /// Waits for those inside; keys are wiped when the last of them is gone.
+    pub(crate) async fn drained(self) {
+        self.running.inside.close();
+        self.running.inside.wait().await;
+    }
+}
+
+impl OpenVault {
+    /// Runs a change to its end, even if the caller hangs up.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, VaultError>> + Send + 'static,
+    ) -> Result<T, VaultError> {
+        match self.running.inside.spawn(change).await {
+            Ok(result) => result,
+            // A panic in a change: its outcome is derived from the store at the next unseal.
+            Err(error) => {
+                tracing::error!(panicked = error.is_panic(), "a change ended without its outcome");
+                Err(VaultError::OutcomeUnrecorded(keystead_audit::AuditError::Closed))
+            }
+        }
+    }
+}
+
+impl Clone for OpenVault {
+    fn clone(&self) -> Self {
+        Self { running: Arc::clone(&self.running), token: self.token.clone() }
+    }
+}
+
+impl Deref for OpenVault {
+    type Target = UnsealedVault;
+
+    fn deref(&self) -> &UnsealedVault {
+        &self.running.vault
+    }
+}

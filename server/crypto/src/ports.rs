@@ -1,0 +1,195 @@
+//! The ports that a hardware security module fills. Invariant: what crosses them is public, or sealed under Q already,
+//! except the PIN at login and random bytes. Answers are checked by the caller: a module may lie.
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+
+use crate::secret::SecretBytes;
+
+/// Why a module did not do what was asked. No variant holds key material.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HsmError {
+    /// The module, its process or its token is not there now; asking again later may help.
+    #[error("the HSM is unavailable: {reason}")]
+    Unavailable {
+        /// What is missing, in words.
+        reason: String,
+    },
+    /// No answer within the deadline; the module's process was ended and starts anew.
+    #[error("the HSM did not answer within {millis} ms; its process is restarted")]
+    DeadlineExceeded {
+        /// The deadline in milliseconds.
+        millis: u64,
+    },
+    /// The token refused the PIN. A program never tries it again.
+    #[error("the token refused the PIN; it is not tried again by program, since tokens lock")]
+    PinRefused,
+    /// The token's PIN is locked.
+    #[error("the token's PIN is locked; unlock it with the vendor's tool")]
+    PinLocked,
+    /// Nobody is logged in.
+    #[error("not logged in to the token")]
+    NotLoggedIn,
+    /// A key or token by this name is not there, or not just once.
+    #[error("expected exactly one {what}, found {found}")]
+    NotUnique {
+        /// What was looked for.
+        what: String,
+        /// How many there are.
+        found: usize,
+    },
+    /// The module says that the ciphertext is not authentic.
+    #[error("the HSM refused a ciphertext as not authentic")]
+    NotAuthentic,
+    /// The module answered something that cannot be right.
+    #[error("the HSM answered wrongly: {what}")]
+    Lied {
+        /// Which check failed.
+        what: String,
+    },
+    /// The module cannot do this.
+    #[error("the HSM cannot do this: {what}")]
+    Unsupported {
+        /// What was asked.
+        what: String,
+    },
+    /// A configuration that does not fit the module: path, pin of its hash, token label, flags of a key.
+    #[error("the HSM configuration does not fit: {what}")]
+    Misconfigured {
+        /// What does not fit.
+        what: String,
+    },
+}
+
+/// A key inside the module, by purpose and version. Label and id on the token are derived from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HsmKey {
+    /// What it is for.
+    pub purpose: HsmKeyPurpose,
+    /// Counts from 1: the version of M, or the epoch of E.
+    pub version: u32,
+}
+
+impl HsmKey {
+    /// The key's label on the token: `keystead/<vault tag in hex>/<purpose>/<version>`.
+    pub fn label(&self, vault_tag: [u8; 8]) -> String {
+        let purpose = match self.purpose {
+            HsmKeyPurpose::Master => "master",
+            HsmKeyPurpose::Epoch => "epoch",
+            HsmKeyPurpose::Audit => "audit",
+        };
+        format!("keystead/{:016x}/{purpose}/{}", u64::from_be_bytes(vault_tag), self.version)
+    }
+
+    /// The key's id on the token: the first 16 bytes of the SHA-256 of its label.
+    pub fn id(&self, vault_tag: [u8; 8]) -> [u8; 16] {
+        let [id @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
+            <[u8; 32]>::from(Sha256::digest(self.label(vault_tag)));
+        id
+    }
+}
+
+/// What a key inside the module is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HsmKeyPurpose {
+    /// M: wraps data keys.
+    Master,
+    /// E: boxes Q, one a share epoch.
+    Epoch,
+    /// Signs seal headers and audit checkpoints.
+    Audit,
+}
+
+/// What the module wrapped, with all that is needed to open it again on the same token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HsmSealed {
+    /// The mechanism used, as in docs/storage-format.md: 1 = AES-GCM with the host's IV.
+    pub mechanism: u8,
+    /// The IV: 12 bytes for mechanism 1.
+    pub iv: Vec<u8>,
+    /// Ciphertext followed by the 16-byte tag.
+    pub ciphertext: Vec<u8>,
+}
+
+/// The signature algorithms of a [`Signer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignatureAlgorithm {
+    /// Ed25519 (RFC 8032), 32-byte public key, 64-byte signature.
+    Ed25519,
+    /// ECDSA P-256 with SHA-256, SEC1 uncompressed public key (65 bytes), raw r‖s signature (64 bytes).
+    EcdsaP256,
+}
+
+/// A public key with its algorithm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyingKey {
+    /// The algorithm.
+    pub algorithm: SignatureAlgorithm,
+    /// The key's bytes, as the algorithm says.
+    pub bytes: Vec<u8>,
+}
+
+/// Logging in, and making the keys of a new vault.
+#[async_trait]
+pub trait HsmLogin: Send + Sync {
+    /// Logs in with the PIN and runs the live self-test. Once refused, the same PIN is not sent again.
+    async fn login(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError>;
+    /// Logs out, forgets the PIN and ends the module's process.
+    async fn logout(&self);
+    /// Makes a key, non-extractable, and reads its flags back. Refused if one by this name exists.
+    async fn create_key(&self, vault_tag: [u8; 8], key: HsmKey) -> Result<(), HsmError>;
+    /// Destroys a key; absent is success.
+    async fn destroy_key(&self, vault_tag: [u8; 8], key: HsmKey) -> Result<(), HsmError>;
+    /// Binds this connection to the keys of one vault (its id's first 8 bytes), after checking their flags.
+    async fn bind(&self, vault_tag: [u8; 8], keys: &[HsmKey]) -> Result<(), HsmError>;
+}
+
+/// Which token answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenInfo {
+    /// The token's serial, trimmed.
+    pub serial: String,
+    /// The token's label, trimmed.
+    pub label: String,
+    /// Its maker and model.
+    pub model: String,
+}
+
+/// Encrypts and decrypts small blobs under M or E. At most 4 KiB.
+#[async_trait]
+pub trait KeyWrapper: Send + Sync {
+    /// Seals `plaintext` under `key`, bound to `aad`.
+    async fn wrap(&self, key: HsmKey, aad: &[u8], plaintext: &[u8]) -> Result<HsmSealed, HsmError>;
+    /// Opens what `wrap` made.
+    async fn unwrap(&self, key: HsmKey, aad: &[u8], sealed: &HsmSealed) -> Result<Vec<u8>, HsmError>;
+}
+
+/// Signs with the audit key.
+#[async_trait]
+pub trait Signer: Send + Sync {
+    /// The public half.
+    async fn verifying_key(&self) -> Result<VerifyingKey, HsmError>;
+    /// Signs a message. The caller verifies the answer.
+    async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, HsmError>;
+}
+
+/// Keeps one small value in the token: at most 1 KiB.
+#[async_trait]
+pub trait Anchor: Send + Sync {
+    /// Stores the value under the next counter: create new, then destroy old.
+    async fn store(&self, counter: u64, value: &[u8]) -> Result<(), HsmError>;
+    /// The value with the highest counter.
+    async fn load(&self) -> Result<Option<(u64, Vec<u8>)>, HsmError>;
+}
+
+/// Random bytes from the module: at most 1 KiB a call, checked for constant output.
+#[async_trait]
+pub trait Entropy: Send + Sync {
+    /// Draws bytes.
+    async fn random(&self, bytes: usize) -> Result<SecretBytes, HsmError>;
+}
+
+/// A whole module: every port and the login.
+pub trait Hsm: HsmLogin + KeyWrapper + Signer + Anchor + Entropy {}
+
+impl<T: HsmLogin + KeyWrapper + Signer + Anchor + Entropy> Hsm for T {}

@@ -1,0 +1,217 @@
+//! What a caller can want to do: one value an operation, with the word policies use for it.
+//!
+//! Invariant: this table and `schema.cedarschema` say the same (a test compares them). `system:init` is the
+//! one action no policy can grant: an uninitialized vault has no policies, an initialized one no need of it.
+
+use std::fmt;
+
+use super::resource::ResourceKind;
+
+/// The groups of actions a policy can name at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActionGroup {
+    /// Reading and listing secrets and the definitions of roles.
+    Read,
+    /// Writing, deleting and undeleting secrets.
+    Write,
+    /// Destroying secrets and running the vault.
+    Admin,
+}
+
+impl ActionGroup {
+    /// The word policies use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, $kind:ident, $group:expr;)*) => {
+        /// What a caller wants to do.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Action {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Action {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The word policies, requests and audit entries use.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// What kind of resource it is done to.
+            pub const fn resource_kind(self) -> ResourceKind {
+                match self { $(Self::$name => ResourceKind::$kind,)* }
+            }
+
+            /// The group a policy can name it by, if any.
+            pub const fn group(self) -> Option<ActionGroup> {
+                match self { $(Self::$name => $group,)* }
+            }
+        }
+    };
+}
+
+const READ: Option<ActionGroup> = Some(ActionGroup::Read);
+const WRITE: Option<ActionGroup> = Some(ActionGroup::Write);
+const ADMIN: Option<ActionGroup> = Some(ActionGroup::Admin);
+
+actions! {
+    /// Read a version of a secret.
+    SecretsRead = "secrets:read", Secret, READ;
+    /// Write a new version.
+    SecretsWrite = "secrets:write", Secret, WRITE;
+    /// List what is in a folder.
+    SecretsList = "secrets:list", Folder, READ;
+    /// See the versions of a secret without their values.
+    SecretsHistory = "secrets:history", Secret, READ;
+    /// Hide versions.
+    SecretsDelete = "secrets:delete", Secret, WRITE;
+    /// Show hidden versions again.
+    SecretsUndelete = "secrets:undelete", Secret, WRITE;
+    /// Destroy versions for good.
+    SecretsDestroy = "secrets:destroy", Secret, ADMIN;
+    /// Read a role's definition.
+    RolesRead = "roles:read", Role, READ;
+    /// Define a role.
+    RolesWrite = "roles:write", Role, ADMIN;
+    /// Delete a role.
+    RolesDelete = "roles:delete", Role, ADMIN;
+    /// List roles.
+    RolesList = "roles:list", System, ADMIN;
+    /// Issue a credential from a role.
+    RolesIssue = "roles:issue", Role, None;
+    /// Read a target's settings, never its login.
+    TargetsRead = "targets:read", Target, ADMIN;
+    /// Add or change a target.
+    TargetsWrite = "targets:write", Target, ADMIN;
+    /// Delete a target.
+    TargetsDelete = "targets:delete", Target, ADMIN;
+    /// List targets.
+    TargetsList = "targets:list", System, ADMIN;
+    /// Renew a lease.
+    LeasesRenew = "leases:renew", Lease, None;
+    /// Revoke a lease.
+    LeasesRevoke = "leases:revoke", Lease, ADMIN;
+    /// List leases.
+    LeasesList = "leases:list", System, ADMIN;
+    /// Read the record of a principal.
+    PrincipalsRead = "principals:read", Principal, ADMIN;
+    /// Register or change a principal.
+    PrincipalsWrite = "principals:write", Principal, ADMIN;
+    /// Delete a principal.
+    PrincipalsDelete = "principals:delete", Principal, ADMIN;
+    /// List principals.
+    PrincipalsList = "principals:list", System, ADMIN;
+    /// End one's own session.
+    SessionsRevokeSelf = "sessions:revoke-self", Principal, None;
+    /// Read a policy.
+    PoliciesRead = "policies:read", Policy, ADMIN;
+    /// Write a policy.
+    PoliciesWrite = "policies:write", Policy, ADMIN;
+    /// Delete a policy.
+    PoliciesDelete = "policies:delete", Policy, ADMIN;
+    /// List policies.
+    PoliciesList = "policies:list", System, ADMIN;
+    /// Ask what the policies say about any caller.
+    PoliciesExplain = "policies:explain", System, ADMIN;
+    /// Read the audit log.
+    AuditRead = "audit:read", Audit, ADMIN;
+    /// Seal the vault.
+    SystemSeal = "system:seal", System, ADMIN;
+    /// Initialize the vault. No policy can grant it.
+    SystemInit = "system:init", System, None;
+}
+
+/// A word that names no action.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("action: '{}' is not one of the actions", .word.escape_default())]
+pub struct UnknownAction {
+    /// The word.
+    pub word: String,
+}
+
+impl Action {
+    /// Reads the word.
+    pub fn parse(word: &str) -> Result<Self, UnknownAction> {
+        let found = Self::ALL.iter().find(|action| action.as_str() == word);
+        found.copied().ok_or_else(|| UnknownAction { word: word.to_owned() })
+    }
+
+    /// Whether a policy can speak about it at all.
+    pub const fn is_for_policies(self) -> bool {
+        !matches!(self, Self::SystemInit)
+    }
+
+    pub(super) fn index(self) -> usize {
+        #[expect(clippy::as_conversions, reason = "the discriminant of a fieldless enum has no other door")]
+        usize::from(self as u8)
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A set of actions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ActionSet(u64);
+
+const _: () = assert!(Action::ALL.len() <= 64, "an ActionSet has 64 bits");
+
+impl ActionSet {
+    pub(super) const EMPTY: Self = Self(0);
+    pub(super) const ALL: Self = Self(u64::MAX);
+
+    pub(super) fn with(self, action: Action) -> Self {
+        Self(self.0 | 1 << action.index())
+    }
+
+    pub(super) fn contains(self, action: Action) -> bool {
+        self.0 & (1 << action.index()) != 0
+    }
+
+    /// The action of this name, or all that are in the group of this name; empty if there is neither.
+    pub(super) fn named(self, word: &str) -> Self {
+        let named = |action: &&Action| {
+            action.as_str() == word || action.group().is_some_and(|group| group.as_str() == word)
+        };
+        Action::ALL.iter().filter(named).fold(self, |set, action| set.with(*action))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_actions_are_one_to_one() {
+        for (index, action) in Action::ALL.iter().enumerate() {
+            assert_eq!(Action::parse(action.as_str()), Ok(*action));
+            assert_eq!(action.index(), index);
+        }
+        for wrong in ["", "secrets", "Secrets:read", "secrets:read ", "secrets:*", "read"] {
+            assert!(Action::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn no_group_includes_issuing_a_credential() {
+        for word in ["read", "write", "admin"] {
+            assert!(!ActionSet::EMPTY.named(word).contains(Action::RolesIssue));
+        }
+        assert!(ActionSet::EMPTY.named("read").contains(Action::SecretsRead));
+        assert!(!ActionSet::EMPTY.named("admin").contains(Action::SecretsRead));
+        assert_eq!(ActionSet::EMPTY.named("no-such-action"), ActionSet::EMPTY);
+    }
+}

@@ -1,0 +1,204 @@
+//! Tests of the configuration as its writer meets it: presets, overrides, refusals, documentation.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::{Config, ConfigError, LogFormat, ReadDurability, keys};
+use crate::env::{Environment, OVERRIDE_PREFIX};
+use crate::tls::San;
+
+const MINIMAL: &str = r#"
+[server]
+data_dir = "/var/lib/keystead"
+[tls]
+cert_file = "server.pem"
+key_file = "/keys/server.key"
+client_ca_file = "ca.pem"
+[hsm]
+module = "/usr/lib/softhsm/libsofthsm2.so"
+token_label = "vault"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("/etc/keystead/keystead.toml"), text, &Environment::default())
+}
+
+fn with_override(name: &str, value: &str) -> Result<Config, ConfigError> {
+    let name = OsString::from(format!("{OVERRIDE_PREFIX}{name}"));
+    let environment = Environment::from_variables([(name, OsString::from(value))]);
+    Config::parse(Path::new("/etc/keystead/keystead.toml"), MINIMAL, &environment)
+}
+
+fn refusal(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn minimal_file_takes_the_presets() {
+    let config = parse(MINIMAL).unwrap();
+    assert_eq!(config.server.listen, "127.0.0.1:8200".parse().unwrap());
+    assert_eq!(config.server.unix_socket, Path::new("/var/lib/keystead/keystead.sock"));
+    assert_eq!(config.tls.cert_file, Path::new("/etc/keystead/server.pem"));
+    assert_eq!(config.audit.dir, Path::new("/var/lib/keystead/audit"));
+    assert_eq!(config.audit.durability, ReadDurability::Fsync);
+    assert_eq!(config.hsm.sessions, 4);
+    assert_eq!(config.metrics.listen, None);
+    assert!(config.operators.is_empty());
+}
+
+#[test]
+fn everything_can_be_set() {
+    let text = format!(
+        "{MINIMAL}module_sha256 = \"{}\"\nsessions = 0x8\n[hsm.env]\nSOFTHSM2_CONF = \"/c\"\n\
+         [[operators]]\nname = \"ann\"\nspiffe = \"spiffe://a.org/operator/ann\"\n\
+         [[operators]]\nname = \"bob\"\nemail = \"bob@a.org\"\n\
+         [audit]\ndurability = \"os\"\njson_file = \"audit.json\"\nreserve_mib = 2\n\
+         [metrics]\nlisten = \"[::1]:0\"\n[log]\nformat = \"json\"\nlevel = \"debug\"\n",
+        "ab".repeat(32)
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.hsm.module_sha256, Some([0xab; 32]));
+    assert_eq!(config.hsm.sessions, 8);
+    assert_eq!(config.hsm.env, [("SOFTHSM2_CONF".to_owned(), "/c".to_owned())]);
+    assert_eq!(config.operators[1].san, San::Email("bob@a.org".into()));
+    assert_eq!(config.audit.durability, ReadDurability::Os);
+    assert_eq!(config.audit.reserve_bytes, 2 << 20);
+    assert_eq!(config.audit.json_file.as_deref(), Some(Path::new("/etc/keystead/audit.json")));
+    assert_eq!((config.log.level, config.log.format), (tracing::Level::DEBUG, LogFormat::Json));
+}
+
+#[test]
+fn errors_name_place_key_and_what_is_allowed() {
+    let at = |extra: &str| refusal(&format!("{MINIMAL}{extra}"));
+    let cases = [
+        ("[log]\nlevl = \"info\"", ":12:1: unknown key `log.levl`; allowed there: level, format"),
+        ("[lag]\nlevel = 1", ":11:2: unknown section `lag`; allowed: server, tls,"),
+        (
+            "[log]\nlevel = \"loud\"",
+            ":12:9: the value of `log.level` is not allowed; allowed: one of error, warn",
+        ),
+        ("[log]\nlevel = 3", ":12:9: `log.level` is an integer; allowed: one of"),
+        ("sessions = \"4\"", ":11:12: `hsm.sessions` is a string; allowed: a whole number from 1 to 64"),
+        ("sessions = 65", ":11:12: the value of `hsm.sessions` is not allowed"),
+        ("sessions = -1", ":11:12: the value of `hsm.sessions` is not allowed"),
+        ("module_sha256 = \"AB\"", "64 lower-case hexadecimal digits"),
+        ("[metrics]\nlisten = \"0.0.0.0:9\"", "a loopback address with a port"),
+        ("[audit]\ndir = \"\"", "a path that is not empty"),
+        ("[hsm]\nmodule = \"x\"", ":11:"),
+        ("[operators]\nname = \"a\"", "`operators` is a table; allowed: tables headed [[operators]]"),
+        ("[[operators]]\ndns = \"a\"", "`operators.name` is missing"),
+        ("[[operators]]\nname = \"a\"", "operator `a` needs exactly one of"),
+        ("[[operators]]\nname = \"a\"\ndns = \"a\"\nemail = \"a@b\"", "operator `a` needs exactly one of"),
+        ("[[operators]]\nname = \"a\"\ndns = \"*.b\"", "`operators.dns` is not allowed"),
+        (
+            "[[operators]]\nname = \"a\"\ndns = \"a\"\n[[operators]]\nname = \"a\"\ndns = \"b\"",
+            "`a` stands here a second time",
+        ),
+        ("[log]\nlevel = ", ":12:"),
+    ];
+    for (extra, expected) in cases {
+        let refusal = at(extra);
+        assert!(refusal.contains(expected), "{extra:?} gave {refusal:?}");
+        assert!(refusal.starts_with("/etc/keystead/keystead.toml"), "{refusal}");
+    }
+    // Dotted keys and a table within: `hsm` cannot be headed a second time, so these stand alone.
+    assert!(refusal("log = 3").contains(":1:7: `log` is an integer; allowed: a table headed [log]"));
+    assert!(refusal("tls.crl_files = [1]").contains("a list of paths"));
+    assert!(refusal("hsm.env = { A = 1 }").contains("a table of names and texts"));
+    assert!(refusal("server.data_dir = \"/d\"").contains("`tls.cert_file` is missing; it takes a path"));
+}
+
+#[test]
+fn no_error_holds_a_value() {
+    for text in
+        ["[log]\nlevel = \"canary\"", "[hsm]\nmodule_sha256 = \"canary\"", "[server]\nnode = \"canary!\""]
+    {
+        assert!(!refusal(text).contains("canary"));
+    }
+    let refused = with_override("LOG__LEVEL", "canary").unwrap_err();
+    assert!(!refused.to_string().contains("canary"));
+}
+
+#[test]
+fn environment_overrides_one_key() {
+    let config = with_override("LIMITS__MAX_CONNECTIONS", "7").unwrap();
+    assert_eq!(config.limits.max_connections, 7);
+    let config = with_override("TLS__CRL_FILES", "a.crl,/b.crl").unwrap();
+    assert_eq!(config.tls.crl_files, [Path::new("/etc/keystead/a.crl"), Path::new("/b.crl")]);
+    let config = with_override("HSM__TOKEN_LABEL", "other").unwrap();
+    assert_eq!(config.hsm.token_label, "other");
+}
+
+#[test]
+fn override_of_nothing_is_an_error() {
+    for name in
+        ["LIMITS__MAX_CONECTIONS", "LIMITS", "OPERATORS__NAME", "HSM__ENV", "limits__max_connections", ""]
+    {
+        let refused = with_override(name, "7").unwrap_err().to_string();
+        assert!(refused.contains("overrides no key"), "{refused}");
+        assert!(refused.contains("KEYSTEAD_SERVER__LIMITS__MAX_CONNECTIONS"), "{refused}");
+    }
+    let refused = with_override("LIMITS__MAX_CONNECTIONS", "07").unwrap_err().to_string();
+    assert!(refused.contains("KEYSTEAD_SERVER__LIMITS__MAX_CONNECTIONS: the value of"), "{refused}");
+}
+
+#[test]
+fn missing_file_is_named() {
+    let refused = Config::load(Path::new("/nonexistent/k.toml"), &Environment::default()).unwrap_err();
+    assert!(refused.to_string().contains("/nonexistent/k.toml"));
+}
+
+#[test]
+fn presets_fit_their_own_keys() {
+    for key in keys::KEYS {
+        if let keys::Preset::Text(text) = key.preset {
+            assert!(key.kind.read(text).is_some(), "{}", key.full_name());
+        }
+    }
+}
+
+#[test]
+fn description_shows_all_but_the_environment_of_the_module() {
+    let text = format!("{MINIMAL}env = {{ SOFTHSM2_CONF = \"canary\" }}\n");
+    let described = parse(&text).unwrap().describe().to_string();
+    assert!(described.contains("hsm.env.SOFTHSM2_CONF = (set)\n"), "{described}");
+    assert!(!described.contains("canary"));
+    for key in keys::KEYS {
+        let shown = described.contains(&format!("{} = ", key.full_name()));
+        let optional = key.preset == keys::Preset::Absent || key.section == keys::OPERATORS;
+        assert!(shown || optional || key.name == "crl_files", "{}", key.full_name());
+    }
+}
+
+#[test]
+fn documentation_lists_exactly_the_keys() {
+    let text = include_str!("../../../docs/reference/configuration.md");
+    let documented: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key.to_owned()))
+        .collect();
+    let keys: BTreeSet<String> = keys::KEYS.iter().map(keys::Key::full_name).collect();
+    assert_eq!(documented, keys);
+    for key in keys::KEYS {
+        let row = format!("| `{}` | {} |", key.full_name(), preset_in_docs(key));
+        assert!(text.contains(&row), "no row begins with {row}");
+    }
+}
+
+fn preset_in_docs(key: &keys::Key) -> String {
+    match key.preset {
+        keys::Preset::Required => "required".into(),
+        keys::Preset::Absent => "none".into(),
+        keys::Preset::Text("") => "empty".into(),
+        keys::Preset::Text(text) => format!("`{text}`"),
+    }
+}
+
+#[test]
+fn example_in_the_documentation_is_accepted() {
+    let text = include_str!("../../../docs/reference/configuration.md");
+    let example = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let config = parse(example).unwrap();
+    assert_eq!(config.operators.len(), 2);
+}

@@ -1,0 +1,138 @@
+//! What every request passes before its handler: request id, deadline, span, credentials off the wire, panics kept
+//! in, counting. Invariant: no header of the caller's reaches a handler; what is needed of them is in extensions, and
+//! the token in a type that cannot be printed.
+//!
+//! Absent on purpose: authentication and authorization, which are the core's; boxed futures.
+
+mod body;
+mod future;
+mod metadata;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::status::status;
+use crate::listener::Peer;
+use crate::telemetry::ServerMetrics;
+
+pub use body::CountedBody;
+pub use future::FrontFuture;
+pub use metadata::PresentedToken;
+
+/// What is known of a request besides its message; in its extensions.
+#[derive(Debug, Clone)]
+pub struct RequestMeta {
+    /// The caller's id for it, or one made here: 1 to 64 of `[A-Za-z0-9._-]`. Also in the answer's `x-request-id`.
+    pub request_id: Arc<str>,
+    /// The W3C trace id, as 32 lower-case hexadecimal digits, if a well-formed `traceparent` came.
+    pub trace_id: Option<Arc<str>>,
+    /// When it arrived.
+    pub arrived: Instant,
+    /// When its time is up: the caller's `grpc-timeout`, at most the server's.
+    pub deadline: Instant,
+}
+
+/// Makes [`Front`]s.
+#[derive(Debug, Clone)]
+pub struct FrontLayer {
+    request_timeout: Duration,
+    metrics: Arc<ServerMetrics>,
+}
+
+impl FrontLayer {
+    /// A layer for `tonic::transport::Server::layer`. The timeout bounds every request until its first byte of answer.
+    pub fn new(request_timeout: Duration, metrics: Arc<ServerMetrics>) -> Self {
+        Self { request_timeout, metrics }
+    }
+}
+
+impl<S> Layer<S> for FrontLayer {
+    type Service = Front<S>;
+
+    fn layer(&self, inner: S) -> Front<S> {
+        Front { inner, layer: self.clone() }
+    }
+}
+
+/// A service behind the front.
+#[derive(Debug, Clone)]
+pub struct Front<S> {
+    inner: S,
+    layer: FrontLayer,
+}
+
+// The answer that the time is up must reach the caller before its own clock says so.
+const MARGIN: Duration = Duration::from_millis(5);
+
+impl<S, B, R> Service<Request<B>> for Front<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: http_body::Body + Default,
+{
+    type Response = Response<CountedBody<R>>;
+    type Error = S::Error;
+    type Future = FrontFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let arrived = Instant::now();
+        let method = self.layer.metrics.method(request.uri().path());
+        let count = body::Count::new(Arc::clone(method), arrived);
+        let taken = match metadata::take(request.headers_mut()) {
+            Ok(taken) => taken,
+            Err(refused) => return FrontFuture::refused(refused, count),
+        };
+        let request_id = match taken.request_id.or_else(fresh_id) {
+            Some(request_id) => request_id,
+            None => return FrontFuture::refused(no_random(), count),
+        };
+        let timeout = match taken.timeout {
+            Some(asked) => asked.saturating_sub(MARGIN.min(asked / 4)).min(self.layer.request_timeout),
+            None => self.layer.request_timeout,
+        };
+        let span = tracing::info_span!(
+            "request",
+            method = &*count.method().name,
+            request_id = &*request_id,
+            peer = tracing::field::Empty
+        );
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            span.record("peer", tracing::field::display(peer));
+        }
+        let deadline = arrived + timeout;
+        let extensions = request.extensions_mut();
+        extensions.insert(RequestMeta {
+            request_id: Arc::clone(&request_id),
+            trace_id: taken.trace_id,
+            arrived,
+            deadline,
+        });
+        if let Some(token) = taken.token {
+            extensions.insert(token);
+        }
+        let panics = self.layer.metrics.panics.clone();
+        let future = span.in_scope(|| self.inner.call(request));
+        FrontFuture::running(future, future::Frame { deadline, span, request_id, panics }, count)
+    }
+}
+
+fn fresh_id() -> Option<Arc<str>> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(data_encoding::HEXLOWER.encode(&bytes).into())
+}
+
+fn no_random() -> Status {
+    status(Code::Internal, "NO_RANDOM", "the system gave no random bytes")
+}

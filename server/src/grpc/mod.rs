@@ -1,0 +1,143 @@
+//! gRPC: one adapter a proto file. Invariant: an adapter converts, calls one use case, and converts back; it decides
+//! nothing. [`convert`] is the only place where wire and domain meet, [`status`] the only one where errors leave.
+
+pub mod audit;
+pub mod auth;
+pub mod convert;
+pub mod layers;
+pub mod policies;
+pub mod secrets;
+pub mod status;
+pub mod system;
+
+use std::sync::Arc;
+
+use keystead_core::error::VaultError;
+use keystead_core::request::{self, PresentedCertificate, RequestContext};
+use keystead_core::vault::{OpenVault, Vault};
+use keystead_crypto::token::Token;
+use keystead_domain::CertificateMatcher;
+use keystead_domain::id::RequestId;
+use keystead_domain::time::UnixMillis;
+use quick_cache::sync::Cache;
+use tonic::{Code, Request, Status};
+
+use self::layers::{PresentedToken, RequestMeta};
+use crate::listener::Peer;
+use crate::tls::{PeerIdentity, San, TlsReloader};
+
+/// Certificates whose identities are kept at hand.
+const CERTIFICATES_KEPT: usize = 4096;
+
+/// What every adapter holds.
+#[derive(Clone)]
+pub struct Api(Arc<Shared>);
+
+struct Shared {
+    vault: Arc<Vault>,
+    tls: Arc<TlsReloader>,
+    certificates: Cache<[u8; 32], Arc<PresentedCertificate>>,
+    warnings: Vec<String>,
+    memory_locked: bool,
+}
+
+impl Api {
+    /// The adapters of a vault. `warnings` are shown with its status.
+    pub fn new(vault: Arc<Vault>, tls: Arc<TlsReloader>, warnings: Vec<String>, memory_locked: bool) -> Self {
+        let certificates = Cache::new(CERTIFICATES_KEPT);
+        Self(Arc::new(Shared { vault, tls, certificates, warnings, memory_locked }))
+    }
+
+    fn vault(&self) -> &Arc<Vault> {
+        &self.0.vault
+    }
+
+    fn unsealed(&self) -> Result<OpenVault, Status> {
+        self.vault().unsealed().map_err(status::refuse)
+    }
+
+    /// Takes a request apart: its message, and who sent it as far as the edge knows.
+    fn open<T>(&self, request: Request<T>) -> Result<(RequestContext, T), Status> {
+        let (_, extensions, message) = request.into_parts();
+        let meta = extensions.get::<RequestMeta>().ok_or_else(misbuilt)?;
+        let peer = extensions.get::<Peer>().ok_or_else(misbuilt)?;
+        let token = match extensions.get::<PresentedToken>() {
+            Some(token) => {
+                let token = Token::parse(token.expose());
+                Some(Arc::new(token.map_err(|_| status::refuse(VaultError::Unauthenticated))?))
+            }
+            None => None,
+        };
+        let clock = self.vault().clock();
+        let (peer, certificate) = match peer {
+            Peer::Local { uid } => (request::Peer::Local { uid: *uid }, None),
+            Peer::Tls { identity, address } => {
+                let certificate = match identity {
+                    Some(identity) => Some(self.presented(identity, clock.now())?),
+                    None => None,
+                };
+                (request::Peer::Remote(address.ip()), certificate)
+            }
+        };
+        let request_id = RequestId::parse(&meta.request_id).map_err(|_| misbuilt())?;
+        let context = RequestContext {
+            request_id,
+            trace_id: meta.trace_id.as_deref().map(str::to_owned),
+            peer,
+            certificate,
+            token,
+            arrived: clock.monotonic(),
+        };
+        Ok((context, message))
+    }
+
+    /// Takes a batch apart: each item is a request of its own to the gate and the log.
+    fn open_many<T, I>(
+        &self,
+        request: Request<T>,
+        limit: usize,
+        items: impl FnOnce(T) -> Vec<I>,
+    ) -> Result<Vec<(RequestContext, I)>, Status> {
+        let (context, message) = self.open(request)?;
+        let items = items(message);
+        if items.is_empty() || items.len() > limit {
+            let rule = format!("1 to {limit} requests a batch, got {}", items.len());
+            return Err(status::refuse(convert::invalid("requests", rule)));
+        }
+        Ok(items.into_iter().map(|item| (context.again(), item)).collect())
+    }
+
+    /// The certificate of a connection, if it still counts: connections outlive certificates.
+    fn presented(&self, identity: &PeerIdentity, now: UnixMillis) -> Result<Arc<PresentedCertificate>, Status> {
+        self.0.tls.check(identity, now.0).map_err(|refused| {
+            tracing::info!(%refused, "a connection's certificate no longer counts");
+            status::refuse(VaultError::Unauthenticated)
+        })?;
+        if let Some(known) = self.0.certificates.get(identity.fingerprint()) {
+            return Ok(known);
+        }
+        let presented = Arc::new(PresentedCertificate {
+            identities: identity.sans().iter().filter_map(matcher).collect(),
+            fingerprint: *identity.fingerprint(),
+            ca_fingerprint: *identity.ca_fingerprint(),
+            not_after: UnixMillis(identity.not_after_ms()),
+        });
+        self.0.certificates.insert(*identity.fingerprint(), Arc::clone(&presented));
+        Ok(presented)
+    }
+}
+
+/// A SAN as policies and principals name it; one in another spelling identifies nobody.
+pub fn matcher(san: &San) -> Option<CertificateMatcher> {
+    match san {
+        San::SpiffeUri(uri) => CertificateMatcher::spiffe(uri),
+        San::Dns(name) => CertificateMatcher::dns(name),
+        San::Email(address) => CertificateMatcher::email(address),
+    }
+    .ok()
+}
+
+/// A request that did not pass the layers: a mistake in the wiring, refused.
+fn misbuilt() -> Status {
+    status::status(Code::Internal, "INTERNAL", "the request did not pass the server's layers")
+}

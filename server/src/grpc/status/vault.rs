@@ -1,0 +1,116 @@
+//! From a use case's error to the parts of a status. Invariant: a refusal says the same whether or not the thing exists;
+//! what went wrong inside is logged with its causes and answered without them.
+
+use std::error::Error;
+use std::time::Duration;
+
+use keystead_core::error::VaultError;
+use keystead_crypto::ports::HsmError;
+use keystead_domain::secret_version::VersionError;
+use keystead_storage::StorageError;
+use tonic::{Code, Status};
+
+use super::ErrorParts;
+
+/// When to come back after something is away for a moment.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The status of a use case's error.
+pub fn refuse(error: VaultError) -> Status {
+    let parts = ErrorParts::new(code(&error), error.reason(), error.to_string());
+    if matches!(parts.code, Code::Internal | Code::Unavailable | Code::DataLoss)
+        && !matches!(error, VaultError::Sealed)
+    {
+        tracing::warn!(reason = error.reason(), error = %chain(&error), "a request failed");
+    }
+    details(parts, &error).into_status()
+}
+
+fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
+    match error {
+        VaultError::Invalid { field, rule } => parts.field(*field, rule.clone()),
+        VaultError::Policy(error) => parts.field("policy.text", error.to_string()),
+        VaultError::Share(error) => parts.field("share", error.to_string()),
+        VaultError::Denied { reason_id } | VaultError::NeedsApproval { reason_id } => {
+            parts.with("reason_id", reason_id.clone())
+        }
+        VaultError::Sealed => parts.precondition("SEALED", "vault", "operators unseal it"),
+        VaultError::NotInitialized => {
+            parts.precondition("NOT_INITIALIZED", "vault", "an operator initializes it")
+        }
+        VaultError::Version(VersionError::Conflict { expected, current }) => {
+            parts.with("expected_version", expected.to_string()).with("current_version", current.to_string())
+        }
+        _ if parts.code == Code::Unavailable || parts.code == Code::ResourceExhausted => {
+            parts.retry_after(SOON)
+        }
+        _ => parts,
+    }
+}
+
+fn code(error: &VaultError) -> Code {
+    match error {
+        VaultError::NotInitialized
+        | VaultError::AlreadyUnsealed
+        | VaultError::Sealed
+        | VaultError::OtherToken { .. }
+        | VaultError::SealRecord { .. }
+        | VaultError::OtherCeremony { .. } => Code::FailedPrecondition,
+        VaultError::AlreadyInitialized { .. }
+        | VaultError::MatcherTaken { .. }
+        | VaultError::RequestIdReused { .. }
+        | VaultError::ShareEntered { .. } => Code::AlreadyExists,
+        VaultError::Unauthenticated => Code::Unauthenticated,
+        VaultError::Denied { .. } | VaultError::NeedsApproval { .. } | VaultError::OperatorOnly { .. } => {
+            Code::PermissionDenied
+        }
+        VaultError::NotFound { .. } => Code::NotFound,
+        VaultError::Version(error) => match error {
+            VersionError::Conflict { .. } => Code::Aborted,
+            VersionError::NoSuchVersion { .. } => Code::NotFound,
+            VersionError::Deleted { .. }
+            | VersionError::Destroyed { .. }
+            | VersionError::TooManyVersions { .. } => Code::FailedPrecondition,
+            _ => Code::InvalidArgument,
+        },
+        VaultError::Invalid { .. } | VaultError::Policy(_) | VaultError::Share(_) => Code::InvalidArgument,
+        VaultError::EtagMismatch { .. } | VaultError::Contention { .. } => Code::Aborted,
+        VaultError::Audit(_) | VaultError::AuditRefused(_) | VaultError::AuditUnreadable(_) => {
+            Code::Unavailable
+        }
+        VaultError::OutcomeUnrecorded(_) => Code::Unknown,
+        VaultError::Hsm(error) => match error {
+            HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn => {
+                Code::Unavailable
+            }
+            HsmError::PinRefused
+            | HsmError::PinLocked
+            | HsmError::Misconfigured { .. }
+            | HsmError::NotUnique { .. }
+            | HsmError::Unsupported { .. } => Code::FailedPrecondition,
+            HsmError::NotAuthentic | HsmError::Lied { .. } => Code::DataLoss,
+        },
+        VaultError::Storage(error) => match error {
+            StorageError::Conflict { .. } => Code::Aborted,
+            StorageError::Full { .. } => Code::ResourceExhausted,
+            StorageError::UnknownOutcome { .. } => Code::Unknown,
+            StorageError::Corrupt { .. } => Code::DataLoss,
+            StorageError::BatchTooLarge { .. } => Code::InvalidArgument,
+            _ => Code::Unavailable,
+        },
+        VaultError::CorruptRecord { .. } => Code::DataLoss,
+        _ => Code::Internal,
+    }
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

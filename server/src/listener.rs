@@ -1,0 +1,133 @@
+//! Where callers come in: TCP with TLS, and a Unix socket for local administration. Invariant: a connection that comes
+//! out has finished its handshake and carries who is at its other end; no peer can stop the accepting of others.
+//!
+//! Absent on purpose: the PROXY protocol and any trust in headers; a plain-text TCP port.
+
+mod accept;
+mod connection;
+mod unix;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Limits, ServerConfig};
+use crate::telemetry::ServerMetrics;
+use crate::tls::TlsReloader;
+use accept::{Acceptor, local, tcp};
+use unix::LocalSocket;
+
+pub use connection::{Connection, Peer};
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The TCP address cannot be bound.
+    #[error("cannot listen on {address} (server.listen)")]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The Unix socket cannot be made.
+    #[error("cannot listen on {} (server.unix_socket)", path.display())]
+    Unix {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another process listens on the Unix socket.
+    #[error("another server listens on {} (server.unix_socket)", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something that is not a socket has the path.
+    #[error("{} is not a socket (server.unix_socket); it is left alone", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// Bound sockets, before they accept.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    address: SocketAddr,
+    local: LocalSocket,
+}
+
+/// What [`tonic::transport::Server::serve_with_incoming_shutdown`] takes.
+pub type Incoming = ReceiverStream<io::Result<Connection>>;
+
+// Local administration must find a place when the network has taken every other.
+const LOCAL_CONNECTIONS: usize = 16;
+// Finished handshakes that wait for tonic to take them.
+const WAITING: usize = 64;
+
+impl Listener {
+    /// Binds both sockets. Port 0 takes a free one.
+    pub async fn bind(config: &ServerConfig) -> Result<Self, ListenError> {
+        let failed = |source| ListenError::Tcp { address: config.listen, source };
+        let tcp = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let address = tcp.local_addr().map_err(failed)?;
+        let local = LocalSocket::bind(&config.unix_socket).await?;
+        Ok(Self { tcp, address, local })
+    }
+
+    /// The TCP address that was bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts until `stop`; then the sockets are closed and the stream ends.
+    pub fn accept(
+        self,
+        limits: &Limits,
+        tls: Arc<TlsReloader>,
+        metrics: Arc<ServerMetrics>,
+        stop: CancellationToken,
+    ) -> Incoming {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let acceptor = Acceptor {
+            tls,
+            metrics,
+            handshakes: Arc::new(Semaphore::new(limits.handshake_concurrency)),
+            handshake_timeout: limits.handshake_timeout,
+            connections: Arc::new(Semaphore::new(limits.max_connections)),
+            sender: sender.clone(),
+            stop: stop.clone(),
+        };
+        let tasks = TaskTracker::new();
+        tasks.spawn(tcp(acceptor, self.tcp));
+        tasks.spawn(local(self.local, Arc::new(Semaphore::new(LOCAL_CONNECTIONS)), sender, stop));
+        ReceiverStream::new(receiver)
+    }
+}
+
+/// tonic's server with the limits set; layers and services are the caller's.
+pub fn transport(limits: &Limits) -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .http2_max_header_list_size(limits.max_header_bytes)
+        // A peer that resets streams faster than they are taken up loses its connection (CVE-2023-44487).
+        .http2_max_pending_accept_reset_streams(Some(20))
+        .http2_max_local_error_reset_streams(Some(64))
+        // A peer that is gone gives its place back within half a minute.
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+}

@@ -1,0 +1,114 @@
+//! `keystead-server`: arguments, logs, build, serve, exit code. No logic.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use keystead_core::clock::SystemClock;
+use keystead_server::config::Config;
+use keystead_server::env::Environment;
+use keystead_server::notify::{Notifier, Signals};
+use keystead_server::{Built, Server, dev, memory, telemetry};
+
+/// The Keystead secrets vault.
+#[derive(Parser)]
+#[command(name = "keystead-server", version, arg_required_else_help = true)]
+struct Arguments {
+    /// The configuration file (docs/reference/configuration.md).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A vault for trying out: SoftHSM, own certificates, unsealed, everything removed at the end.
+    #[arg(long, conflicts_with = "config")]
+    dev: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Checks the configuration file and prints what would be used.
+    CheckConfig {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// The process that runs the PKCS#11 module; started by the server.
+    #[command(hide = true)]
+    HsmWorker,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if matches!(arguments.command, Some(Command::HsmWorker)) {
+        return keystead_hsm::worker_main();
+    }
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "keystead-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let environment = Environment::from_process();
+    if let Some(Command::CheckConfig { config }) = &arguments.command {
+        let config = Config::load(config, &environment)?;
+        write!(std::io::stdout(), "{}", config.describe())?;
+        return Ok(());
+    }
+    let warnings = memory::harden().iter().map(ToString::to_string).collect();
+    let built = Built {
+        clock: Arc::new(SystemClock::new()),
+        hsm_worker: std::env::current_exe().context("this program's own path is unknown")?,
+        warnings,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match (&arguments.config, arguments.dev) {
+        (Some(path), _) => {
+            let config = Config::load(path, &environment)?;
+            runtime.block_on(serve(path, config, built, &environment))
+        }
+        (None, true) => runtime.block_on(dev::serve(built)),
+        (None, false) => anyhow::bail!("give --config FILE, or --dev to try it out"),
+    }
+}
+
+async fn serve(path: &Path, config: Config, built: Built, environment: &Environment) -> anyhow::Result<()> {
+    let log = telemetry::init(config.log)?;
+    telemetry::install_panic_hook();
+    for warning in &built.warnings {
+        tracing::warn!("{warning}");
+    }
+    let server = Server::build(config, built).await?;
+    let mut signals = Signals::register()?;
+    let notifier = Notifier::new(environment.notify_socket());
+    tracing::info!(address = %server.local_addr(), metrics = ?server.metrics_addr(), "listening; the vault is sealed");
+    notifier.ready();
+    let tls = server.tls();
+    let (path, again) = (path.to_owned(), environment.clone());
+    let stop = async move {
+        let why = signals
+            .until_stop(|| {
+                match tls.reload() {
+                    Ok(()) => tracing::info!("certificates reloaded"),
+                    Err(error) => tracing::error!(%error, "certificates not reloaded; the old ones stay"),
+                }
+                match Config::load(&path, &again) {
+                    Ok(config) => drop(log.set_level(config.log.level)),
+                    Err(error) => tracing::error!(%error, "log level not reloaded; the old one stays"),
+                }
+            })
+            .await;
+        tracing::info!(why, "draining, then sealing");
+        notifier.stopping();
+        why
+    };
+    server.serve(stop).await?;
+    tracing::info!("sealed and stopped");
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! What runs beside requests: upkeep of the open vault, and telling health checks and metrics of each change. Ends with
+//! the server; an open vault's own work ends when it seals.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keystead_core::vault::Vault;
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::telemetry::ServerMetrics;
+
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Services that need an open vault.
+const NEED_OPEN: [&str; 4] = [
+    "keystead.v1.SecretsService",
+    "keystead.v1.AuthService",
+    "keystead.v1.PoliciesService",
+    "keystead.v1.AuditService",
+];
+
+/// Runs until `stop`.
+pub(crate) async fn run(
+    vault: Arc<Vault>,
+    health: HealthReporter,
+    metrics: Arc<ServerMetrics>,
+    stop: CancellationToken,
+) {
+    let mut state = vault.state_changes();
+    let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
+    upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    health.set_service_status("keystead.v1.SystemService", ServingStatus::Serving).await;
+    health.set_service_status("", ServingStatus::Serving).await;
+    tell(&health, &metrics, false).await;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = state.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let open = *state.borrow_and_update();
+                tell(&health, &metrics, open).await;
+                if open {
+                    settle(&vault).await;
+                }
+            }
+            _ = upkeep.tick() => keep_up(&vault).await,
+        }
+    }
+}
+
+async fn tell(health: &HealthReporter, metrics: &ServerMetrics, open: bool) {
+    metrics.sealed.set(if open { 0.0 } else { 1.0 });
+    let status = if open { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in NEED_OPEN {
+        health.set_service_status(service, status).await;
+    }
+}
+
+async fn settle(vault: &Vault) {
+    let Ok(open) = vault.unsealed() else { return };
+    match open.settle_after_crash().await {
+        Ok(0) => {}
+        Ok(settled) => tracing::warn!(settled, "outcomes that a crash left out were derived and recorded"),
+        Err(error) => tracing::error!(%error, "outcomes that a crash left out could not be derived"),
+    }
+}
+
+async fn keep_up(vault: &Vault) {
+    let Ok(open) = vault.unsealed() else { return };
+    if let Err(error) = open.upkeep().await {
+        tracing::warn!(%error, "upkeep failed; it is tried again");
+    }
+}

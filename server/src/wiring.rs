@@ -1,0 +1,294 @@
+//! Chooses storage, HSM and sinks, builds the vault, and serves it. Invariant: what can fail at start fails before a socket
+//! is bound; the end drains, seals and wipes in this order.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keystead_audit::{AuditLog, InvalidNode, JsonSink, JsonSinkOptions, OpenError, OpenOptions, SinkError, WhileUnavailable};
+use keystead_core::audit_trail::ReadDurability as CoreDurability;
+use keystead_core::clock::Clock;
+use keystead_core::vault::{Vault, VaultOptions, VaultParts};
+use keystead_crypto::arena::arena;
+use keystead_crypto::ports::HsmError;
+use keystead_hsm::{HsmConfig, HsmHandle};
+use keystead_proto::FILE_DESCRIPTOR_SET;
+use keystead_proto::v1::audit_service_server::AuditServiceServer;
+use keystead_proto::v1::auth_service_server::AuthServiceServer;
+use keystead_proto::v1::policies_service_server::PoliciesServiceServer;
+use keystead_proto::v1::secrets_service_server::SecretsServiceServer;
+use keystead_proto::v1::system_service_server::SystemServiceServer;
+use keystead_storage::{Storage, StorageError};
+use keystead_storage_rocksdb::{Options as RocksOptions, RocksStorage};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ReadDurability};
+use crate::grpc::layers::FrontLayer;
+use crate::grpc::{self, Api};
+use crate::listener::{ListenError, Listener, transport};
+use crate::telemetry::{MetricsListener, ScrapeError, ServerMetrics, methods_of};
+use crate::tls::{TlsError, TlsReloader};
+use crate::{tasks, tls};
+
+/// Why a server does not start. The cause says which file or key it is.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificates.
+    #[error("the certificates cannot be used")]
+    Tls(#[from] TlsError),
+    /// A directory cannot be made or is open to others.
+    #[error("{} cannot be used as a private directory", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error("the store cannot be opened")]
+    Storage(#[from] StorageError),
+    /// The audit log.
+    #[error("the audit log cannot be opened")]
+    Audit(#[from] OpenError),
+    /// The node's name.
+    #[error("server.node is not a node name")]
+    Node(#[from] InvalidNode),
+    /// A sink.
+    #[error("the audit sink cannot be started")]
+    Sink(#[from] SinkError),
+    /// The HSM.
+    #[error("the HSM's process cannot be started")]
+    Hsm(#[from] HsmError),
+    /// A socket.
+    #[error("the server cannot listen")]
+    Listen(#[from] ListenError),
+    /// The metrics listener.
+    #[error("the metrics cannot be served")]
+    Metrics(#[from] ScrapeError),
+    /// The metrics themselves.
+    #[error("the metrics cannot be set up")]
+    MetricsSetup(#[from] metrics_exporter_prometheus::BuildError),
+    /// The descriptor set in the binary.
+    #[error("the descriptor set does not decode")]
+    Descriptors(#[from] prost::DecodeError),
+    /// Reflection.
+    #[error("reflection cannot be set up")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// Serving ended.
+    #[error("serving failed")]
+    Serve(#[from] tonic::transport::Error),
+    /// A task was ended.
+    #[error("a start-up task was ended")]
+    Ended(#[from] tokio::task::JoinError),
+}
+
+/// What a server is built with besides its configuration.
+pub struct Built {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The program that runs the PKCS#11 module, called with `hsm-worker`.
+    pub hsm_worker: PathBuf,
+    /// What an operator should know, shown with the status.
+    pub warnings: Vec<String>,
+}
+
+/// A server that is built and bound, but does not serve yet.
+pub struct Server {
+    config: Config,
+    vault: Arc<Vault>,
+    storage: Arc<dyn Storage>,
+    audit: Arc<AuditLog>,
+    sink: Option<JsonSink>,
+    tls: Arc<TlsReloader>,
+    metrics: Arc<ServerMetrics>,
+    metrics_listener: Option<MetricsListener>,
+    listener: Listener,
+    api: Api,
+}
+
+impl Server {
+    /// Opens everything that a configuration names.
+    ///
+    /// # Errors
+    /// `StartError`, naming what cannot be used.
+    pub async fn build(config: Config, built: Built) -> Result<Self, StartError> {
+        tls::install_provider();
+        let tls = Arc::new(TlsReloader::load(config.tls.clone())?);
+        private_dir(&config.server.data_dir)?;
+        private_dir(&config.audit.dir)?;
+        let store_dir = config.server.data_dir.join("store");
+        let open = move || RocksStorage::open(&store_dir, RocksOptions::default());
+        let storage: Arc<dyn Storage> = Arc::new(tokio::task::spawn_blocking(open).await??);
+        let audit = open_audit(&config).await?;
+        let hsm = HsmHandle::spawn(HsmConfig {
+            worker_exe: built.hsm_worker,
+            worker_args: vec!["hsm-worker".to_owned()],
+            module: config.hsm.module.clone(),
+            module_sha256: config.hsm.module_sha256,
+            token_label: config.hsm.token_label.clone(),
+            token_serial: None,
+            sessions: u8::try_from(config.hsm.sessions).unwrap_or(u8::MAX),
+            deadline: config.hsm.deadline,
+            env: config.hsm.env.clone(),
+        })?;
+        let vault = Vault::new(VaultParts {
+            storage: Arc::clone(&storage),
+            hsm: Arc::new(hsm),
+            audit: Arc::clone(&audit),
+            clock: built.clock,
+            options: VaultOptions {
+                node: config.server.node.clone(),
+                read_durability: match config.audit.durability {
+                    ReadDurability::Fsync => CoreDurability::Fsync,
+                    ReadDurability::Os => CoreDurability::Os,
+                },
+                unseal_timeout: config.seal.unseal_timeout,
+                operators: config.operators.iter().filter_map(|operator| grpc::matcher(&operator.san)).collect(),
+            },
+        });
+        let sink = start_sink(&config, &audit, &vault)?;
+        let methods = methods_of(FILE_DESCRIPTOR_SET)?;
+        let (metrics, metrics_listener) = match config.metrics.listen {
+            Some(address) => (ServerMetrics::new(methods)?, Some(MetricsListener::bind(address).await?)),
+            None => (ServerMetrics::off(methods), None),
+        };
+        let mut warnings = built.warnings;
+        let locked = arena().locked();
+        if !locked {
+            warnings.push("long-lived keys are not in locked memory (ulimit -l): they may reach swap".to_owned());
+        }
+        let api = Api::new(Arc::clone(&vault), Arc::clone(&tls), warnings, locked);
+        let listener = Listener::bind(&config.server).await?;
+        let metrics = Arc::new(metrics);
+        Ok(Self { config, vault, storage, audit, sink, tls, metrics, metrics_listener, listener, api })
+    }
+
+    /// The address that was bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr()
+    }
+
+    /// The address of the metrics, if they are on.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_listener.as_ref().map(MetricsListener::local_addr)
+    }
+
+    /// The vault behind the server.
+    pub fn vault(&self) -> Arc<Vault> {
+        Arc::clone(&self.vault)
+    }
+
+    /// Certificates, for reloading.
+    pub fn tls(&self) -> Arc<TlsReloader> {
+        Arc::clone(&self.tls)
+    }
+
+    /// Serves until `stop`, then drains for as long as the configuration says, seals and wipes.
+    ///
+    /// # Errors
+    /// When serving or closing fails.
+    pub async fn serve(self, stop: impl Future<Output = &'static str> + Send + 'static) -> Result<(), StartError> {
+        let cancel = CancellationToken::new();
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let background = tokio_util::task::TaskTracker::new();
+        background.spawn(tasks::run(Arc::clone(&self.vault), health, Arc::clone(&self.metrics), cancel.clone()));
+        if let Some(listener) = self.metrics_listener {
+            background.spawn(listener.serve(Arc::clone(&self.metrics), cancel.clone()));
+        }
+        let limits = &self.config.limits;
+        let (api, largest) = (self.api, limits.max_message_bytes);
+        let router = transport(limits)
+            .layer(FrontLayer::new(limits.request_timeout, Arc::clone(&self.metrics)))
+            .add_service(health_service)
+            .add_service(descriptors().build_v1()?)
+            .add_service(descriptors().build_v1alpha()?)
+            .add_service(SystemServiceServer::new(api.clone()).max_decoding_message_size(largest))
+            .add_service(SecretsServiceServer::new(api.clone()).max_decoding_message_size(largest))
+            .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(largest))
+            .add_service(PoliciesServiceServer::new(api.clone()).max_decoding_message_size(largest))
+            .add_service(AuditServiceServer::new(api).max_decoding_message_size(largest));
+        let incoming = self.listener.accept(limits, Arc::clone(&self.tls), Arc::clone(&self.metrics), cancel.clone());
+
+        let stopping = CancellationToken::new();
+        let told = stopping.clone();
+        let why = tokio::spawn(async move {
+            let why = stop.await;
+            told.cancel();
+            why
+        });
+        let drain = stopping.clone().cancelled_owned();
+        let mut serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, drain));
+        let ended = tokio::select! {
+            ended = &mut serving => Some(ended),
+            () = stopping.cancelled() => None,
+        };
+        cancel.cancel();
+        let served = match ended {
+            Some(ended) => ended?.map_err(StartError::from),
+            None => match tokio::time::timeout(limits.drain_timeout, &mut serving).await {
+                Ok(ended) => ended?.map_err(StartError::from),
+                Err(_) => {
+                    tracing::warn!("open requests did not end in time and are cut off");
+                    serving.abort();
+                    Ok(())
+                }
+            },
+        };
+        let why = if why.is_finished() { why.await? } else { "serving ended" };
+        if let Err(error) = self.vault.seal_by_itself(why).await {
+            tracing::error!(%error, "sealed, but the audit log could not record it");
+        }
+        background.close();
+        background.wait().await;
+        drop(self.sink);
+        self.storage.close().await?;
+        self.audit.close();
+        served
+    }
+}
+
+fn descriptors() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+async fn open_audit(config: &Config) -> Result<Arc<AuditLog>, StartError> {
+    let options = OpenOptions {
+        max_queue: config.audit.queue,
+        reserve_bytes: config.audit.reserve_bytes,
+        ..OpenOptions::new(&config.server.node)?
+    };
+    let dir = config.audit.dir.clone();
+    let log = tokio::task::spawn_blocking(move || AuditLog::open(&dir, options)).await??;
+    if let Some(torn) = log.torn_tail() {
+        tracing::warn!(?torn, "the audit log ended in an unfinished entry, which nobody was told of; it was cut off");
+    }
+    Ok(Arc::new(log))
+}
+
+fn start_sink(config: &Config, audit: &AuditLog, vault: &Vault) -> Result<Option<JsonSink>, StartError> {
+    let Some(path) = &config.audit.json_file else { return Ok(None) };
+    let sink = JsonSink::start(audit, JsonSinkOptions {
+        path: path.clone(),
+        cursor: config.audit.dir.join("json.cursor"),
+        opener: vault.audit_opener(),
+        while_unavailable: WhileUnavailable::Wait,
+    })?;
+    Ok(Some(sink))
+}
+
+/// Makes a directory that nobody else can enter, and refuses one that others can.
+fn private_dir(path: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = |source| StartError::Directory { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let loose = format!("its mode is {:o}; others can enter it: chmod 700", mode & 0o777);
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::PermissionDenied, loose)));
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! Making sure that a deleted or replaced value is in no file. Invariant: success is looked for on disk, not assumed: no table
+//! that could hold an older value of the key, and no log from before, is there any more when it returns.
+
+use std::collections::HashSet;
+use std::thread;
+use std::time::Duration;
+
+use keystead_storage::{Keyspace, StorageError};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, FlushOptions};
+
+use crate::directory;
+use crate::engine::Engine;
+use crate::failure;
+
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LOOKS: u32 = 2_000;
+
+/// Removes every earlier value of the key from tables and logs. Blocks.
+pub(crate) fn purge(engine: &Engine, keyspace: Keyspace, key: &[u8]) -> Result<(), StorageError> {
+    let db = engine.db();
+    let now = db.latest_sequence_number();
+    // Compaction keeps what a snapshot can still see.
+    wait("purging: a snapshot from before is still held", || {
+        let oldest = db.property_int_value("rocksdb.oldest-snapshot-sequence").map_err(failure::reading)?;
+        Ok(oldest.is_none_or(|oldest| oldest == 0 || oldest >= now))
+    })?;
+    let logs = directory::logs(engine.path()).map_err(|source| unreadable(engine, source))?;
+    flush(engine)?;
+    let tables = tables_over(engine, keyspace, key)?;
+    if !tables.is_empty() {
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        db.compact_range_cf_opt(engine.family(keyspace)?, Some(key), Some(key), &options);
+    }
+    wait("purging: an old file is still there", || {
+        let logs_left = directory::logs(engine.path()).map_err(|source| unreadable(engine, source))?;
+        let tables_left = tables.iter().any(|name| engine.path().join(name.trim_start_matches('/')).exists());
+        Ok(!tables_left && !logs_left.iter().any(|number| logs.contains(number)))
+    })
+}
+
+/// Moves what is only in the log into tables. Blocks.
+pub(crate) fn flush(engine: &Engine) -> Result<(), StorageError> {
+    engine.db().flush_cfs_opt(&engine.families(), &FlushOptions::default()).map_err(failure::maintaining)
+}
+
+/// The tables whose range of keys includes the key.
+fn tables_over(engine: &Engine, keyspace: Keyspace, key: &[u8]) -> Result<HashSet<String>, StorageError> {
+    let live = engine.db().live_files().map_err(failure::reading)?;
+    let over = live.into_iter().filter(|file| {
+        file.column_family_name == keyspace.name()
+            && file.start_key.as_deref().is_none_or(|start| start <= key)
+            && file.end_key.as_deref().is_none_or(|end| key <= end)
+    });
+    Ok(over.map(|file| file.name).collect())
+}
+
+fn wait(
+    while_doing: &'static str,
+    mut done: impl FnMut() -> Result<bool, StorageError>,
+) -> Result<(), StorageError> {
+    for _ in 0..LOOKS {
+        if done()? {
+            return Ok(());
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    Err(StorageError::Unavailable { while_doing, source: None })
+}
+
+fn unreadable(engine: &Engine, source: std::io::Error) -> StorageError {
+    StorageError::Directory { path: engine.path().to_owned(), source }
+}

@@ -1,0 +1,238 @@
+//! Every keyspace and every key that the vault stores, on one page. Invariant: numbers are big-endian and ids have a fixed
+//! length, so no two encoders of a keyspace can give the same key. Absent: names and paths, which reach storage as HMACs only.
+
+use std::fmt;
+
+/// An ordered space of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Keyspace {
+    /// The format record of the store.
+    Meta,
+    /// The seal record.
+    Seal,
+    /// Wrapped data keys, by data-key id.
+    DataKeys,
+    /// Sealed secret versions, by secret id and version.
+    Secrets,
+    /// Version lists of secrets, by secret id.
+    SecretMeta,
+    /// Directory entries, by parent id and hidden name.
+    Directory,
+    /// Principal records, by hidden name.
+    Principals,
+    /// Principals by hidden certificate matcher.
+    PrincipalIndex,
+    /// Policies, by hidden name.
+    Policies,
+    /// Sessions, by hidden token.
+    Sessions,
+    /// Request ids already answered, hidden.
+    Requests,
+    /// System data keys, each sealed under a data key of its own, by that key's id.
+    SystemKeys,
+    /// Markers of audited changes that took effect, by the sequence of their intent.
+    Intents,
+    /// Keys of audit bodies, by day.
+    AuditKeys,
+    /// Leases, by lease id.
+    Leases,
+    /// Leases by expiry and by owner.
+    LeaseIndex,
+    /// Roles, by hidden name.
+    Roles,
+    /// Targets, by hidden name.
+    Targets,
+}
+
+impl Keyspace {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::Meta,
+        Self::Seal,
+        Self::DataKeys,
+        Self::Secrets,
+        Self::SecretMeta,
+        Self::Directory,
+        Self::Principals,
+        Self::PrincipalIndex,
+        Self::Policies,
+        Self::Sessions,
+        Self::Requests,
+        Self::SystemKeys,
+        Self::Intents,
+        Self::AuditKeys,
+        Self::Leases,
+        Self::LeaseIndex,
+        Self::Roles,
+        Self::Targets,
+    ];
+
+    /// The name that engines and authenticated data use. It never changes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Seal => "seal",
+            Self::DataKeys => "data_keys",
+            Self::Secrets => "secrets",
+            Self::SecretMeta => "secret_meta",
+            Self::Directory => "directory",
+            Self::Principals => "principals",
+            Self::PrincipalIndex => "principal_index",
+            Self::Policies => "policies",
+            Self::Sessions => "sessions",
+            Self::Requests => "requests",
+            Self::SystemKeys => "system_keys",
+            Self::Intents => "intents",
+            Self::AuditKeys => "audit_keys",
+            Self::Leases => "leases",
+            Self::LeaseIndex => "lease_index",
+            Self::Roles => "roles",
+            Self::Targets => "targets",
+        }
+    }
+}
+
+impl fmt::Display for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// [`Keyspace::Meta`]: the format record, read before anything else.
+#[must_use]
+pub fn meta_format() -> Vec<u8> {
+    b"format".to_vec()
+}
+
+/// [`Keyspace::Meta`]: the sealed look-up keys.
+#[must_use]
+pub fn meta_keyring() -> Vec<u8> {
+    b"keyring".to_vec()
+}
+
+/// [`Keyspace::Meta`]: the audit sequence below which every intent has its outcome.
+#[must_use]
+pub fn meta_audit_low_water() -> Vec<u8> {
+    b"audit-low-water".to_vec()
+}
+
+/// [`Keyspace::Intents`]: the intent's audit sequence.
+#[must_use]
+pub fn intent(sequence: u64) -> Vec<u8> {
+    sequence.to_be_bytes().to_vec()
+}
+
+/// The sequence in a key of [`Keyspace::Intents`].
+#[must_use]
+pub fn intent_in(key: &[u8]) -> Option<u64> {
+    <[u8; 8]>::try_from(key).ok().map(u64::from_be_bytes)
+}
+
+/// [`Keyspace::AuditKeys`]: days since 1970.
+#[must_use]
+pub fn audit_key(day: u32) -> Vec<u8> {
+    day.to_be_bytes().to_vec()
+}
+
+/// [`Keyspace::Seal`]: the current seal record.
+#[must_use]
+pub fn seal_record() -> Vec<u8> {
+    b"current".to_vec()
+}
+
+/// [`Keyspace::DataKeys`]: data-key id.
+#[must_use]
+pub fn data_key(id: &[u8; 16]) -> Vec<u8> {
+    id.to_vec()
+}
+
+/// [`Keyspace::Secrets`]: secret id ‖ version u64.
+#[must_use]
+pub fn secret(id: &[u8; 16], version: u64) -> Vec<u8> {
+    [id.as_slice(), &version.to_be_bytes()].concat()
+}
+
+/// [`Keyspace::Secrets`]: the prefix of all versions of a secret.
+#[must_use]
+pub fn secret_prefix(id: &[u8; 16]) -> Vec<u8> {
+    id.to_vec()
+}
+
+/// [`Keyspace::SecretMeta`]: secret id.
+#[must_use]
+pub fn secret_meta(id: &[u8; 16]) -> Vec<u8> {
+    id.to_vec()
+}
+
+/// [`Keyspace::Directory`]: an entry key, which is parent id ‖ HMAC(name key, parent id ‖ segment) already.
+#[must_use]
+pub fn directory(entry_key: &[u8]) -> Vec<u8> {
+    entry_key.to_vec()
+}
+
+/// [`Keyspace::Directory`]: the prefix of all entries of a folder.
+#[must_use]
+pub fn directory_prefix(parent: &[u8; 16]) -> Vec<u8> {
+    parent.to_vec()
+}
+
+/// [`Keyspace::Principals`]: look-up tag of the principal's name.
+#[must_use]
+pub fn principal(tag: &[u8; 33]) -> Vec<u8> {
+    tag.to_vec()
+}
+
+/// [`Keyspace::PrincipalIndex`]: look-up tag of a certificate matcher.
+#[must_use]
+pub fn principal_index(tag: &[u8; 33]) -> Vec<u8> {
+    tag.to_vec()
+}
+
+/// [`Keyspace::Policies`]: look-up tag of the policy's name.
+#[must_use]
+pub fn policy(tag: &[u8; 33]) -> Vec<u8> {
+    tag.to_vec()
+}
+
+/// [`Keyspace::Sessions`]: look-up tag of the token.
+#[must_use]
+pub fn session(tag: &[u8; 33]) -> Vec<u8> {
+    tag.to_vec()
+}
+
+/// [`Keyspace::Requests`]: look-up tag of principal and request id.
+#[must_use]
+pub fn request(tag: &[u8; 33]) -> Vec<u8> {
+    tag.to_vec()
+}
+
+/// [`Keyspace::SystemKeys`]: key id.
+#[must_use]
+pub fn system_key(id: &[u8; 16]) -> Vec<u8> {
+    id.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_keyspace_has_its_own_name() {
+        let names: BTreeSet<_> = Keyspace::ALL.iter().map(|keyspace| keyspace.name()).collect();
+        assert_eq!(names.len(), Keyspace::ALL.len());
+        assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+    }
+
+    #[test]
+    fn versions_sort_by_number_within_their_secret() {
+        let keys = [secret(&[1; 16], 1), secret(&[1; 16], 255), secret(&[1; 16], 256), secret(&[2; 16], 0)];
+        assert!(keys.is_sorted());
+        assert!(
+            keys[2].starts_with(&secret_prefix(&[1; 16])) && !keys[3].starts_with(&secret_prefix(&[1; 16]))
+        );
+        assert_eq!(keys[2][16..], [0, 0, 0, 0, 0, 0, 1, 0]);
+    }
+}
