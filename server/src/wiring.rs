@@ -7,7 +7,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keystead_audit::{AuditLog, InvalidNode, JsonSink, JsonSinkOptions, OpenError, OpenOptions, SinkError, WhileUnavailable};
+use keystead_audit::{
+    AuditLog, InvalidNode, JsonSink, JsonSinkOptions, OpenError, OpenOptions, SinkError, WhileUnavailable,
+};
 use keystead_core::audit_trail::ReadDurability as CoreDurability;
 use keystead_core::clock::Clock;
 use keystead_core::vault::{Vault, VaultOptions, VaultParts};
@@ -145,7 +147,11 @@ impl Server {
                     ReadDurability::Os => CoreDurability::Os,
                 },
                 unseal_timeout: config.seal.unseal_timeout,
-                operators: config.operators.iter().filter_map(|operator| grpc::matcher(&operator.san)).collect(),
+                operators: config
+                    .operators
+                    .iter()
+                    .filter_map(|operator| grpc::matcher(&operator.san))
+                    .collect(),
             },
         });
         let sink = start_sink(&config, &audit, &vault)?;
@@ -157,7 +163,8 @@ impl Server {
         let mut warnings = built.warnings;
         let locked = arena().locked();
         if !locked {
-            warnings.push("long-lived keys are not in locked memory (ulimit -l): they may reach swap".to_owned());
+            warnings
+                .push("long-lived keys are not in locked memory (ulimit -l): they may reach swap".to_owned());
         }
         let api = Api::new(Arc::clone(&vault), Arc::clone(&tls), warnings, locked);
         let listener = Listener::bind(&config.server).await?;
@@ -189,11 +196,19 @@ impl Server {
     ///
     /// # Errors
     /// When serving or closing fails.
-    pub async fn serve(self, stop: impl Future<Output = &'static str> + Send + 'static) -> Result<(), StartError> {
+    pub async fn serve(
+        self,
+        stop: impl Future<Output = &'static str> + Send + 'static,
+    ) -> Result<(), StartError> {
         let cancel = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         let background = tokio_util::task::TaskTracker::new();
-        background.spawn(tasks::run(Arc::clone(&self.vault), health, Arc::clone(&self.metrics), cancel.clone()));
+        background.spawn(tasks::run(
+            Arc::clone(&self.vault),
+            health,
+            Arc::clone(&self.metrics),
+            cancel.clone(),
+        ));
         if let Some(listener) = self.metrics_listener {
             background.spawn(listener.serve(Arc::clone(&self.metrics), cancel.clone()));
         }
@@ -209,7 +224,8 @@ impl Server {
             .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(largest))
             .add_service(PoliciesServiceServer::new(api.clone()).max_decoding_message_size(largest))
             .add_service(AuditServiceServer::new(api).max_decoding_message_size(largest));
-        let incoming = self.listener.accept(limits, Arc::clone(&self.tls), Arc::clone(&self.metrics), cancel.clone());
+        let incoming =
+            self.listener.accept(limits, Arc::clone(&self.tls), Arc::clone(&self.metrics), cancel.clone());
 
         let stopping = CancellationToken::new();
         let told = stopping.clone();
@@ -264,19 +280,25 @@ async fn open_audit(config: &Config) -> Result<Arc<AuditLog>, StartError> {
     let dir = config.audit.dir.clone();
     let log = tokio::task::spawn_blocking(move || AuditLog::open(&dir, options)).await??;
     if let Some(torn) = log.torn_tail() {
-        tracing::warn!(?torn, "the audit log ended in an unfinished entry, which nobody was told of; it was cut off");
+        tracing::warn!(
+            ?torn,
+            "the audit log ended in an unfinished entry, which nobody was told of; it was cut off"
+        );
     }
     Ok(Arc::new(log))
 }
 
 fn start_sink(config: &Config, audit: &AuditLog, vault: &Vault) -> Result<Option<JsonSink>, StartError> {
     let Some(path) = &config.audit.json_file else { return Ok(None) };
-    let sink = JsonSink::start(audit, JsonSinkOptions {
-        path: path.clone(),
-        cursor: config.audit.dir.join("json.cursor"),
-        opener: vault.audit_opener(),
-        while_unavailable: WhileUnavailable::Wait,
-    })?;
+    let sink = JsonSink::start(
+        audit,
+        JsonSinkOptions {
+            path: path.clone(),
+            cursor: config.audit.dir.join("json.cursor"),
+            opener: vault.audit_opener(),
+            while_unavailable: WhileUnavailable::Wait,
+        },
+    )?;
     Ok(Some(sink))
 }
 

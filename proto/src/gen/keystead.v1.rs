@@ -2849,7 +2849,7 @@ pub struct GetSecretRequest {
     /// Where.
     #[prost(string, tag = "1")]
     pub path: ::prost::alloc::string::String,
-    /// If set and not 0, this version; otherwise the latest one that is active.
+    /// If not 0, this version; otherwise the current one.
     #[prost(uint64, tag = "2")]
     pub version: u64,
 }
@@ -2936,7 +2936,7 @@ pub struct DeleteSecretVersionsRequest {
     /// Where.
     #[prost(string, tag = "1")]
     pub path: ::prost::alloc::string::String,
-    /// Which; empty means the latest one that is active.
+    /// Which; empty means the current one.
     #[prost(uint64, repeated, tag = "2")]
     pub versions: ::prost::alloc::vec::Vec<u64>,
 }
@@ -3141,7 +3141,7 @@ pub mod secrets_service_client {
                 .insert(GrpcMethod::new("keystead.v1.SecretsService", "PutSecret"));
             self.inner.unary(req, path, codec).await
         }
-        /// Reads the latest version, or the one named.
+        /// Reads the current version, or the one named. A deleted current version is an error, never an older value.
         pub async fn get_secret(
             &mut self,
             request: impl tonic::IntoRequest<super::GetSecretRequest>,
@@ -3355,7 +3355,7 @@ pub mod secrets_service_server {
             tonic::Response<super::PutSecretResponse>,
             tonic::Status,
         >;
-        /// Reads the latest version, or the one named.
+        /// Reads the current version, or the one named. A deleted current version is an error, never an older value.
         async fn get_secret(
             &self,
             request: tonic::Request<super::GetSecretRequest>,

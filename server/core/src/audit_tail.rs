@@ -90,7 +90,11 @@ impl StreamOperation for TailAudit {
 }
 
 /// Up to `limit` entries from `seq` on, opened.
-pub(crate) async fn read_opened(vault: &UnsealedVault, seq: u64, limit: usize) -> Result<Vec<Opened>, VaultError> {
+pub(crate) async fn read_opened(
+    vault: &UnsealedVault,
+    seq: u64,
+    limit: usize,
+) -> Result<Vec<Opened>, VaultError> {
     let log = Arc::clone(&vault.audit);
     let entries = blocking(move || {
         let mut reader = log.reader(seq)?;
@@ -125,7 +129,13 @@ fn opened(vault: &UnsealedVault, entry: Entry) -> Result<Opened, VaultError> {
             None
         }
     };
-    Ok(Opened { seq: entry.seq, time: entry.time.0, node: entry.node.as_str().to_owned(), kind: entry.kind, body })
+    Ok(Opened {
+        seq: entry.seq,
+        time: entry.time.0,
+        node: entry.node.as_str().to_owned(),
+        kind: entry.kind,
+        body,
+    })
 }
 
 async fn blocking<T: Send + 'static>(
@@ -133,6 +143,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, VaultError> {
     match tokio::task::spawn_blocking(read).await {
         Ok(result) => result,
-        Err(_) => Err(VaultError::Audit(keystead_audit::AuditError::Closed)),
+        Err(_) => Err(VaultError::Interrupted { what: "reading the audit log" }),
     }
 }

@@ -50,7 +50,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn begin(vault: &UnsealedVault, ctx: &RequestContext, action: Action, resource: Resource) -> Self {
+    pub(crate) fn begin(
+        vault: &UnsealedVault,
+        ctx: &RequestContext,
+        action: Action,
+        resource: Resource,
+    ) -> Self {
         let body = Body {
             tenant: TENANT.into(),
             peer: Some(ctx.peer.describe()),
@@ -175,7 +180,11 @@ impl Entry {
         self.write(&mut reserved, EntryKind::StreamOpen, self.reads).await.map(drop)
     }
 
-    pub(crate) async fn record_stream_items(&mut self, mut reserved: Reserved, items: usize) -> Result<(), VaultError> {
+    pub(crate) async fn record_stream_items(
+        &mut self,
+        mut reserved: Reserved,
+        items: usize,
+    ) -> Result<(), VaultError> {
         self.body.detail = vec![("items".to_owned(), items.to_string())];
         self.write(&mut reserved, EntryKind::StreamItem, self.reads).await.map(drop)
     }
@@ -189,7 +198,9 @@ impl Entry {
         match result {
             Ok(output) => {
                 self.body.outcome = "ok".into();
-                self.body.detail.extend(detail(output).into_iter().map(|(name, value)| (name.to_owned(), value)));
+                self.body
+                    .detail
+                    .extend(detail(output).into_iter().map(|(name, value)| (name.to_owned(), value)));
             }
             Err(error) => self.body.outcome = error.reason().into(),
         }

@@ -8,15 +8,16 @@ mod sessions;
 
 use std::sync::Arc;
 
+use keystead_domain::CertificateMatcher;
 use keystead_domain::policy::Method;
 use keystead_domain::principal::{PrincipalName, PrincipalRecord};
-use keystead_domain::CertificateMatcher;
 use keystead_domain::session::SessionBinding;
 use keystead_storage::{Keyspace, Revision, Snapshot, keyspace};
 use quick_cache::sync::Cache;
 
 pub use self::principals::{
-    DeletePrincipal, ListPrincipals, Principal, PrincipalPage, PutPrincipal, ReadPrincipal, WhoAmI, WhoAmIAnswer,
+    DeletePrincipal, ListPrincipals, Principal, PrincipalPage, PutPrincipal, ReadPrincipal, WhoAmI,
+    WhoAmIAnswer,
 };
 pub(crate) use self::principals::{index_tag, name_tag, seal_principal};
 pub use self::sessions::RevokeSelf;
@@ -49,9 +50,7 @@ impl Default for PrincipalCache {
 pub async fn identify(vault: &UnsealedVault, ctx: &RequestContext) -> Result<Caller, VaultError> {
     let snapshot = vault.storage.snapshot().await?;
     match (&ctx.token, &ctx.certificate) {
-        (Some(token), certificate) => {
-            by_token(vault, snapshot.as_ref(), token, certificate.as_deref()).await
-        }
+        (Some(token), certificate) => by_token(vault, snapshot.as_ref(), token, certificate.as_deref()).await,
         (None, Some(certificate)) => by_certificate(vault, snapshot.as_ref(), certificate).await,
         (None, None) => Err(VaultError::Unauthenticated),
     }

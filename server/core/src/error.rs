@@ -141,7 +141,9 @@ pub enum VaultError {
         what: String,
     },
     /// The token is not the one the vault was made with.
-    #[error("the token in the HSM is {found}, but this vault was made with {expected}; configure the right one")]
+    #[error(
+        "the token in the HSM is {found}, but this vault was made with {expected}; configure the right one"
+    )]
     OtherToken {
         /// Serial in the seal record.
         expected: String,
@@ -151,6 +153,12 @@ pub enum VaultError {
     /// The random source fails or repeats.
     #[error("the random source failed; nothing was made")]
     Randomness,
+    /// The server is going down.
+    #[error("{what} was interrupted; try again")]
+    Interrupted {
+        /// What was under way.
+        what: &'static str,
+    },
     /// Somebody else kept changing the same record.
     #[error("too many writers on {what}; try again")]
     Contention {
@@ -194,9 +202,9 @@ impl VaultError {
             Self::Hsm(error) => match error {
                 HsmError::PinRefused => "HSM_PIN_REFUSED",
                 HsmError::PinLocked => "HSM_PIN_LOCKED",
-                HsmError::Misconfigured { .. } | HsmError::NotUnique { .. } | HsmError::Unsupported { .. } => {
-                    "HSM_MISCONFIGURED"
-                }
+                HsmError::Misconfigured { .. }
+                | HsmError::NotUnique { .. }
+                | HsmError::Unsupported { .. } => "HSM_MISCONFIGURED",
                 HsmError::NotAuthentic | HsmError::Lied { .. } => "HSM_ANSWER_REFUSED",
                 _ => "HSM_UNAVAILABLE",
             },
@@ -211,6 +219,7 @@ impl VaultError {
             Self::SealRecord { .. } => "SEAL_RECORD_UNTRUSTED",
             Self::OtherToken { .. } => "OTHER_TOKEN",
             Self::Randomness => "RANDOMNESS_FAILED",
+            Self::Interrupted { .. } => "INTERRUPTED",
             Self::Contention { .. } => "CONTENTION",
         }
     }

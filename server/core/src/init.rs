@@ -21,10 +21,10 @@ use keystead_crypto::shamir::{self, Sharing};
 use keystead_crypto::share::{SCHEME_GF256, Share};
 use keystead_crypto::token::Token;
 use keystead_crypto::unseal_key::UnsealKey;
+use keystead_domain::CertificateMatcher;
 use keystead_domain::id::VaultId;
 use keystead_domain::name::{GroupName, PolicyName, TenantName};
 use keystead_domain::principal::{PrincipalName, PrincipalRecord};
-use keystead_domain::CertificateMatcher;
 use keystead_domain::seal::Quorum;
 use keystead_domain::session::{AuthMethod, SessionBinding, SessionRecord};
 use keystead_domain::time::UnixMillis;
@@ -100,10 +100,13 @@ impl Vault {
                 ("vault", id.to_string()),
                 ("threshold", init.quorum.threshold().to_string()),
                 ("shares", init.quorum.shares().to_string()),
-                ("token_loss", match &init.loss {
-                    TokenLoss::BackedUp(statement) => format!("backed up: {statement}"),
-                    TokenLoss::Accepted => "accepted".to_owned(),
-                }),
+                (
+                    "token_loss",
+                    match &init.loss {
+                        TokenLoss::BackedUp(statement) => format!("backed up: {statement}"),
+                        TokenLoss::Accepted => "accepted".to_owned(),
+                    },
+                ),
             ]
         };
         let peer = || Some(ctx.peer.describe());
@@ -264,7 +267,8 @@ async fn put_keys(keys: &Keys, batch: &mut Batch) -> Result<(), VaultError> {
     let (data_key, wrapped) = keys.create_data_key(id).await?;
     let at = keyspace::system_key(id.as_bytes());
     let aad = keys.aad(label::SYSTEM_KEY, Keyspace::SystemKeys, &at, 0);
-    let sealed = record::seal_single(data_key, *id.as_bytes(), &aad, system.expose()).map_err(|_| failed())?;
+    let sealed =
+        record::seal_single(data_key, *id.as_bytes(), &aad, system.expose()).map_err(|_| failed())?;
     batch.put(Keyspace::DataKeys, keyspace::data_key(id.as_bytes()), wrapped);
     batch.put(Keyspace::SystemKeys, at.clone(), sealed);
 

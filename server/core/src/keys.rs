@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use getrandom::SysRng;
+use keystead_crypto::CryptoError;
 use keystead_crypto::aad::{Aad, label};
 use keystead_crypto::envelope::{DataKey, InnerBlob, OpeningKey, Q, WrappedDataKey};
 use keystead_crypto::mac::LookupKey;
@@ -14,7 +15,6 @@ use keystead_crypto::names::NameKey;
 use keystead_crypto::ports::Hsm;
 use keystead_crypto::record::{self, SystemKey};
 use keystead_crypto::secret::SecretBytes;
-use keystead_crypto::CryptoError;
 use keystead_domain::id::{RecordId, VaultId};
 use keystead_storage::Keyspace;
 use quick_cache::sync::Cache;
@@ -60,8 +60,21 @@ impl Keys {
     }
 
     /// What binds a stored record to its place.
-    pub(crate) fn aad<'a>(&self, label: &'static str, keyspace: Keyspace, record: &'a [u8], version: u64) -> Aad<'a> {
-        Aad { label, vault: *self.vault.as_bytes(), tenant: TENANT, keyspace: keyspace.name(), record, version }
+    pub(crate) fn aad<'a>(
+        &self,
+        label: &'static str,
+        keyspace: Keyspace,
+        record: &'a [u8],
+        version: u64,
+    ) -> Aad<'a> {
+        Aad {
+            label,
+            vault: *self.vault.as_bytes(),
+            tenant: TENANT,
+            keyspace: keyspace.name(),
+            record,
+            version,
+        }
     }
 
     /// A fresh data key for one plaintext, and its `data_keys` record.
@@ -109,15 +122,26 @@ impl Keys {
     }
 
     /// Seals a system record under the current system data key.
-    pub(crate) fn seal_record(&self, keyspace: Keyspace, key: &[u8], plain: &[u8]) -> Result<Vec<u8>, VaultError> {
+    pub(crate) fn seal_record(
+        &self,
+        keyspace: Keyspace,
+        key: &[u8],
+        plain: &[u8],
+    ) -> Result<Vec<u8>, VaultError> {
         let failed = || corrupt(Keyspace::SystemKeys, &self.current_system);
         let system = self.systems.get(&self.current_system).ok_or_else(failed)?;
         let aad = self.aad(label_of(keyspace), keyspace, key, 0);
-        record::seal_many(system, self.current_system, &aad, plain, &mut rng()).map_err(|_| corrupt(keyspace, key))
+        record::seal_many(system, self.current_system, &aad, plain, &mut rng())
+            .map_err(|_| corrupt(keyspace, key))
     }
 
     /// Opens a system record.
-    pub(crate) fn open_record(&self, keyspace: Keyspace, key: &[u8], stored: &[u8]) -> Result<SecretBytes, VaultError> {
+    pub(crate) fn open_record(
+        &self,
+        keyspace: Keyspace,
+        key: &[u8],
+        stored: &[u8],
+    ) -> Result<SecretBytes, VaultError> {
         let failed = || corrupt(keyspace, key);
         let id = record::peek_key_id(stored).map_err(|_| failed())?;
         let system = self.systems.get(&id).ok_or_else(failed)?;

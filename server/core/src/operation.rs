@@ -66,7 +66,11 @@ pub trait Operation: Send + Sized + 'static {
 ///
 /// # Errors
 /// `Unauthenticated`, `Denied`, `NeedsApproval`, `Audit`, and those of the operation.
-pub async fn run<Op: Operation>(vault: &OpenVault, ctx: RequestContext, op: Op) -> Result<Op::Output, VaultError> {
+pub async fn run<Op: Operation>(
+    vault: &OpenVault,
+    ctx: RequestContext,
+    op: Op,
+) -> Result<Op::Output, VaultError> {
     let mut entry = Entry::begin(vault, &ctx, Op::ACTION, op.resource());
     let caller = identify(vault, &ctx, &mut entry).await?;
     let allowed = decide::<Op>(vault, &ctx, &caller, Op::GRANT, &mut entry).await?;

@@ -47,8 +47,8 @@ use keystead_crypto::token::Token;
 use keystead_domain::id::RequestId;
 use keystead_domain::policy::Method;
 use keystead_domain::principal::PrincipalName;
-use keystead_domain::{CertificateMatcher, GroupName};
 use keystead_domain::time::UnixMillis;
+use keystead_domain::{CertificateMatcher, GroupName};
 
 /// A request as it reached the edge, before anybody believed it.
 pub struct RequestContext {

@@ -81,11 +81,7 @@ impl Vault {
         };
         let mut ceremony = self.ceremony.lock().await;
         self.drop_expired(&mut ceremony);
-        Ok(Status {
-            header,
-            unsealed: self.is_unsealed(),
-            ceremony: ceremony.as_ref().map(Ceremony::seen),
-        })
+        Ok(Status { header, unsealed: self.is_unsealed(), ceremony: ceremony.as_ref().map(Ceremony::seen) })
     }
 
     /// Enters one share.
@@ -234,7 +230,8 @@ impl Vault {
             None => ceremony.insert(self.begin(&header)?),
         };
         let number = share.number();
-        let wrong = || VaultError::SealRecord { what: "the threshold or a share number is out of range".to_owned() };
+        let wrong =
+            || VaultError::SealRecord { what: "the threshold or a share number is out of range".to_owned() };
         match under_way.progress.enter(ShareNumber::new(number).ok_or_else(wrong)?, self.parts.clock.now()) {
             Entered::Duplicate => Err(VaultError::ShareEntered { number }),
             Entered::Expired => {
@@ -259,7 +256,8 @@ impl Vault {
     fn begin(&self, header: &SealHeader) -> Result<Ceremony, VaultError> {
         let now = self.parts.clock.now();
         let untrusted = |what: String| VaultError::SealRecord { what };
-        let quorum = Quorum::new(header.threshold, header.shares).map_err(|error| untrusted(error.to_string()))?;
+        let quorum =
+            Quorum::new(header.threshold, header.shares).map_err(|error| untrusted(error.to_string()))?;
         let timeout = Ttl::from_secs(self.parts.options.unseal_timeout.as_secs().max(1))
             .map_err(|error| untrusted(error.to_string()))?;
         let mut nonce = [0; 16];

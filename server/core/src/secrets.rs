@@ -38,7 +38,7 @@ pub struct PutSecret {
     pub request_id: Option<RequestId>,
 }
 
-/// Reads the latest active version, or the one named.
+/// Reads the current version, or the one named.
 pub struct ReadSecret {
     /// Where.
     pub path: SecretPath,
@@ -66,7 +66,7 @@ pub struct SecretHistory {
 pub struct DeleteVersions {
     /// Where.
     pub path: SecretPath,
-    /// Which; empty means the latest active one.
+    /// Which; empty means the current one.
     pub versions: Vec<u64>,
 }
 
@@ -118,17 +118,25 @@ pub struct Page {
 ///
 /// # Errors
 /// `NotFound` and the version errors; `Hsm` when the data key is not at hand and the HSM is away.
-pub async fn read(vault: &UnsealedVault, _: &Permit<ReadSecret>, op: &ReadSecret) -> Result<Secret, VaultError> {
+pub async fn read(
+    vault: &UnsealedVault,
+    _: &Permit<ReadSecret>,
+    op: &ReadSecret,
+) -> Result<Secret, VaultError> {
     let snapshot = vault.storage.snapshot().await?;
     let (id, meta, _) = load(vault, snapshot.as_ref(), &op.path).await?;
     let meta = meta.select(op.version)?.clone();
     let key = keyspace::secret(id.as_bytes(), meta.version);
-    let stored = snapshot.get(Keyspace::Secrets, &key).await?.ok_or_else(|| corrupt(Keyspace::Secrets, &key))?;
+    let stored =
+        snapshot.get(Keyspace::Secrets, &key).await?.ok_or_else(|| corrupt(Keyspace::Secrets, &key))?;
     let data_key = match vault.keys.cached_data_key(meta.data_key) {
         Some(data_key) => data_key?,
         None => {
             let at = keyspace::data_key(meta.data_key.as_bytes());
-            let wrapped = snapshot.get(Keyspace::DataKeys, &at).await?.ok_or_else(|| corrupt(Keyspace::DataKeys, &at))?;
+            let wrapped = snapshot
+                .get(Keyspace::DataKeys, &at)
+                .await?
+                .ok_or_else(|| corrupt(Keyspace::DataKeys, &at))?;
             vault.keys.open_data_key(meta.data_key, &wrapped.value).await?
         }
     };
@@ -143,7 +151,11 @@ pub async fn read(vault: &UnsealedVault, _: &Permit<ReadSecret>, op: &ReadSecret
 ///
 /// # Errors
 /// Those of the store.
-pub async fn list(vault: &UnsealedVault, _: &Permit<ListSecrets>, op: &ListSecrets) -> Result<Page, VaultError> {
+pub async fn list(
+    vault: &UnsealedVault,
+    _: &Permit<ListSecrets>,
+    op: &ListSecrets,
+) -> Result<Page, VaultError> {
     let snapshot = vault.storage.snapshot().await?;
     let Some(folder) = directory::find_folder(vault, snapshot.as_ref(), &op.folder).await? else {
         return Ok(Page { entries: Vec::new(), next: None });
@@ -201,7 +213,8 @@ async fn load_meta(
         return Ok(Some((meta, revision)));
     }
     let plain = vault.keys.open_record(Keyspace::SecretMeta, &key, &stored.value)?;
-    let meta: SecretMeta = records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::SecretMeta, &key))?;
+    let meta: SecretMeta =
+        records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::SecretMeta, &key))?;
     let meta = Arc::new(meta);
     vault.metas.insert(id, (stored.revision, Arc::clone(&meta)));
     Ok(Some((meta, stored.revision)))
@@ -300,7 +313,11 @@ macro_rules! version_move {
                 Resource::Secret(self.path.clone())
             }
 
-            async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Self::Output, VaultError> {
+            async fn handle(
+                self,
+                vault: &UnsealedVault,
+                permit: Permit<Self>,
+            ) -> Result<Self::Output, VaultError> {
                 $function(vault, &permit, &self).await
             }
 

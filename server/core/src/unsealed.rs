@@ -89,7 +89,13 @@ impl UnsealedVault {
         self.sealer.load_full()
     }
 
-    pub(crate) fn decide(&self, ctx: &RequestContext, caller: &Caller, action: Action, resource: &Resource) -> Decision {
+    pub(crate) fn decide(
+        &self,
+        ctx: &RequestContext,
+        caller: &Caller,
+        action: Action,
+        resource: &Resource,
+    ) -> Decision {
         let context = AccessContext {
             method: caller.method(),
             now: self.clock.now(),

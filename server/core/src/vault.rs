@@ -138,7 +138,10 @@ impl Vault {
     pub(crate) fn check_operator(&self, ctx: &RequestContext, what: &'static str) -> Result<(), VaultError> {
         let configured = ctx.certificate.as_ref().is_some_and(|certificate| {
             certificate.not_after > self.parts.clock.now()
-                && certificate.identities.iter().any(|identity| self.parts.options.operators.contains(identity))
+                && certificate
+                    .identities
+                    .iter()
+                    .any(|identity| self.parts.options.operators.contains(identity))
         });
         if configured || matches!(ctx.peer, Peer::Local { .. }) {
             return Ok(());

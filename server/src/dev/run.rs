@@ -109,9 +109,20 @@ fn context(peer: Peer, certificate: Option<Arc<PresentedCertificate>>) -> anyhow
 fn print(files: &DevFiles, address: SocketAddr, dir: &Path) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "Keystead runs at {address}, unsealed, in {}; Ctrl-C ends and removes it.", dir.display())?;
-    writeln!(out, "\n# an operator who may do everything: paste this\n{}", files.environment(address, &files.operator))?;
-    writeln!(out, "# or a service that may read below dev/:\n{}", comment(&files.environment(address, &files.service)))?;
-    writeln!(out, "# then, for example:\n#   echo -n s3cret | keystead secret put dev/db --stdin password\n#   keystead secret get dev/db\n#   keystead audit tail")?;
+    writeln!(
+        out,
+        "\n# an operator who may do everything: paste this\n{}",
+        files.environment(address, &files.operator)
+    )?;
+    writeln!(
+        out,
+        "# or a service that may read below dev/:\n{}",
+        comment(&files.environment(address, &files.service))
+    )?;
+    writeln!(
+        out,
+        "# then, for example:\n#   echo -n s3cret | keystead secret put dev/db --stdin password\n#   keystead secret get dev/db\n#   keystead audit tail"
+    )?;
     out.flush()?;
     Ok(())
 }

@@ -40,7 +40,10 @@ fn record(principal: &v1::Principal) -> Result<PrincipalRecord, VaultError> {
 
 #[tonic::async_trait]
 impl AuthService for Api {
-    async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
+    async fn who_am_i(
+        &self,
+        request: Request<v1::WhoAmIRequest>,
+    ) -> Result<Response<v1::WhoAmIResponse>, Status> {
         let (context, _) = self.open(request)?;
         let vault = self.unsealed()?;
         let answer = operation::run(&vault, context, WhoAmI).await.map_err(refuse)?;
@@ -57,7 +60,8 @@ impl AuthService for Api {
         request: Request<v1::PutPrincipalRequest>,
     ) -> Result<Response<v1::PutPrincipalResponse>, Status> {
         let (context, message) = self.open(request)?;
-        let principal = message.principal.ok_or_else(|| refuse(convert::invalid("principal", "is missing")))?;
+        let principal =
+            message.principal.ok_or_else(|| refuse(convert::invalid("principal", "is missing")))?;
         let op = PutPrincipal {
             record: record(&principal).map_err(refuse)?,
             etag: Some(principal.etag).filter(|etag| !etag.is_empty()),

@@ -4,6 +4,7 @@
 use keystead_core::error::VaultError;
 use keystead_core::secrets::{Listed, Payload, Secret};
 use keystead_crypto::secret::SecretBytes;
+use keystead_domain::CertificateMatcher;
 use keystead_domain::id::{CeremonyId, RequestId};
 use keystead_domain::name::{GroupName, PolicyName};
 use keystead_domain::path::{FolderPath, SecretPath};
@@ -11,7 +12,6 @@ use keystead_domain::principal::PrincipalName;
 use keystead_domain::secret_value::FieldName;
 use keystead_domain::secret_version::{VersionMeta, VersionState};
 use keystead_domain::time::UnixMillis;
-use keystead_domain::CertificateMatcher;
 use keystead_proto::v1;
 
 /// Versions named in one call at most: their removal fits one batch.
@@ -96,7 +96,10 @@ pub fn versions(named: Vec<u64>, may_be_empty: bool) -> Converted<Vec<u64>> {
         return Err(invalid("versions", "name at least one version"));
     }
     if named.len() > MAX_VERSIONS_NAMED {
-        return Err(invalid("versions", format!("at most {MAX_VERSIONS_NAMED} versions a call, {} named", named.len())));
+        return Err(invalid(
+            "versions",
+            format!("at most {MAX_VERSIONS_NAMED} versions a call, {} named", named.len()),
+        ));
     }
     Ok(named)
 }
@@ -110,7 +113,8 @@ pub fn payload(value: Option<v1::SecretValue>) -> Converted<Payload> {
             let mut named = Vec::with_capacity(fields.fields.len());
             for field in fields.fields {
                 let value = SecretBytes::new(field.value);
-                let name = FieldName::parse(&field.name).map_err(|error| invalid("value.fields.name", error))?;
+                let name =
+                    FieldName::parse(&field.name).map_err(|error| invalid("value.fields.name", error))?;
                 named.push((name, value));
             }
             Payload::fields(named)
@@ -125,7 +129,10 @@ pub fn secret(secret: Secret) -> v1::GetSecretResponse {
         Payload::Fields(fields) => v1::secret_value::Value::Fields(v1::SecretFields {
             fields: fields
                 .into_iter()
-                .map(|(name, value)| v1::SecretField { name: name.as_str().to_owned(), value: value.into_exposed() })
+                .map(|(name, value)| v1::SecretField {
+                    name: name.as_str().to_owned(),
+                    value: value.into_exposed(),
+                })
                 .collect(),
         }),
     };

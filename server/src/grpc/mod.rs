@@ -108,7 +108,11 @@ impl Api {
     }
 
     /// The certificate of a connection, if it still counts: connections outlive certificates.
-    fn presented(&self, identity: &PeerIdentity, now: UnixMillis) -> Result<Arc<PresentedCertificate>, Status> {
+    fn presented(
+        &self,
+        identity: &PeerIdentity,
+        now: UnixMillis,
+    ) -> Result<Arc<PresentedCertificate>, Status> {
         self.0.tls.check(identity, now.0).map_err(|refused| {
             tracing::info!(%refused, "a connection's certificate no longer counts");
             status::refuse(VaultError::Unauthenticated)

@@ -83,7 +83,8 @@ impl PoliciesService for Api {
         let (context, message) = self.open(request)?;
         let op = ExplainPolicy {
             principal: convert::principal_name(&message.principal).map_err(refuse)?,
-            action: Action::parse(&message.action).map_err(|error| refuse(convert::invalid("action", error)))?,
+            action: Action::parse(&message.action)
+                .map_err(|error| refuse(convert::invalid("action", error)))?,
             resource: Resource::parse(&message.resource)
                 .map_err(|error| refuse(convert::invalid("resource", error)))?,
         };

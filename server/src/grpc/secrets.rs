@@ -9,10 +9,11 @@ use keystead_core::vault::OpenVault;
 use keystead_domain::secret_version::VersionMeta;
 use keystead_proto::v1::secrets_service_server::SecretsService;
 use keystead_proto::v1::{
-    BatchGetSecretsRequest, BatchGetSecretsResponse, DeleteSecretVersionsRequest, DeleteSecretVersionsResponse,
-    DestroySecretVersionsRequest, DestroySecretVersionsResponse, GetSecretHistoryRequest, GetSecretHistoryResponse,
-    GetSecretRequest, GetSecretResponse, ListSecretsRequest, ListSecretsResponse, PutSecretRequest,
-    PutSecretResponse, SecretVersion, UndeleteSecretVersionsRequest, UndeleteSecretVersionsResponse,
+    BatchGetSecretsRequest, BatchGetSecretsResponse, DeleteSecretVersionsRequest,
+    DeleteSecretVersionsResponse, DestroySecretVersionsRequest, DestroySecretVersionsResponse,
+    GetSecretHistoryRequest, GetSecretHistoryResponse, GetSecretRequest, GetSecretResponse,
+    ListSecretsRequest, ListSecretsResponse, PutSecretRequest, PutSecretResponse, SecretVersion,
+    UndeleteSecretVersionsRequest, UndeleteSecretVersionsResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -41,7 +42,10 @@ fn shown(versions: &[VersionMeta]) -> Vec<SecretVersion> {
 
 #[tonic::async_trait]
 impl SecretsService for Api {
-    async fn put_secret(&self, request: Request<PutSecretRequest>) -> Result<Response<PutSecretResponse>, Status> {
+    async fn put_secret(
+        &self,
+        request: Request<PutSecretRequest>,
+    ) -> Result<Response<PutSecretResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = PutSecret {
             payload: convert::payload(message.value).map_err(refuse)?,
@@ -54,7 +58,10 @@ impl SecretsService for Api {
         Ok(Response::new(PutSecretResponse { version: Some(convert::version(&stored)) }))
     }
 
-    async fn get_secret(&self, request: Request<GetSecretRequest>) -> Result<Response<GetSecretResponse>, Status> {
+    async fn get_secret(
+        &self,
+        request: Request<GetSecretRequest>,
+    ) -> Result<Response<GetSecretResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = read_of(&message)?;
         let vault = self.unsealed()?;
@@ -71,11 +78,15 @@ impl SecretsService for Api {
             reads.push((context, read_of(&message)?));
         }
         let vault = self.unsealed()?;
-        let responses = try_join_all(reads.into_iter().map(|(context, op)| read(&vault, context, op))).await?;
+        let responses =
+            try_join_all(reads.into_iter().map(|(context, op)| read(&vault, context, op))).await?;
         Ok(Response::new(BatchGetSecretsResponse { responses }))
     }
 
-    async fn list_secrets(&self, request: Request<ListSecretsRequest>) -> Result<Response<ListSecretsResponse>, Status> {
+    async fn list_secrets(
+        &self,
+        request: Request<ListSecretsRequest>,
+    ) -> Result<Response<ListSecretsResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = ListSecrets {
             folder: convert::folder(&message.folder).map_err(refuse)?,

@@ -37,7 +37,9 @@ fn token_loss(message: &v1::InitializeRequest) -> Result<TokenLoss, Status> {
             "losing the token loses every secret: say how it is backed up, or accept total loss".to_owned(),
         )),
         (false, true) => Err(rule("is a backup; do not accept total loss as well".to_owned())),
-        (false, false) if statement.len() > MAX_STATEMENT => Err(rule(format!("at most {MAX_STATEMENT} bytes"))),
+        (false, false) if statement.len() > MAX_STATEMENT => {
+            Err(rule(format!("at most {MAX_STATEMENT} bytes")))
+        }
         (false, false) => Ok(TokenLoss::BackedUp(statement.to_owned())),
     }
 }

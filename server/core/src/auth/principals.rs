@@ -4,8 +4,8 @@
 
 use keystead_domain::policy::{Action, Method, Resource};
 use keystead_domain::principal::{PrincipalName, PrincipalRecord};
-use keystead_domain::{CertificateMatcher, GroupName};
 use keystead_domain::time::UnixMillis;
+use keystead_domain::{CertificateMatcher, GroupName};
 use keystead_storage::{Batch, Keyspace, Precondition, Range, Revision, Snapshot, StorageError, keyspace};
 
 use crate::error::VaultError;
@@ -89,7 +89,11 @@ pub(crate) fn index_tag(keys: &Keys, identity: &CertificateMatcher) -> [u8; 33] 
 }
 
 /// Adds record and index entries to a batch.
-pub(crate) fn seal_principal(keys: &Keys, batch: &mut Batch, record: &PrincipalRecord) -> Result<(), VaultError> {
+pub(crate) fn seal_principal(
+    keys: &Keys,
+    batch: &mut Batch,
+    record: &PrincipalRecord,
+) -> Result<(), VaultError> {
     let at = keyspace::principal(&name_tag(keys, &record.name));
     put_sealed(keys, batch, Keyspace::Principals, at, record)?;
     for identity in &record.matchers {
@@ -129,16 +133,23 @@ pub(crate) async fn put(
         let mut record = op.record.clone();
         record.created = old.as_ref().map_or_else(|| vault.clock.now(), |(record, _)| record.created);
         let mut batch = Batch::new();
-        let unchanged = old.as_ref().map_or(Precondition::Absent, |(_, revision)| Precondition::Revision(*revision));
+        let unchanged =
+            old.as_ref().map_or(Precondition::Absent, |(_, revision)| Precondition::Revision(*revision));
         batch.require(Keyspace::Principals, at.clone(), unchanged);
         let before = old.map(|(record, _)| record.matchers).unwrap_or_default();
         for identity in before.iter().filter(|identity| !record.matchers.contains(identity)) {
-            batch.delete(Keyspace::PrincipalIndex, keyspace::principal_index(&index_tag(&vault.keys, identity)));
+            batch.delete(
+                Keyspace::PrincipalIndex,
+                keyspace::principal_index(&index_tag(&vault.keys, identity)),
+            );
         }
         for identity in record.matchers.iter().filter(|identity| !before.contains(identity)) {
             let index = keyspace::principal_index(&index_tag(&vault.keys, identity));
             if let Some(owner) = owner(vault, snapshot.as_ref(), &index).await? {
-                return Err(VaultError::MatcherTaken { matcher: identity.to_string(), owner: owner.to_string() });
+                return Err(VaultError::MatcherTaken {
+                    matcher: identity.to_string(),
+                    owner: owner.to_string(),
+                });
             }
             batch.require(Keyspace::PrincipalIndex, index, Precondition::Absent);
         }
@@ -165,7 +176,10 @@ async fn remove(
         batch.require(Keyspace::Principals, at.clone(), Precondition::Revision(revision));
         batch.delete(Keyspace::Principals, at);
         for identity in &record.matchers {
-            batch.delete(Keyspace::PrincipalIndex, keyspace::principal_index(&index_tag(&vault.keys, identity)));
+            batch.delete(
+                Keyspace::PrincipalIndex,
+                keyspace::principal_index(&index_tag(&vault.keys, identity)),
+            );
         }
         match vault.commit(permit.intent(), batch).await {
             Ok(_) => return Ok(()),
@@ -215,7 +229,11 @@ async fn owner(
     records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::PrincipalIndex, index)).map(Some)
 }
 
-fn check_etag(name: &PrincipalName, asked: Option<&str>, current: Option<Revision>) -> Result<(), VaultError> {
+fn check_etag(
+    name: &PrincipalName,
+    asked: Option<&str>,
+    current: Option<Revision>,
+) -> Result<(), VaultError> {
     match asked {
         Some(asked) if current.map(etag).as_deref() != Some(asked) => {
             Err(VaultError::EtagMismatch { what: format!("principal {name}") })

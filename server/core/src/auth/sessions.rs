@@ -22,7 +22,12 @@ pub(crate) fn token_tag(keys: &Keys, token: &Token) -> [u8; 33] {
 }
 
 /// Adds a session to a batch.
-pub(crate) fn seal_session(keys: &Keys, batch: &mut Batch, at: Vec<u8>, record: &SessionRecord) -> Result<(), VaultError> {
+pub(crate) fn seal_session(
+    keys: &Keys,
+    batch: &mut Batch,
+    at: Vec<u8>,
+    record: &SessionRecord,
+) -> Result<(), VaultError> {
     let plain = records::encode(record).map_err(|_| corrupt(Keyspace::Sessions, &at))?;
     let sealed = keys.seal_record(Keyspace::Sessions, &at, &plain)?;
     batch.put(Keyspace::Sessions, at, sealed);

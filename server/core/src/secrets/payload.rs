@@ -77,7 +77,8 @@ impl Payload {
         let payload = match reader.known("kind", &[KIND_BYTES, KIND_FIELDS]).ok()? {
             KIND_BYTES => Self::bytes(SecretBytes::copy_from(value(&mut reader)?)).ok()?,
             _ => {
-                let count = usize::try_from(reader.u32("count").ok()?).ok().filter(|count| *count <= MAX_FIELDS)?;
+                let count =
+                    usize::try_from(reader.u32("count").ok()?).ok().filter(|count| *count <= MAX_FIELDS)?;
                 let mut fields = Vec::with_capacity(count);
                 for _ in 0..count {
                     let name = FieldName::parse(reader.text("name", 1, MAX_VALUE_BYTES).ok()?).ok()?;
@@ -133,9 +134,10 @@ mod tests {
     fn exposed(payload: &Payload) -> Vec<(String, Vec<u8>)> {
         match payload {
             Payload::Bytes(bytes) => vec![(String::new(), bytes.expose().to_vec())],
-            Payload::Fields(fields) => {
-                fields.iter().map(|(name, value)| (name.as_str().to_owned(), value.expose().to_vec())).collect()
-            }
+            Payload::Fields(fields) => fields
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), value.expose().to_vec()))
+                .collect(),
         }
     }
 

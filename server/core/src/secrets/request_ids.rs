@@ -25,11 +25,7 @@ struct Answered {
 /// What is known of a request id.
 pub(super) enum Seen {
     /// Nothing: remember the answer under this key, demanded to be in this state.
-    New {
-        key: Vec<u8>,
-        digest: Vec<u8>,
-        unchanged: Precondition,
-    },
+    New { key: Vec<u8>, digest: Vec<u8>, unchanged: Precondition },
     /// The same request was answered with this version.
     Answered(u64),
 }
@@ -44,14 +40,20 @@ pub(super) async fn look_up(
     payload: &[u8],
 ) -> Result<Seen, VaultError> {
     let name = principal.to_string();
-    let key = keyspace::request(&vault.keys.lookup.tag("request-id", &[name.as_bytes(), id.as_str().as_bytes()]));
+    let key =
+        keyspace::request(&vault.keys.lookup.tag("request-id", &[name.as_bytes(), id.as_str().as_bytes()]));
     let expected = op.expected.map_or(Vec::new(), |version| version.to_be_bytes().to_vec());
-    let digest = vault.keys.lookup.tag("request-digest", &[op.path.to_string().as_bytes(), &expected, payload]).to_vec();
+    let digest = vault
+        .keys
+        .lookup
+        .tag("request-digest", &[op.path.to_string().as_bytes(), &expected, payload])
+        .to_vec();
     let Some(stored) = snapshot.get(Keyspace::Requests, &key).await? else {
         return Ok(Seen::New { key, digest, unchanged: Precondition::Absent });
     };
     let plain = vault.keys.open_record(Keyspace::Requests, &key, &stored.value)?;
-    let answered: Answered = records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::Requests, &key))?;
+    let answered: Answered =
+        records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::Requests, &key))?;
     if answered.expires <= vault.clock.now() {
         return Ok(Seen::New { key, digest, unchanged: Precondition::Revision(stored.revision) });
     }
@@ -62,10 +64,16 @@ pub(super) async fn look_up(
 }
 
 /// Adds the answer to the batch that makes it true.
-pub(super) fn remember(vault: &UnsealedVault, batch: &mut Batch, seen: Seen, version: u64) -> Result<(), VaultError> {
+pub(super) fn remember(
+    vault: &UnsealedVault,
+    batch: &mut Batch,
+    seen: Seen,
+    version: u64,
+) -> Result<(), VaultError> {
     let Seen::New { key, digest, unchanged } = seen else { return Ok(()) };
     let expires = UnixMillis(vault.clock.now().0.saturating_add(KEPT_MILLIS));
-    let plain = records::encode(&Answered { digest, version, expires }).map_err(|_| corrupt(Keyspace::Requests, &key))?;
+    let plain = records::encode(&Answered { digest, version, expires })
+        .map_err(|_| corrupt(Keyspace::Requests, &key))?;
     let sealed = vault.keys.seal_record(Keyspace::Requests, &key, &plain)?;
     batch.require(Keyspace::Requests, key.clone(), unchanged);
     batch.put(Keyspace::Requests, key, sealed);

@@ -24,7 +24,11 @@ const TRIES: usize = 16;
 ///
 /// # Errors
 /// `Version` when another version was expected, `RequestIdReused`, and those of store and HSM.
-pub async fn put(vault: &UnsealedVault, permit: &Permit<PutSecret>, op: &PutSecret) -> Result<VersionMeta, VaultError> {
+pub async fn put(
+    vault: &UnsealedVault,
+    permit: &Permit<PutSecret>,
+    op: &PutSecret,
+) -> Result<VersionMeta, VaultError> {
     let payload = op.payload.encode();
     for _ in 0..TRIES {
         let snapshot = vault.storage.snapshot().await?;
@@ -33,7 +37,8 @@ pub async fn put(vault: &UnsealedVault, permit: &Permit<PutSecret>, op: &PutSecr
             Some(id) => {
                 let principal = permit.caller().principal();
                 let seen =
-                    request_ids::look_up(vault, snapshot.as_ref(), principal, id, op, payload.expose()).await?;
+                    request_ids::look_up(vault, snapshot.as_ref(), principal, id, op, payload.expose())
+                        .await?;
                 if let Seen::Answered(version) = seen {
                     let (_, meta, _) = load(vault, snapshot.as_ref(), &op.path).await?;
                     return meta.version(version).cloned().ok_or_else(|| contention(&op.path));
@@ -74,7 +79,9 @@ pub async fn put(vault: &UnsealedVault, permit: &Permit<PutSecret>, op: &PutSecr
         }
         match vault.commit(permit.intent(), batch).await {
             Ok(_) => return Ok(added),
-            Err(VaultError::Storage(StorageError::Conflict { .. })) => vault.keys.forget_data_key(data_key_id),
+            Err(VaultError::Storage(StorageError::Conflict { .. })) => {
+                vault.keys.forget_data_key(data_key_id)
+            }
             Err(error) => return Err(error),
         }
     }
@@ -91,7 +98,11 @@ pub async fn delete(
     op: &DeleteVersions,
 ) -> Result<Vec<VersionMeta>, VaultError> {
     let now = vault.clock.now();
-    change(vault, permit.intent(), &op.path, |meta| meta.delete(&op.versions, now)).await.map(|(_, changed)| changed)
+    let delete = |meta: &mut SecretMeta| match op.versions.as_slice() {
+        [] => meta.delete(&[meta.select(None)?.version], now),
+        named => meta.delete(named, now),
+    };
+    change(vault, permit.intent(), &op.path, delete).await.map(|(_, changed)| changed)
 }
 
 /// Brings deleted versions back.
@@ -103,7 +114,9 @@ pub async fn undelete(
     permit: &Permit<UndeleteVersions>,
     op: &UndeleteVersions,
 ) -> Result<Vec<VersionMeta>, VaultError> {
-    change(vault, permit.intent(), &op.path, |meta| meta.undelete(&op.versions)).await.map(|(_, changed)| changed)
+    change(vault, permit.intent(), &op.path, |meta| meta.undelete(&op.versions))
+        .await
+        .map(|(_, changed)| changed)
 }
 
 /// Removes the wrapped data keys and ciphertexts of versions from the store, its log and its files.
@@ -116,7 +129,8 @@ pub async fn destroy(
     op: &DestroyVersions,
 ) -> Result<Vec<VersionMeta>, VaultError> {
     let now = vault.clock.now();
-    let (id, changed) = change(vault, permit.intent(), &op.path, |meta| meta.destroy(&op.versions, now)).await?;
+    let (id, changed) =
+        change(vault, permit.intent(), &op.path, |meta| meta.destroy(&op.versions, now)).await?;
     for version in &changed {
         vault.keys.forget_data_key(version.data_key);
         vault.storage.purge(Keyspace::DataKeys, &keyspace::data_key(version.data_key.as_bytes())).await?;
@@ -139,7 +153,9 @@ async fn change(
         let changed = apply(&mut meta)?;
         let at = keyspace::secret_meta(id.as_bytes());
         let mut batch = Batch::new();
-        for version in changed.iter().filter(|version| matches!(version.state, VersionState::Destroyed { .. })) {
+        for version in
+            changed.iter().filter(|version| matches!(version.state, VersionState::Destroyed { .. }))
+        {
             batch.delete(Keyspace::DataKeys, keyspace::data_key(version.data_key.as_bytes()));
             batch.delete(Keyspace::Secrets, keyspace::secret(id.as_bytes(), version.version));
         }

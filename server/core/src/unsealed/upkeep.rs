@@ -85,7 +85,9 @@ impl UnsealedVault {
             for entry in entries.into_iter().filter(|entry| entry.seq < until) {
                 match (entry.kind, entry.body) {
                     (EntryKind::Intent, Some(body)) => drop(open.insert(entry.seq, body)),
-                    (EntryKind::Outcome, Some(Body { intent: Some(intent), .. })) => drop(open.remove(&intent)),
+                    (EntryKind::Outcome, Some(Body { intent: Some(intent), .. })) => {
+                        drop(open.remove(&intent))
+                    }
                     _ => {}
                 }
             }
@@ -95,7 +97,8 @@ impl UnsealedVault {
             let done = snapshot.get(Keyspace::Intents, &keyspace::intent(intent)).await?.is_some();
             self.record_derived(intent, body, done).await?;
         }
-        let markers = snapshot.range(Keyspace::Intents, Range::prefix(Vec::new(), None), ENTRIES_A_STEP).await?;
+        let markers =
+            snapshot.range(Keyspace::Intents, Range::prefix(Vec::new(), None), ENTRIES_A_STEP).await?;
         for (key, _) in markers {
             if let Some(intent) = keyspace::intent_in(&key)
                 && intent < until
@@ -116,7 +119,10 @@ impl UnsealedVault {
         };
         let now = AuditMillis(self.clock.now().0);
         let input = BodyInput::Sealed(body, self.sealer() as Arc<_>);
-        slot.record(EntryKind::Outcome, now, input, Durability::Fsync).await.map_err(VaultError::Audit).map(drop)
+        slot.record(EntryKind::Outcome, now, input, Durability::Fsync)
+            .await
+            .map_err(VaultError::Audit)
+            .map(drop)
     }
 }
 

@@ -79,6 +79,7 @@ fn code(error: &VaultError) -> Code {
             Code::Unavailable
         }
         VaultError::OutcomeUnrecorded(_) => Code::Unknown,
+        VaultError::Interrupted { .. } => Code::Unavailable,
         VaultError::Hsm(error) => match error {
             HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn => {
                 Code::Unavailable
