@@ -13,6 +13,11 @@ use keystead_server::env::Environment;
 use keystead_server::notify::{Notifier, Signals};
 use keystead_server::{Built, Server, dev, memory, telemetry};
 
+/// Of the server and of its HSM process alike.
+#[global_allocator]
+static ALLOCATOR: memory::WipingAllocator<std::alloc::System> =
+    memory::WipingAllocator::over(std::alloc::System);
+
 /// The Keystead secrets vault.
 #[derive(Parser)]
 #[command(name = "keystead-server", version, arg_required_else_help = true)]

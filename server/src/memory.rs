@@ -2,7 +2,8 @@
 //! others. Invariant: hardening goes on after a step that fails, and every such step is reported.
 //!
 //! Absent on purpose: locking of the whole heap, which an unprivileged process may not do; long-lived keys lie in the
-//! crypto crate's locked arena.
+//! crypto crate's locked arena. The allocator is put in place by the program, since a library would force it on every
+//! test and load generator that links it.
 
 mod allocator;
 
@@ -10,9 +11,6 @@ use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 pub use allocator::WipingAllocator;
-
-#[global_allocator]
-static ALLOCATOR: WipingAllocator<std::alloc::System> = WipingAllocator(std::alloc::System);
 
 /// A step of [`harden`] that the system did not take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

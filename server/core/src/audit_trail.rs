@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::error::VaultError;
 use crate::keys::TENANT;
 use crate::operation::Detail;
-use crate::request::{Caller, RequestContext, Reserved};
+use crate::request::{Caller, Peer, RequestContext, Reserved};
 use crate::unsealed::UnsealedVault;
 
 /// How durable reads are recorded; changes are always flushed to the disk.
@@ -220,33 +220,40 @@ impl Entry {
             EntryKind::Intent | EntryKind::StreamOpen | EntryKind::StreamItem => self.body.clone(),
             _ => std::mem::take(&mut self.body),
         };
-        let input = BodyInput::Sealed(body, Arc::clone(&self.sealer) as Arc<_>);
+        let input = BodyInput::Sealed(body, Arc::<AuditSealer>::clone(&self.sealer));
         let now = AuditMillis(self.clock.now().0);
         slot.record(kind, now, input, durability).await.map_err(VaultError::Audit)
     }
 }
 
 /// An entry of a sealed vault: clear, and naming nobody's data.
-pub(crate) async fn record_clear(
-    log: &AuditLog,
-    clock: &dyn Clock,
-    kind: EntryKind,
-    action: &'static str,
-    outcome: &'static str,
-    peer: Option<String>,
-    intent: Option<u64>,
-    detail: Detail,
-) -> Result<u64, VaultError> {
-    let body = Body {
-        action: action.into(),
-        resource: "system".into(),
-        outcome: outcome.into(),
-        peer,
-        intent,
-        detail: detail.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        ..Body::default()
-    };
-    let slot = log.reserve_privileged()?;
-    let now = AuditMillis(clock.now().0);
-    slot.record(kind, now, BodyInput::Clear(body), Durability::Fsync).await.map_err(VaultError::Audit)
+pub(crate) struct ClearEntry {
+    pub(crate) kind: EntryKind,
+    pub(crate) action: &'static str,
+    pub(crate) outcome: &'static str,
+    /// Where the call came from; the vault itself is nowhere.
+    pub(crate) peer: Option<Peer>,
+    /// For an outcome: its intent.
+    pub(crate) intent: Option<u64>,
+    pub(crate) detail: Detail,
+}
+
+impl ClearEntry {
+    /// Records it, if need be in the room kept for operators.
+    pub(crate) async fn record(self, log: &AuditLog, clock: &dyn Clock) -> Result<u64, VaultError> {
+        let body = Body {
+            action: self.action.into(),
+            resource: "system".into(),
+            outcome: self.outcome.into(),
+            peer: self.peer.map(|peer| peer.describe()),
+            intent: self.intent,
+            detail: self.detail.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            ..Body::default()
+        };
+        let slot = log.reserve_privileged()?;
+        let now = AuditMillis(clock.now().0);
+        slot.record(self.kind, now, BodyInput::Clear(body), Durability::Fsync)
+            .await
+            .map_err(VaultError::Audit)
+    }
 }

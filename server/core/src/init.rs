@@ -31,7 +31,7 @@ use keystead_domain::time::UnixMillis;
 use keystead_storage::{Batch, Keyspace, Precondition, keyspace};
 use rand_core::Rng;
 
-use crate::audit_trail::record_clear;
+use crate::audit_trail::ClearEntry;
 use crate::audit_trail::sealer::day_of;
 use crate::auth::{BOOTSTRAP_LIFE_MILLIS, seal_principal, seal_session, token_tag};
 use crate::error::VaultError;
@@ -109,15 +109,22 @@ impl Vault {
                 ),
             ]
         };
-        let peer = || Some(ctx.peer.describe());
         let (log, clock) = (&self.parts.audit, self.parts.clock.as_ref());
-        let kind = EntryKind::Intent;
-        let intent = record_clear(log, clock, kind, "system:init", "", peer(), None, detail()).await?;
+        let entry = |kind, outcome, intent| {
+            ClearEntry {
+                kind,
+                action: "system:init",
+                outcome,
+                peer: Some(ctx.peer),
+                intent,
+                detail: detail(),
+            }
+            .record(log, clock)
+        };
+        let intent = entry(EntryKind::Intent, "", None).await?;
         let made = self.make(id, &init).await;
         let outcome = made.as_ref().map_or_else(VaultError::reason, |_| "ok");
-        let kind = EntryKind::Outcome;
-        let recorded =
-            record_clear(log, clock, kind, "system:init", outcome, peer(), Some(intent), detail()).await;
+        let recorded = entry(EntryKind::Outcome, outcome, Some(intent)).await;
         self.parts.hsm.logout().await;
         match (made, recorded) {
             (Ok(initialized), Ok(_)) => Ok(initialized),

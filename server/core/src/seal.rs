@@ -18,7 +18,7 @@ use keystead_domain::time::{Ttl, UnixMillis};
 use keystead_storage::{Keyspace, keyspace};
 use rand_core::Rng;
 
-use crate::audit_trail::record_clear;
+use crate::audit_trail::ClearEntry;
 use crate::error::VaultError;
 use crate::keys::{corrupt, rng};
 use crate::operation::{self, Detail, Effect, Operation};
@@ -69,6 +69,12 @@ pub enum Submitted {
     Unsealed,
 }
 
+/// What one share did, before it is recorded.
+enum Step {
+    More(Progress),
+    Opened(Box<UnsealedVault>),
+}
+
 impl Vault {
     /// The state of the vault. Open to anybody who can connect.
     ///
@@ -100,36 +106,53 @@ impl Vault {
         }
         self.drop_expired(&mut ceremony);
         let record = self.seal_record().await?.ok_or(VaultError::NotInitialized)?;
-        let result = self.enter(&record, &mut ceremony, text, ceremony_id).await;
+        let entered = self.enter(&record, &mut ceremony, text, ceremony_id).await;
         let mut detail: Detail = Vec::new();
-        if let Ok(Submitted::More(progress)) = &result {
+        if let Ok(Step::More(progress)) = &entered {
             detail.push(("ceremony", progress.id.to_string()));
             detail.push(("entered", format!("{} of {}", progress.entered.len(), progress.threshold)));
         }
-        let outcome = result.as_ref().map_or_else(VaultError::reason, |_| "ok");
-        let kind = if result.is_ok() { EntryKind::System } else { EntryKind::Refused };
-        let peer = Some(ctx.peer.describe());
-        let recorded = record_clear(
-            &self.parts.audit,
-            self.parts.clock.as_ref(),
-            kind,
-            "system:unseal",
-            outcome,
-            peer,
-            None,
-            detail,
-        )
-        .await;
-        if let Err(error) = recorded {
-            // No record, no open vault.
-            if let Some(shut) = self.shut() {
-                shut.drained().await;
-                self.opener.clear();
-                self.parts.hsm.logout().await;
+        let recorded = self.record_share(ctx, &entered, detail).await;
+        match (entered, recorded) {
+            (Ok(Step::More(progress)), Ok(())) => Ok(Submitted::More(progress)),
+            (Ok(Step::Opened(opened)), Ok(())) => {
+                self.open(*opened);
+                Ok(Submitted::Unsealed)
             }
-            return Err(error);
+            // No record, no open vault.
+            (Ok(Step::Opened(opened)), Err(error)) => {
+                drop(opened);
+                self.forget_keys().await;
+                Err(error)
+            }
+            (Ok(Step::More(_)), Err(error)) | (Err(error), _) => Err(error),
         }
-        result
+    }
+
+    /// Good shares are all recorded; of bad ones the first of an address in a minute.
+    async fn record_share(
+        &self,
+        ctx: &RequestContext,
+        entered: &Result<Step, VaultError>,
+        mut detail: Detail,
+    ) -> Result<(), VaultError> {
+        if entered.is_err() {
+            let Some(before) = self.refusals.record(ctx.peer, self.parts.clock.monotonic()) else {
+                return Ok(());
+            };
+            if before > 0 {
+                detail.push(("refused_and_not_recorded_before", before.to_string()));
+            }
+        }
+        let entry = ClearEntry {
+            kind: if entered.is_ok() { EntryKind::System } else { EntryKind::Refused },
+            action: "system:unseal",
+            outcome: entered.as_ref().map_or_else(VaultError::reason, |_| "ok"),
+            peer: Some(ctx.peer),
+            intent: None,
+            detail,
+        };
+        entry.record(&self.parts.audit, self.parts.clock.as_ref()).await.map(drop)
     }
 
     /// Drops a half-done ceremony.
@@ -146,17 +169,15 @@ impl Vault {
                 current: current.map(|id| id.to_string()),
             });
         }
-        record_clear(
-            &self.parts.audit,
-            self.parts.clock.as_ref(),
-            EntryKind::System,
-            "system:cancel-unseal",
-            "ok",
-            Some(ctx.peer.describe()),
-            None,
-            vec![("ceremony", id.to_string())],
-        )
-        .await?;
+        let entry = ClearEntry {
+            kind: EntryKind::System,
+            action: "system:cancel-unseal",
+            outcome: "ok",
+            peer: Some(ctx.peer),
+            intent: None,
+            detail: vec![("ceremony", id.to_string())],
+        };
+        entry.record(&self.parts.audit, self.parts.clock.as_ref()).await?;
         *ceremony = None;
         Ok(())
     }
@@ -180,18 +201,15 @@ impl Vault {
         let Some(shut) = self.shut() else { return Ok(()) };
         shut.drained().await;
         self.forget_keys().await;
-        let recorded = record_clear(
-            &self.parts.audit,
-            self.parts.clock.as_ref(),
-            EntryKind::System,
-            "system:seal",
-            "ok",
-            None,
-            None,
-            vec![("why", why.to_owned())],
-        )
-        .await;
-        recorded.map(drop)
+        let entry = ClearEntry {
+            kind: EntryKind::System,
+            action: "system:seal",
+            outcome: "ok",
+            peer: None,
+            intent: None,
+            detail: vec![("why", why.to_owned())],
+        };
+        entry.record(&self.parts.audit, self.parts.clock.as_ref()).await.map(drop)
     }
 
     async fn forget_keys(&self) {
@@ -213,7 +231,7 @@ impl Vault {
         ceremony: &mut Option<Ceremony>,
         text: SecretBytes,
         asked: Option<CeremonyId>,
-    ) -> Result<Submitted, VaultError> {
+    ) -> Result<Step, VaultError> {
         let header = verified(record)?;
         let share = Share::parse(text.expose())?;
         header.check_share(&share)?;
@@ -240,15 +258,14 @@ impl Vault {
             }
             Entered::More { .. } => {
                 under_way.shares.push(share);
-                Ok(Submitted::More(under_way.seen()))
+                Ok(Step::More(under_way.seen()))
             }
             Entered::Complete => {
                 under_way.shares.push(share);
                 let opened = opening::open(self, record, &header, &under_way.shares).await;
                 // Whatever came of it, the shares have done their work; holders enter them again.
                 *ceremony = None;
-                self.open(opened?);
-                Ok(Submitted::Unsealed)
+                opened.map(|opened| Step::Opened(Box::new(opened)))
             }
         }
     }

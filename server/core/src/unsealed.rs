@@ -1,7 +1,6 @@
 //! An open vault: what exists only between unsealing and sealing. Methods that need keys exist only here.
 
 mod intents;
-mod refusals;
 pub(crate) mod upkeep;
 
 use std::sync::Arc;
@@ -16,13 +15,13 @@ use keystead_storage::{Batch, Keyspace, Revision, Storage, keyspace};
 use quick_cache::sync::Cache;
 
 use self::intents::Intents;
-use self::refusals::Refusals;
 use crate::audit_trail::ReadDurability;
 use crate::audit_trail::sealer::{AuditOpener, AuditSealer};
 use crate::auth::PrincipalCache;
 use crate::clock::Clock;
 use crate::error::VaultError;
 use crate::keys::Keys;
+use crate::refusals::Refusals;
 use crate::request::{Caller, Peer, RequestContext};
 
 /// Paths whose ids are kept at hand.

@@ -19,6 +19,7 @@ use crate::audit_trail::ReadDurability;
 use crate::audit_trail::sealer::AuditOpener;
 use crate::clock::Clock;
 use crate::error::VaultError;
+use crate::refusals::Refusals;
 use crate::request::{Peer, RequestContext};
 use crate::seal::Ceremony;
 use crate::unsealed::UnsealedVault;
@@ -56,6 +57,8 @@ pub struct Vault {
     pub(crate) opener: Arc<AuditOpener>,
     /// One ceremony step at a time.
     pub(crate) ceremony: tokio::sync::Mutex<Option<Ceremony>>,
+    /// Bad shares by address: anybody may send them, so they must not fill the log.
+    pub(crate) refusals: Refusals,
     running: ArcSwapOption<Running>,
     state: tokio::sync::watch::Sender<bool>,
 }
@@ -78,6 +81,7 @@ impl Vault {
             parts,
             opener: Arc::default(),
             ceremony: tokio::sync::Mutex::new(None),
+            refusals: Refusals::default(),
             running: ArcSwapOption::empty(),
             state: tokio::sync::watch::Sender::new(false),
         })

@@ -12,7 +12,14 @@ use std::alloc::{GlobalAlloc, Layout};
 
 /// Wraps an allocator; every freed block is zeroed first.
 #[derive(Debug)]
-pub struct WipingAllocator<A>(pub(super) A);
+pub struct WipingAllocator<A>(A);
+
+impl<A> WipingAllocator<A> {
+    /// Over this one.
+    pub const fn over(inner: A) -> Self {
+        Self(inner)
+    }
+}
 
 // SAFETY: allocation is the inner allocator's, with the same layouts; `dealloc` writes only inside the block that its
 // caller gives up. `realloc` is the trait's own: allocate, copy, `dealloc`, so that the old block is wiped.

@@ -118,7 +118,7 @@ impl UnsealedVault {
             ..body
         };
         let now = AuditMillis(self.clock.now().0);
-        let input = BodyInput::Sealed(body, self.sealer() as Arc<_>);
+        let input = BodyInput::Sealed(body, self.sealer());
         slot.record(EntryKind::Outcome, now, input, Durability::Fsync)
             .await
             .map_err(VaultError::Audit)

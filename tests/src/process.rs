@@ -1,0 +1,165 @@
+//! The real server binary as a child process, for what only a process shows: kills, signals, logs, exit codes.
+
+use std::fmt::Write;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::site::Site;
+use crate::{programs, until};
+
+/// A server process, killed when dropped.
+pub struct ServerProcess {
+    site: Site,
+    settings: Vec<(String, String)>,
+    child: Option<Child>,
+    said: Arc<Mutex<String>>,
+    metrics: Option<SocketAddr>,
+}
+
+impl ServerProcess {
+    /// Starts a server on an empty store and waits until it listens; nothing is initialized.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with configuration keys set, such as `("log.level", "debug")`.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let mut process = Self::prepare(settings);
+        process.start_again().await;
+        process
+    }
+
+    /// A site with a process that is not started yet.
+    pub fn prepare(settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter().map(|(key, value)| {
+            let variable = format!("KEYSTEAD_SERVER__{}", key.replace('.', "__").to_uppercase());
+            (variable, (*value).to_owned())
+        });
+        Self {
+            site: Site::create(2, 3),
+            settings: settings.collect(),
+            child: None,
+            said: Arc::default(),
+            metrics: None,
+        }
+    }
+
+    /// The program with its arguments and environment, for a start that shall fail.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(programs::server());
+        command.arg("--config").arg(self.site.config_file()).env_clear();
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
+        if let Some(place) = std::env::var_os("TMPDIR") {
+            command.env("TMPDIR", place);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a process on the same site and waits until it listens.
+    pub async fn start_again(&mut self) {
+        assert!(self.child.is_none(), "the server runs");
+        let mut child = self.command().spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let (said, before) = (Arc::clone(&self.said), self.stderr().len());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                writeln!(said, "{line}").unwrap();
+            }
+        });
+        self.child = Some(child);
+        let child = Mutex::new(self.child.as_mut().unwrap());
+        let said = &self.said;
+        let (address, metrics) = until("the server listens", || async {
+            let text = said
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(before..)
+                .unwrap_or_default()
+                .to_owned();
+            let ended = child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().unwrap();
+            assert!(ended.is_none(), "the server ended with {ended:?} and said: {text}");
+            let line = text.lines().find(|line| line.contains("listening;"))?;
+            let after = |name: &str| {
+                let rest = line.split_once(name)?.1;
+                let end = rest.find([' ', ')']).unwrap_or(rest.len());
+                rest.get(..end)?.parse::<SocketAddr>().ok()
+            };
+            Some((after("address=")?, after("metrics=Some(")))
+        })
+        .await;
+        self.metrics = metrics;
+        self.site.set_address(address);
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Where the metrics are.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics.unwrap()
+    }
+
+    /// Everything that was said on standard error, by all starts.
+    pub fn stderr(&self) -> String {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap();
+        kill_process(id, signal).unwrap();
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.ended().await;
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let child = Mutex::new(self.child.take().unwrap());
+        until("the server ends", || async {
+            child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().unwrap()
+        })
+        .await
+    }
+}
+
+impl SplitOffCopy for String {
+    fn split_off_copy(&self, at: usize) -> String {
+        self.get(at..).unwrap_or_default().to_owned()
+    }
+}
+
+impl Deref for ServerProcess {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        &self.site
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Where the programs under test are. Invariant: a missing one fails the test and says how to build it.
+
+use std::path::PathBuf;
+
+/// `keystead-server`; it is the HSM's process too.
+pub fn server() -> PathBuf {
+    program("KEYSTEAD_TEST_SERVER", "keystead-server", "keystead-server")
+}
+
+/// `keystead`.
+pub fn cli() -> PathBuf {
+    program("KEYSTEAD_TEST_CLI", "keystead", "keystead-cli")
+}
+
+fn program(variable: &str, name: &str, package: &str) -> PathBuf {
+    let found = match std::env::var_os(variable) {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let own = std::env::current_exe().unwrap();
+            own.ancestors().nth(2).unwrap().join(name)
+        }
+    };
+    assert!(
+        found.is_absolute() && found.is_file(),
+        "{} is no program: run the tests with `cargo xtask test`, or build it with `cargo build -p {package}` or name it \
+         in {variable}",
+        found.display()
+    );
+    found
+}

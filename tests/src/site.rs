@@ -1,0 +1,238 @@
+//! What stands around a vault: a private directory, a SoftHSM token, a CA, the configuration file, the shares, and clients
+//! of every kind. It outlives the server, so a vault can be stopped, killed and started again on it.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use keystead_client::{Builder, Client, InitRequest, Initialized, SecretBytes, v1};
+use keystead_hsm::testing::SoftToken;
+use tempfile::TempDir;
+
+use crate::pki::{Identity, Pki};
+
+/// The SPIFFE id of the operator that the configuration and init name.
+pub const ADMIN_SPIFFE: &str = "spiffe://test/operator/admin";
+
+/// A place for one vault.
+pub struct Site {
+    root: TempDir,
+    token: SoftToken,
+    pki: Pki,
+    admin: Identity,
+    quorum: (u32, u32),
+    address: Mutex<Option<SocketAddr>>,
+    shares: Mutex<Vec<String>>,
+}
+
+impl Site {
+    /// A new place, for a vault with `threshold` of `shares`.
+    pub(crate) fn create(threshold: u32, shares: u32) -> Self {
+        let root = tempfile::Builder::new().prefix("keystead-test-").tempdir().unwrap();
+        let softhsm = root.path().join("softhsm");
+        std::fs::DirBuilder::new().mode(0o700).create(&softhsm).unwrap();
+        let token = SoftToken::create(&softhsm).unwrap();
+        let pki = Pki::create(&root.path().join("tls"));
+        let admin = pki.client(ADMIN_SPIFFE);
+        let site = Self {
+            root,
+            token,
+            pki,
+            admin,
+            quorum: (threshold, shares),
+            address: Mutex::new(None),
+            shares: Mutex::new(Vec::new()),
+        };
+        std::fs::write(site.config_file(), site.config_text()).unwrap();
+        site
+    }
+
+    fn config_text(&self) -> String {
+        let server = self.pki.server();
+        let env: Vec<String> =
+            self.token.env().iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
+        format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"data\"\nnode = \"test\"\n\
+             [tls]\ncert_file = {:?}\nkey_file = {:?}\nclient_ca_file = {:?}\n\
+             [[operators]]\nname = \"admin\"\nspiffe = \"{ADMIN_SPIFFE}\"\n\
+             [hsm]\nmodule = {:?}\ntoken_label = {:?}\nenv = {{ {} }}\n\
+             [metrics]\nlisten = \"127.0.0.1:0\"\n",
+            server.cert,
+            server.key,
+            self.pki.ca(),
+            self.token.module,
+            self.token.label,
+            env.join(", "),
+        )
+    }
+
+    /// The configuration file, as written for this site.
+    pub fn config_file(&self) -> PathBuf {
+        self.root.path().join("keystead.toml")
+    }
+
+    /// The directory of everything: token, certificates, configuration and data.
+    pub fn dir(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// The directory that the server writes.
+    pub fn data_dir(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// The socket for local administration.
+    pub fn socket(&self) -> PathBuf {
+        self.data_dir().join("keystead.sock")
+    }
+
+    /// The token.
+    pub fn token(&self) -> &SoftToken {
+        &self.token
+    }
+
+    /// The CA.
+    pub fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    /// The operator's certificate.
+    pub fn admin(&self) -> &Identity {
+        &self.admin
+    }
+
+    /// The texts of the shares that init made.
+    pub fn shares(&self) -> Vec<String> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many shares open the vault.
+    pub fn threshold(&self) -> usize {
+        usize::try_from(self.quorum.0).unwrap()
+    }
+
+    /// Where the server listens, or listened last.
+    pub fn address(&self) -> SocketAddr {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner).unwrap()
+    }
+
+    pub(crate) fn set_address(&self, address: SocketAddr) {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
+
+    /// Begins a client over TLS without a certificate.
+    pub fn builder(&self) -> Builder {
+        Client::builder()
+            .addr(format!("https://localhost:{}", self.address().port()))
+            .ca_cert_file(self.pki.ca())
+            .deadline(crate::PATIENCE)
+    }
+
+    /// A caller with this certificate.
+    pub fn client(&self, identity: &Identity) -> Client {
+        self.builder().identity_files(&identity.cert, &identity.key).build_lazy().unwrap()
+    }
+
+    /// A caller without a certificate.
+    pub fn anonymous(&self) -> Client {
+        self.builder().build_lazy().unwrap()
+    }
+
+    /// A caller with a token and no certificate.
+    pub fn bearer(&self, token: &str) -> Client {
+        self.builder().token(token).build_lazy().unwrap()
+    }
+
+    /// The operator that may do everything.
+    pub fn operator(&self) -> Client {
+        self.client(&self.admin)
+    }
+
+    /// A caller on the server's local socket.
+    pub fn local(&self) -> Client {
+        let address = format!("unix://{}", self.socket().display());
+        Client::builder().addr(address).deadline(crate::PATIENCE).build_lazy().unwrap()
+    }
+
+    /// Registers `service/<name>` with a certificate of its own, and calls as it.
+    pub async fn service(&self, name: &str) -> Client {
+        self.client(&self.register_service(name).await)
+    }
+
+    /// Registers `service/<name>` and says its certificate.
+    pub async fn register_service(&self, name: &str) -> Identity {
+        let spiffe = format!("spiffe://test/service/{name}");
+        let principal = v1::Principal {
+            name: format!("service/{name}"),
+            certificates: vec![spiffe_matcher(&spiffe)],
+            ..v1::Principal::default()
+        };
+        self.operator().auth().put_principal(principal).await.unwrap();
+        self.pki.client(&spiffe)
+    }
+
+    /// Stores a policy as the operator.
+    pub async fn policy(&self, name: &str, text: &str) {
+        let policy = v1::Policy { name: name.to_owned(), text: text.to_owned(), ..v1::Policy::default() };
+        self.operator().policies().put(policy).await.unwrap();
+    }
+
+    /// Makes the vault with `operator/admin` and keeps its shares.
+    pub async fn init(&self) -> Initialized {
+        let initialized = self.local().system().initialize(self.init_request()).await.unwrap();
+        self.keep_shares(&initialized);
+        initialized
+    }
+
+    /// What [`Self::init`] asks for.
+    pub fn init_request(&self) -> InitRequest {
+        InitRequest {
+            shares: self.quorum.1,
+            threshold: self.quorum.0,
+            hsm_pin: SecretBytes::from(self.token.pin.clone()),
+            operators: vec![v1::InitialOperator {
+                principal: "operator/admin".to_owned(),
+                matcher: Some(spiffe_matcher(ADMIN_SPIFFE)),
+            }],
+            accept_total_loss: true,
+            token_backup_statement: String::new(),
+        }
+    }
+
+    /// Keeps the shares of a vault that a test made by itself.
+    pub fn keep_shares(&self, initialized: &Initialized) {
+        let texts = initialized.shares.iter().map(|share| share.text.expose_str().unwrap().to_owned());
+        *self.shares.lock().unwrap_or_else(PoisonError::into_inner) = texts.collect();
+    }
+
+    /// Enters as many shares as are needed.
+    pub async fn unseal(&self) {
+        let local = self.local();
+        for share in self.shares().iter().take(self.threshold()) {
+            local.system().submit_share(&SecretBytes::from(share.clone()), "").await.unwrap();
+        }
+        let status = local.system().status().await.unwrap();
+        assert_eq!(status.state(), v1::SealState::Unsealed);
+    }
+
+    /// Seals as the operator.
+    pub async fn seal(&self) {
+        self.operator().system().seal().await.unwrap();
+    }
+
+    /// All audit entries, oldest first, as the operator sees them.
+    pub async fn audit(&self) -> Vec<v1::AuditEntry> {
+        let mut tail = self.operator().audit().tail(10_000, false).await.unwrap();
+        let mut entries = Vec::new();
+        while let Some(entry) = tail.next().await.unwrap() {
+            entries.push(entry);
+        }
+        entries
+    }
+}
+
+/// Recognizes a certificate by its SPIFFE id.
+pub fn spiffe_matcher(spiffe: &str) -> v1::CertificateMatcher {
+    v1::CertificateMatcher { san: Some(v1::certificate_matcher::San::SpiffeUri(spiffe.to_owned())) }
+}
