@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystead_audit::State;
 use keystead_core::vault::Vault;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
@@ -47,7 +48,11 @@ pub(crate) async fn run(
                     settle(&vault).await;
                 }
             }
-            _ = upkeep.tick() => keep_up(&vault).await,
+            _ = upkeep.tick() => {
+                let failing = vault.audit().status().state != State::Ready;
+                metrics.audit_failing.set(if failing { 1.0 } else { 0.0 });
+                keep_up(&vault).await;
+            }
         }
     }
 }

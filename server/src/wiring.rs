@@ -116,13 +116,28 @@ impl Server {
     /// # Errors
     /// `StartError`, naming what cannot be used.
     pub async fn build(config: Config, built: Built) -> Result<Self, StartError> {
+        let open = |path: &Path| -> Result<Arc<dyn Storage>, StorageError> {
+            Ok(Arc::new(RocksStorage::open(path, RocksOptions::default())?))
+        };
+        Self::build_on(config, built, open).await
+    }
+
+    /// The same on a store opened by `open`, called off the async threads with the path of the store: a test takes one
+    /// that fails.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub async fn build_on(
+        config: Config,
+        built: Built,
+        open: impl FnOnce(&Path) -> Result<Arc<dyn Storage>, StorageError> + Send + 'static,
+    ) -> Result<Self, StartError> {
         tls::install_provider();
         let tls = Arc::new(TlsReloader::load(config.tls.clone())?);
         private_dir(&config.server.data_dir)?;
         private_dir(&config.audit.dir)?;
         let store_dir = config.server.data_dir.join("store");
-        let open = move || RocksStorage::open(&store_dir, RocksOptions::default());
-        let storage: Arc<dyn Storage> = Arc::new(tokio::task::spawn_blocking(open).await??);
+        let storage = tokio::task::spawn_blocking(move || open(&store_dir)).await??;
         let audit = open_audit(&config).await?;
         let hsm = HsmHandle::spawn(HsmConfig {
             worker_exe: built.hsm_worker,

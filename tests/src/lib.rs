@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use pki::{Identity, Pki};
 pub use process::ServerProcess;
 pub use programs::{cli, server};
-pub use site::{ADMIN_SPIFFE, Site};
+pub use site::{ADMIN_SPIFFE, Site, spiffe_matcher};
 pub use vault::{TestVault, TestVaultBuilder};
 
 /// How long anything may take that a test waits for.

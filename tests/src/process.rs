@@ -140,12 +140,6 @@ impl ServerProcess {
     }
 }
 
-impl SplitOffCopy for String {
-    fn split_off_copy(&self, at: usize) -> String {
-        self.get(at..).unwrap_or_default().to_owned()
-    }
-}
-
 impl Deref for ServerProcess {
     type Target = Site;
 

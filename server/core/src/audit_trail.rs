@@ -44,7 +44,6 @@ pub struct Entry {
     sealer: Arc<AuditSealer>,
     reads: Durability,
     arrived: Duration,
-    action: Action,
     resource: Resource,
     body: Body,
 }
@@ -65,7 +64,7 @@ impl Entry {
             trace_id: ctx.trace_id.clone(),
             ..Body::default()
         };
-        Self::new(vault, ctx.arrived, action, resource, body)
+        Self::new(vault, ctx.arrived, resource, body)
     }
 
     pub(crate) fn begin_job(vault: &UnsealedVault, job: &'static str, resource: Resource) -> Self {
@@ -77,24 +76,19 @@ impl Entry {
             resource: resource.to_string(),
             ..Body::default()
         };
-        Self::new(vault, vault.clock.monotonic(), Action::SystemSeal, resource, body)
+        Self::new(vault, vault.clock.monotonic(), resource, body)
     }
 
-    fn new(vault: &UnsealedVault, arrived: Duration, action: Action, resource: Resource, body: Body) -> Self {
+    fn new(vault: &UnsealedVault, arrived: Duration, resource: Resource, body: Body) -> Self {
         Self {
             log: Arc::clone(&vault.audit),
             clock: Arc::clone(&vault.clock),
             sealer: vault.sealer(),
             reads: vault.read_durability.into(),
             arrived,
-            action,
             resource,
             body,
         }
-    }
-
-    pub(crate) fn action(&self) -> Action {
-        self.action
     }
 
     pub(crate) fn resource(&self) -> &Resource {

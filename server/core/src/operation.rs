@@ -73,7 +73,7 @@ pub async fn run<Op: Operation>(
 ) -> Result<Op::Output, VaultError> {
     let mut entry = Entry::begin(vault, &ctx, Op::ACTION, op.resource());
     let caller = identify(vault, &ctx, &mut entry).await?;
-    let allowed = decide::<Op>(vault, &ctx, &caller, Op::GRANT, &mut entry).await?;
+    let allowed = decide::<Op>(vault, &ctx, &caller, Op::ACTION, Op::GRANT, &mut entry).await?;
     match Op::EFFECT {
         Effect::Read => {
             let mut reserved = entry.reserve(1).await?;
@@ -166,7 +166,7 @@ pub async fn run_stream<Op: StreamOperation>(
     let open = vault.unsealed()?;
     let mut entry = Entry::begin(&open, &ctx, Op::ACTION, op.resource());
     let caller = identify(&open, &ctx, &mut entry).await?;
-    decide::<Op>(&open, &ctx, &caller, Grant::Policy, &mut entry).await?;
+    decide::<Op>(&open, &ctx, &caller, Op::ACTION, Grant::Policy, &mut entry).await?;
     entry.record_stream_open().await?;
     drop(open);
     let state = (vault, ctx, op, entry, Vec::new().into_iter());
@@ -195,7 +195,7 @@ async fn stream_event<Op: StreamOperation>(
 ) -> Result<Vec<Op::Item>, VaultError> {
     let open = vault.unsealed()?;
     let caller = identify(&open, ctx, entry).await?;
-    let allowed = decide::<Op>(&open, ctx, &caller, Grant::Policy, entry).await?;
+    let allowed = decide::<Op>(&open, ctx, &caller, Op::ACTION, Grant::Policy, entry).await?;
     let reserved = entry.reserve(1).await?;
     let permit = Permit::grant(caller, allowed, &reserved, None);
     let items = op.next(&open, &permit).await?;
@@ -226,11 +226,12 @@ async fn decide<Op>(
     vault: &UnsealedVault,
     ctx: &RequestContext,
     caller: &Caller,
+    action: Action,
     grant: Grant,
     entry: &mut Entry,
 ) -> Result<Allowed<Op>, VaultError> {
     let decision = match grant {
-        Grant::Policy => vault.decide(ctx, caller, entry.action(), entry.resource()),
+        Grant::Policy => vault.decide(ctx, caller, action, entry.resource()),
         Grant::Identified => Decision {
             verdict: Verdict::Allow,
             determining: vec!["identified".to_owned()],

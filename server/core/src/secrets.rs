@@ -3,7 +3,7 @@
 //! Invariant: every version is sealed once, under its own data key; each function takes the permit of its operation.
 
 pub mod payload;
-mod request_ids;
+pub(crate) mod request_ids;
 mod write;
 
 use std::sync::Arc;

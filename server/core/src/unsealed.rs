@@ -46,6 +46,8 @@ pub struct UnsealedVault {
     pub(crate) opener: Arc<AuditOpener>,
     sealer: ArcSwap<AuditSealer>,
     intents: Intents,
+    /// How far the answers kept for repeated requests were tidied.
+    tidied_to: std::sync::Mutex<Option<Vec<u8>>>,
     /// Where the audit log stood when the vault opened: intents before it are of an earlier run.
     pub(crate) opened_at: u64,
 }
@@ -80,6 +82,7 @@ impl UnsealedVault {
             opener: parts.opener,
             sealer: ArcSwap::from_pointee(parts.sealer),
             intents: Intents::default(),
+            tidied_to: std::sync::Mutex::new(None),
         }
     }
 

@@ -43,8 +43,8 @@ const BUCKETS: [f64; 14] =
 pub struct ServerMetrics {
     methods: HashMap<String, Arc<MethodMetrics>>,
     unknown: Arc<MethodMetrics>,
-    /// Requests refused since the audit log could not take their record.
-    pub audit_refusals: Counter,
+    /// 1 while the audit log takes no records, so that every request is refused.
+    pub audit_failing: Gauge,
     /// 1 while sealed, 0 while open.
     pub sealed: Gauge,
     /// TLS handshakes that failed or timed out.
@@ -112,7 +112,7 @@ impl ServerMetrics {
         Self {
             unknown: method(UNKNOWN),
             methods: methods.into_iter().map(|name| (name.clone(), method(&name))).collect(),
-            audit_refusals: counter("keystead_audit_refusals_total"),
+            audit_failing: recorder.register_gauge(&Key::from_name("keystead_audit_failing"), &metadata),
             sealed: recorder.register_gauge(&Key::from_name("keystead_sealed"), &metadata),
             handshakes_failed: counter("keystead_handshakes_failed_total"),
             connections_refused: counter("keystead_connections_refused_total"),

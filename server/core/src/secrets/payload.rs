@@ -29,7 +29,7 @@ impl Payload {
         Ok(Self::Bytes(bytes))
     }
 
-    /// Fields: 1 to 256, names unique, 1 MiB in all.
+    /// Fields: 1 to 128, names unique, 1 MiB in all.
     ///
     /// # Errors
     /// `Invalid` naming the rule.

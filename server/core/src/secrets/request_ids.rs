@@ -3,16 +3,24 @@
 use keystead_domain::id::RequestId;
 use keystead_domain::principal::PrincipalName;
 use keystead_domain::time::UnixMillis;
-use keystead_storage::{Batch, Keyspace, Precondition, Snapshot, keyspace};
+use keystead_storage::{Batch, Keyspace, Precondition, Range, Snapshot, keyspace};
 use serde::{Deserialize, Serialize};
 
 use super::PutSecret;
 use crate::error::VaultError;
 use crate::keys::corrupt;
 use crate::records;
+use crate::request::SystemPermit;
 use crate::unsealed::UnsealedVault;
 
 const KEPT_MILLIS: u64 = 24 * 60 * 60 * 1000;
+
+/// Records looked at in one step of tidying, and removed in one batch.
+const TIDY_LOOKED_AT: usize = 256;
+const TIDY_REMOVED: usize = 24;
+
+/// The job that removes answers older than 24 hours.
+pub(crate) enum TidyRequestIds {}
 
 #[derive(Serialize, Deserialize)]
 struct Answered {
@@ -78,4 +86,40 @@ pub(super) fn remember(
     batch.require(Keyspace::Requests, key.clone(), unchanged);
     batch.put(Keyspace::Requests, key, sealed);
     Ok(())
+}
+
+/// One step of tidying, from the key `after` on: what has expired, and where to go on (nothing at the end).
+pub(crate) async fn expired(
+    vault: &UnsealedVault,
+    after: Option<&[u8]>,
+) -> Result<(Batch, Option<Vec<u8>>), VaultError> {
+    let snapshot = vault.storage.snapshot().await?;
+    let page = snapshot.range(Keyspace::Requests, Range::all(after), TIDY_LOOKED_AT).await?;
+    let full = page.len() == TIDY_LOOKED_AT;
+    let now = vault.clock.now();
+    let mut batch = Batch::new();
+    let mut last = None;
+    for (key, stored) in page {
+        if batch.operations().len() == TIDY_REMOVED {
+            return Ok((batch, last));
+        }
+        let plain = vault.keys.open_record(Keyspace::Requests, &key, &stored.value)?;
+        let answered: Answered =
+            records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::Requests, &key))?;
+        last = Some(key.to_vec());
+        if answered.expires <= now {
+            batch.require(Keyspace::Requests, key.clone(), Precondition::Revision(stored.revision));
+            batch.delete(Keyspace::Requests, key);
+        }
+    }
+    Ok((batch, last.filter(|_| full)))
+}
+
+/// Removes what [`expired`] found. Nothing goes if one of them was renewed meanwhile.
+pub(crate) async fn remove(
+    vault: &UnsealedVault,
+    permit: SystemPermit<TidyRequestIds>,
+    batch: Batch,
+) -> Result<(), VaultError> {
+    vault.commit(Some(permit.intent()), batch).await.map(drop)
 }

@@ -2,16 +2,21 @@
 //! out.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
 use keystead_audit::{Body, BodyInput, Durability, EntryKind, UnixMillis as AuditMillis};
 use keystead_crypto::arena::LockedKey;
 use keystead_storage::{Batch, Keyspace, Precondition, Range, StorageError, keyspace};
 use std::sync::Arc;
 
+use keystead_domain::policy::Resource;
+
 use super::UnsealedVault;
 use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt, rng};
+use crate::operation;
+use crate::secrets::request_ids;
 
 /// Entries looked at in one go after a crash.
 const ENTRIES_A_STEP: usize = 1024;
@@ -31,7 +36,25 @@ impl UnsealedVault {
         for day in self.opener.wanted() {
             self.ensure_day(day).await?;
         }
+        self.tidy_request_ids().await?;
         self.keep_low_water().await
+    }
+
+    /// One step through the answers kept for repeated requests; the next call goes on where this one ended.
+    async fn tidy_request_ids(&self) -> Result<(), VaultError> {
+        let after = self.tidied_to.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (batch, next) = request_ids::expired(self, after.as_deref()).await?;
+        *self.tidied_to.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        if batch.operations().is_empty() {
+            return Ok(());
+        }
+        let removed = operation::run_job(self, "tidy-request-ids", Resource::System, |permit| {
+            request_ids::remove(self, permit, batch)
+        });
+        match removed.await {
+            Err(VaultError::Storage(StorageError::Conflict { .. })) => Ok(()),
+            other => other,
+        }
     }
 
     /// Makes a day's audit key known to the opener.
