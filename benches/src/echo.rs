@@ -3,12 +3,14 @@
 //!
 //! Invariant: it ends when its standard input does, so that it never outlives the program that started it.
 
-use std::io::Write;
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use keystead_proto::v1::secrets_service_server::{SecretsService, SecretsServiceServer};
 use keystead_proto::v1::{
     BatchGetSecretsRequest, BatchGetSecretsResponse, DeleteSecretVersionsRequest,
@@ -21,12 +23,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
 use crate::load::VALUE_BYTES;
@@ -35,25 +38,68 @@ use crate::load::VALUE_BYTES;
 pub(crate) async fn serve(tls: &Path) -> Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(config(tls)?));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;
+    writeln!(io::stdout(), "{}", listener.local_addr()?)?;
     let (sender, incoming) = mpsc::channel(64);
     let accepting = tokio::spawn(accept(listener, acceptor, sender));
-    let end = async {
-        // An error is an end too.
-        drop(tokio::io::stdin().read(&mut [0]).await);
-    };
+    let (told, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        // An error is an end too, and so is a server that ended before.
+        drop(io::stdin().read(&mut [0]));
+        let _ = told.send(());
+    });
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .add_service(SecretsServiceServer::new(Bare))
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async {
-            end.await;
+            drop(end.await);
             accepting.abort();
         })
         .await?;
     Ok(())
 }
 
-type Incoming = std::io::Result<TlsStream<TcpStream>>;
+type Incoming = io::Result<Stream>;
+
+/// A connection as tonic takes it.
+struct Stream(TlsStream<TcpStream>);
+
+impl Connected for Stream {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Sender<Incoming>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -63,7 +109,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Send
                 && let Ok(stream) = acceptor.accept(stream).await
             {
                 // A server that takes no more connections is ending.
-                drop(sender.send(Ok(stream)).await);
+                drop(sender.send(Ok(Stream(stream))).await);
             }
         });
     }
@@ -121,10 +167,7 @@ impl SecretsService for Bare {
         not_here()
     }
 
-    async fn batch_get_secrets(
-        &self,
-        _: Request<BatchGetSecretsRequest>,
-    ) -> Answer<BatchGetSecretsResponse> {
+    async fn batch_get_secrets(&self, _: Request<BatchGetSecretsRequest>) -> Answer<BatchGetSecretsResponse> {
         not_here()
     }
 

@@ -151,13 +151,25 @@ pub(crate) fn table(summary: &Summary) -> String {
     let (rounds, seconds) = (plan.rounds, plan.seconds);
     let mut line = |text: String| {
         // Writing to a String cannot fail.
-        drop(writeln!(out, "{text}"));
+        let _ = writeln!(out, "{text}");
     };
     line(format!("1 KiB values over TLS 1.3, {} CPUs for servers and callers together,", summary.cpus));
-    line(format!("{connections}, {rounds} alternating rounds of {seconds} s; CPU is seconds for 1,000 requests.\n"));
+    line(format!(
+        "{connections}, {rounds} alternating rounds of {seconds} s; CPU is seconds for 1,000 requests.\n"
+    ));
     line(format!(
         "{:<18} {:>9} {:>9} {:>17} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9}",
-        "", "in flight", "per s", "least–most", "to echo", "p50 ms", "p99 ms", "server", "HSM", "caller", "CPU/echo"
+        "",
+        "in flight",
+        "per s",
+        "least–most",
+        "to echo",
+        "p50 ms",
+        "p99 ms",
+        "server",
+        "HSM",
+        "caller",
+        "CPU/echo"
     ));
     for row in &summary.rows {
         line(format!(

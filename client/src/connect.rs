@@ -57,7 +57,7 @@ pub(crate) async fn connect(target: Target, last_alert: LastAlert) -> io::Result
             if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
                 return Err(io::Error::other(NoHttp2));
             }
-            Box::new(Watched { inner: tls, last_alert })
+            Box::new(Watched { inner: tls, last_alert, failed: None })
         }
     };
     Ok(TokioIo::new(stream))
@@ -106,6 +106,55 @@ fn of_alert(alert: AlertDescription) -> ConnectCause {
 struct Watched<S> {
     inner: S,
     last_alert: LastAlert,
+    /// A write that failed, kept until the server's last words were read.
+    failed: Option<io::Error>,
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    fn note(&self, error: &io::Error) {
+        if let Some(rustls::Error::AlertReceived(alert)) =
+            error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
+            self.last_alert.set(Some(*alert));
+        }
+    }
+
+    /// A write fails when the server has closed, maybe before its alert was read: it is read first. The end of what a
+    /// closed connection holds always comes, so that this waits for nobody.
+    fn last_words(&mut self, cx: &mut Context<'_>, error: io::Error) -> Poll<io::Error> {
+        let mut words = [0; 1024];
+        loop {
+            let mut words = ReadBuf::new(&mut words);
+            match Pin::new(&mut self.inner).poll_read(cx, &mut words) {
+                Poll::Pending => {
+                    self.failed = Some(error);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) if !words.filled().is_empty() => {}
+                Poll::Ready(Ok(())) => return Poll::Ready(error),
+                Poll::Ready(Err(last)) => {
+                    self.note(&last);
+                    return Poll::Ready(error);
+                }
+            }
+        }
+    }
+
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let error = match self.failed.take() {
+            Some(error) => error,
+            None => match ready!(write(Pin::new(&mut self.inner), cx)) {
+                Ok(written) => return Poll::Ready(Ok(written)),
+                Err(error) => error,
+            },
+        };
+        self.note(&error);
+        self.last_words(cx, error).map(Err)
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -115,19 +164,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
-        if let Err(error) = &read
-            && let Some(rustls::Error::AlertReceived(alert)) =
-                error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        {
-            self.last_alert.set(Some(*alert));
+        if let Err(error) = &read {
+            self.note(error);
         }
         Poll::Ready(read)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        self.written(cx, |inner, cx| inner.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -135,7 +181,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        self.written(cx, |inner, cx| inner.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -143,7 +189,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        self.written(cx, |inner, cx| inner.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

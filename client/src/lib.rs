@@ -86,6 +86,11 @@ pub use value::{SecretBytes, SecretValue};
 
 use call::Caller;
 
+/// The guide's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guides/service-author.md")]
+struct ServiceAuthorGuide;
+
 /// A connection to a vault; clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {

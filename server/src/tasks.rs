@@ -75,6 +75,7 @@ async fn settle(vault: &Vault) {
 }
 
 async fn keep_up(vault: &Vault) {
+    vault.tidy();
     let Ok(open) = vault.unsealed() else { return };
     if let Err(error) = open.upkeep().await {
         tracing::warn!(%error, "upkeep failed; it is tried again");

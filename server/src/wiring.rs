@@ -34,6 +34,8 @@ use crate::telemetry::{MetricsListener, ScrapeError, ServerMetrics, methods_of};
 use crate::tls::{TlsError, TlsReloader};
 use crate::{tasks, tls};
 
+const UNLOCKED: &str = "long-lived keys are not in locked memory (ulimit -l): they may reach swap";
+
 /// Why a server does not start. The cause says which file or key it is.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -178,8 +180,8 @@ impl Server {
         let mut warnings = built.warnings;
         let locked = arena().locked();
         if !locked {
-            warnings
-                .push("long-lived keys are not in locked memory (ulimit -l): they may reach swap".to_owned());
+            tracing::warn!("{UNLOCKED}");
+            warnings.push(UNLOCKED.to_owned());
         }
         let api = Api::new(Arc::clone(&vault), Arc::clone(&tls), warnings, locked);
         let listener = Listener::bind(&config.server).await?;

@@ -1,6 +1,7 @@
 //! Looks for values that must be nowhere. Invariant: the search reads whole files whatever their names, and knows the
 //! forms in which bytes are usually printed; a test shows with a planted marker that it finds what is there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -45,8 +46,16 @@ impl Canaries {
     /// The names of the values found in a text.
     pub fn found_in(&self, bytes: impl AsRef<[u8]>) -> Vec<String> {
         let bytes = bytes.as_ref();
-        let found = self.needles.iter().filter(|(_, needle)| contains(bytes, needle));
-        found.map(|(name, _)| name.clone()).collect()
+        let mut found = BTreeSet::new();
+        let begins = Beginnings::of(&self.needles);
+        for (at, pair) in bytes.array_windows::<2>().enumerate() {
+            if begins.may(*pair) {
+                let rest = bytes.get(at..).unwrap_or_default();
+                let here = self.needles.iter().filter(|(_, needle)| rest.starts_with(needle));
+                found.extend(here.map(|(name, _)| name.clone()));
+            }
+        }
+        found.into_iter().collect()
     }
 
     /// Fails if one of the values stands in a text.
@@ -81,15 +90,20 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn contains(text: &[u8], needle: &[u8]) -> bool {
-    let Some(first) = needle.first() else { return false };
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|byte| byte == first) {
-        rest = rest.get(at..).unwrap_or_default();
-        if rest.starts_with(needle) {
-            return true;
+/// The first two bytes of each needle, so that most places of a file are passed over at once.
+struct Beginnings(Vec<bool>);
+
+impl Beginnings {
+    fn of(needles: &[(String, Vec<u8>)]) -> Self {
+        let mut known = vec![false; 1 << 16];
+        for (_, needle) in needles {
+            let first = needle.first_chunk::<2>().unwrap();
+            *known.get_mut(usize::from(u16::from_be_bytes(*first))).unwrap() = true;
         }
-        rest = rest.get(1..).unwrap_or_default();
+        Self(known)
     }
-    false
+
+    fn may(&self, first: [u8; 2]) -> bool {
+        self.0.get(usize::from(u16::from_be_bytes(first))).is_some_and(|known| *known)
+    }
 }

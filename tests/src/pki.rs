@@ -37,8 +37,12 @@ pub struct Pki {
 impl Pki {
     /// A CA whose files lie in `dir`, with a server certificate for localhost.
     pub fn create(dir: &Path) -> Self {
+        Self::named("test CA", dir)
+    }
+
+    fn named(name: &str, dir: &Path) -> Self {
         std::fs::create_dir_all(dir).unwrap();
-        let mut params = params("test CA", Vec::new(), None);
+        let mut params = params(name, Vec::new(), None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pki = Self {
@@ -103,8 +107,16 @@ impl Pki {
 
     /// A client's certificate with this SPIFFE id, issued by a CA that nobody knows.
     pub fn stranger(&self, spiffe: &str) -> Identity {
-        let number = self.issued.fetch_add(1, Ordering::Relaxed);
-        Self::create(&self.dir.join(format!("stranger-{number}"))).client(spiffe)
+        Self::named("another CA", &self.beside()).client(spiffe)
+    }
+
+    /// The same, issued by a CA that took over the name of this one.
+    pub fn impostor(&self, spiffe: &str) -> Identity {
+        Self::create(&self.beside()).client(spiffe)
+    }
+
+    fn beside(&self) -> PathBuf {
+        self.dir.join(format!("ca-{}", self.issued.fetch_add(1, Ordering::Relaxed)))
     }
 
     fn issue(&self, identity: &Identity, params: &CertificateParams) -> Vec<u8> {

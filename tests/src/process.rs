@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +16,7 @@ use crate::{programs, until};
 /// A server process, killed when dropped.
 pub struct ServerProcess {
     site: Site,
+    program: PathBuf,
     settings: Vec<(String, String)>,
     child: Option<Child>,
     said: Arc<Mutex<String>>,
@@ -42,6 +44,7 @@ impl ServerProcess {
         });
         Self {
             site: Site::create(2, 3),
+            program: programs::server(),
             settings: settings.collect(),
             child: None,
             said: Arc::default(),
@@ -49,9 +52,14 @@ impl ServerProcess {
         }
     }
 
+    /// Lets the next starts run another program, which is called like the server.
+    pub fn run_instead(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     /// The program with its arguments and environment, for a start that shall fail.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(programs::server());
+        let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.site.config_file()).env_clear();
         command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         if let Some(place) = std::env::var_os("TMPDIR") {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::{TcpStream, UnixStream};
@@ -18,7 +18,7 @@ use crate::site::Site;
 
 /// A channel over TLS 1.3 that connects with the first call.
 pub fn channel(site: &Site, identity: Option<&Identity>) -> Channel {
-    let config = Arc::new(tls_config(site, identity, &[&rustls::version::TLS13]));
+    let config = Arc::new(tls_config(site, identity));
     let address = site.address();
     endpoint().connect_with_connector_lazy(tower::service_fn(move |_| {
         let config = Arc::clone(&config);
@@ -39,26 +39,18 @@ pub fn local_channel(site: &Site) -> Channel {
     }))
 }
 
-/// One TLS handshake.
-pub async fn handshake(
-    site: &Site,
-    identity: Option<&Identity>,
-    versions: &[&'static SupportedProtocolVersion],
-) -> io::Result<TlsStream<TcpStream>> {
+/// One TLS 1.3 handshake.
+pub async fn handshake(site: &Site, identity: Option<&Identity>) -> io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(site.address()).await?;
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-    TlsConnector::from(Arc::new(tls_config(site, identity, versions))).connect(name, tcp).await
+    TlsConnector::from(Arc::new(tls_config(site, identity))).connect(name, tcp).await
 }
 
-fn tls_config(
-    site: &Site,
-    identity: Option<&Identity>,
-    versions: &[&'static SupportedProtocolVersion],
-) -> ClientConfig {
+fn tls_config(site: &Site, identity: Option<&Identity>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(site.pki().ca()).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_protocol_versions(versions)
+        .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots);
     let mut config = match identity {

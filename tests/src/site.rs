@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use keystead_client::{Builder, Client, InitRequest, Initialized, SecretBytes, v1};
+use keystead_client::{Builder, Client, InitRequest, Initialized, RetryPolicy, SecretBytes, v1};
 use keystead_hsm::testing::SoftToken;
 use tempfile::TempDir;
 
@@ -14,6 +15,10 @@ use crate::pki::{Identity, Pki};
 
 /// The SPIFFE id of the operator that the configuration and init name.
 pub const ADMIN_SPIFFE: &str = "spiffe://test/operator/admin";
+
+/// Tests see the first answer, whatever it is.
+const ONCE: RetryPolicy =
+    RetryPolicy { attempts: 1, first_delay: Duration::from_millis(1), max_delay: Duration::from_millis(1) };
 
 /// A place for one vault.
 pub struct Site {
@@ -127,6 +132,7 @@ impl Site {
             .addr(format!("https://localhost:{}", self.address().port()))
             .ca_cert_file(self.pki.ca())
             .deadline(crate::PATIENCE)
+            .retry(ONCE)
     }
 
     /// A caller with this certificate.
@@ -152,7 +158,7 @@ impl Site {
     /// A caller on the server's local socket.
     pub fn local(&self) -> Client {
         let address = format!("unix://{}", self.socket().display());
-        Client::builder().addr(address).deadline(crate::PATIENCE).build_lazy().unwrap()
+        Client::builder().addr(address).deadline(crate::PATIENCE).retry(ONCE).build_lazy().unwrap()
     }
 
     /// Registers `service/<name>` with a certificate of its own, and calls as it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keystead_audit::{Body, Entry, EntryKind, Follower, OpenBodyError, OpenFailed, StoredBody};
+use keystead_audit::{AuditLog, Body, Entry, EntryKind, Follower, OpenBodyError, OpenFailed, StoredBody};
 use keystead_domain::policy::{Action, Resource};
 
 use crate::audit_trail::sealer::day_in;
@@ -31,6 +31,9 @@ pub struct Opened {
 
 /// Streams the log: the newest `last` entries, then, with `follow`, those to come.
 pub struct TailAudit {
+    log: Arc<AuditLog>,
+    from: u64,
+    /// Opened by the first permitted step.
     follower: Option<Follower>,
     follow: bool,
     until: u64,
@@ -38,13 +41,10 @@ pub struct TailAudit {
 
 impl TailAudit {
     /// Begins `last` entries before the end.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn new(vault: &Vault, last: u64, follow: bool) -> Result<Self, VaultError> {
-        let until = vault.audit().head().size;
-        let follower = vault.audit().follow(until.saturating_sub(last))?;
-        Ok(Self { follower: Some(follower), follow, until })
+    pub fn new(vault: &Vault, last: u64, follow: bool) -> Self {
+        let log = Arc::clone(vault.audit());
+        let until = log.head().size;
+        Self { log, from: until.saturating_sub(last), follower: None, follow, until }
     }
 }
 
@@ -58,7 +58,7 @@ impl StreamOperation for TailAudit {
     }
 
     async fn ready(&mut self) -> bool {
-        let Some(follower) = &self.follower else { return false };
+        let Some(follower) = &self.follower else { return self.follow || self.from < self.until };
         if !self.follow {
             return follower.position() < self.until;
         }
@@ -70,10 +70,13 @@ impl StreamOperation for TailAudit {
     }
 
     async fn next(&mut self, vault: &UnsealedVault, _: &Permit<Self>) -> Result<Vec<Opened>, VaultError> {
-        let Some(follower) = self.follower.take() else { return Ok(Vec::new()) };
         let until = if self.follow { u64::MAX } else { self.until };
+        let (log, from, follower) = (Arc::clone(&self.log), self.from, self.follower.take());
         let (follower, entries) = blocking(move || {
-            let mut follower = follower;
+            let mut follower = match follower {
+                Some(follower) => follower,
+                None => log.follow(from)?,
+            };
             let mut entries = Vec::new();
             while entries.len() < STEP && follower.position() < until {
                 match follower.next_entry()? {

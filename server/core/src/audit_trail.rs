@@ -4,6 +4,7 @@
 //! answered before its entry is durable. Deliberately absent: secret values.
 
 pub mod sealer;
+pub(crate) mod stream_end;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,7 @@ pub struct Entry {
     reads: Durability,
     arrived: Duration,
     resource: Resource,
+    turn: Arc<tokio::sync::Mutex<()>>,
     body: Body,
 }
 
@@ -87,12 +89,17 @@ impl Entry {
             reads: vault.read_durability.into(),
             arrived,
             resource,
+            turn: Arc::clone(&vault.reserving),
             body,
         }
     }
 
     pub(crate) fn resource(&self) -> &Resource {
         &self.resource
+    }
+
+    pub(crate) fn request_id(&self) -> &str {
+        self.body.request_id.as_deref().unwrap_or_default()
     }
 
     pub(crate) fn identified(&mut self, caller: &Caller) {
@@ -107,6 +114,8 @@ impl Entry {
     }
 
     pub(crate) async fn reserve(&self, entries: usize) -> Result<Reserved, VaultError> {
+        // One at a time takes several: many that each hold one and wait for another would wait for ever.
+        let _turn = if entries > 1 { Some(self.turn.lock().await) } else { None };
         let mut slots = Vec::with_capacity(entries);
         for _ in 0..entries {
             slots.push(self.log.reserve_wait().await?);
@@ -183,8 +192,9 @@ impl Entry {
         self.write(&mut reserved, EntryKind::StreamItem, self.reads).await.map(drop)
     }
 
-    pub(crate) async fn record_stream_end(&mut self) -> Result<(), VaultError> {
+    pub(crate) async fn record_stream_end(&mut self, outcome: &'static str) -> Result<(), VaultError> {
         let mut reserved = self.reserve(1).await?;
+        self.body.outcome = outcome.into();
         self.write(&mut reserved, EntryKind::StreamEnd, self.reads).await.map(drop)
     }
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use keystead_domain::CertificateMatcher;
 use keystead_domain::policy::Method;
 use keystead_domain::principal::{PrincipalName, PrincipalRecord};
-use keystead_domain::session::SessionBinding;
+use keystead_domain::session::{SessionBinding, SessionRecord};
+use keystead_domain::time::UnixMillis;
 use keystead_storage::{Keyspace, Revision, Snapshot, keyspace};
 use quick_cache::sync::Cache;
 
@@ -25,7 +26,7 @@ pub(crate) use self::sessions::{BOOTSTRAP_LIFE_MILLIS, seal_session, token_tag};
 use crate::error::VaultError;
 use crate::keys::corrupt;
 use crate::records;
-use crate::request::{Caller, PresentedCertificate, RequestContext};
+use crate::request::{Caller, Peer, PresentedCertificate, RequestContext};
 use crate::unsealed::UnsealedVault;
 
 /// Identities and principals kept at hand.
@@ -50,8 +51,10 @@ impl Default for PrincipalCache {
 pub async fn identify(vault: &UnsealedVault, ctx: &RequestContext) -> Result<Caller, VaultError> {
     let snapshot = vault.storage.snapshot().await?;
     match (&ctx.token, &ctx.certificate) {
-        (Some(token), certificate) => by_token(vault, snapshot.as_ref(), token, certificate.as_deref()).await,
-        (None, Some(certificate)) => by_certificate(vault, snapshot.as_ref(), certificate).await,
+        (Some(token), certificate) => {
+            by_token(vault, snapshot.as_ref(), ctx.peer, token, certificate.as_deref()).await
+        }
+        (None, Some(certificate)) => by_certificate(vault, snapshot.as_ref(), ctx.peer, certificate).await,
         (None, None) => Err(VaultError::Unauthenticated),
     }
 }
@@ -59,6 +62,7 @@ pub async fn identify(vault: &UnsealedVault, ctx: &RequestContext) -> Result<Cal
 async fn by_certificate(
     vault: &UnsealedVault,
     snapshot: &dyn Snapshot,
+    peer: Peer,
     certificate: &PresentedCertificate,
 ) -> Result<Caller, VaultError> {
     if certificate.not_after <= vault.clock.now() {
@@ -74,7 +78,7 @@ async fn by_certificate(
         found = Some(record);
     }
     let record = found.filter(|record| !record.disabled).ok_or(VaultError::Unauthenticated)?;
-    Ok(caller(&record, Method::Certificate, certificate.not_after, None))
+    Ok(caller(&record, Method::Certificate, certificate.not_after, None, peer))
 }
 
 /// The principal of one certificate identity. The index may be stale in the cache, so the record has the last word.
@@ -105,27 +109,43 @@ async fn by_identity(
 async fn by_token(
     vault: &UnsealedVault,
     snapshot: &dyn Snapshot,
+    peer: Peer,
     token: &keystead_crypto::token::Token,
     certificate: Option<&PresentedCertificate>,
 ) -> Result<Caller, VaultError> {
     let key = keyspace::session(&token_tag(&vault.keys, token));
     let session = sessions::load(vault, snapshot, &key).await?.ok_or(VaultError::Unauthenticated)?;
+    let at = keyspace::principal(&name_tag(&vault.keys, &session.principal));
+    let record = load(vault, snapshot, &at.into()).await?.ok_or(VaultError::Unauthenticated)?;
+    if !counts(&session, &record, vault.clock.now(), peer, certificate) {
+        return Err(VaultError::Unauthenticated);
+    }
+    Ok(caller(&record, Method::Token, session.expires.min(session.max_expires), Some(key), peer))
+}
+
+/// Whether a session counts here and now, for this registration of its principal.
+fn counts(
+    session: &SessionRecord,
+    record: &PrincipalRecord,
+    now: UnixMillis,
+    peer: Peer,
+    certificate: Option<&PresentedCertificate>,
+) -> bool {
     let bound = match &session.binding {
         SessionBinding::None => true,
-        SessionBinding::Identity { ca_fingerprint } => {
-            certificate.is_some_and(|certificate| certificate.ca_fingerprint == *ca_fingerprint)
-        }
+        SessionBinding::Identity { ca_fingerprint } => certificate.is_some_and(|certificate| {
+            certificate.ca_fingerprint == *ca_fingerprint
+                && certificate.identities.iter().any(|identity| record.matchers.contains(identity))
+        }),
         SessionBinding::Certificate { fingerprint } => {
             certificate.is_some_and(|certificate| certificate.fingerprint == *fingerprint)
         }
     };
-    if !bound || session.expires <= vault.clock.now() {
-        return Err(VaultError::Unauthenticated);
-    }
-    let at = keyspace::principal(&name_tag(&vault.keys, &session.principal));
-    let record = load(vault, snapshot, &at.into()).await?.filter(|record| !record.disabled);
-    let record = record.ok_or(VaultError::Unauthenticated)?;
-    Ok(caller(&record, Method::Token, session.expires, Some(key)))
+    let admitted = match peer {
+        Peer::Remote(address) => session.admits(address),
+        Peer::Local { .. } => session.cidrs.is_empty(),
+    };
+    bound && admitted && !session.has_expired(now) && session.belongs_to(record) && !record.disabled
 }
 
 async fn load(
@@ -150,10 +170,11 @@ async fn load(
 fn caller(
     record: &PrincipalRecord,
     method: Method,
-    expires: keystead_domain::time::UnixMillis,
+    expires: UnixMillis,
     session: Option<Vec<u8>>,
+    peer: Peer,
 ) -> Caller {
-    Caller::proven(record.name.clone(), record.groups.clone().into(), method, expires, session)
+    Caller::proven(record.name.clone(), record.groups.clone().into(), method, expires, session, peer)
 }
 
 /// The groups of a principal; none if it is not registered.
@@ -165,4 +186,71 @@ pub(crate) async fn groups_of(
     let at = keyspace::principal(&name_tag(&vault.keys, name));
     let record = load(vault, snapshot.as_ref(), &at.into()).await?;
     Ok(record.map(|record| record.groups.clone()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keystead_domain::name::{GroupName, TenantName};
+    use keystead_domain::session::{AuthMethod, Cidr};
+
+    fn record() -> PrincipalRecord {
+        PrincipalRecord {
+            name: PrincipalName::service("shop").unwrap(),
+            groups: vec![GroupName::parse("shops").unwrap()],
+            matchers: vec![CertificateMatcher::dns("shop.example.org").unwrap()],
+            disabled: false,
+            created: UnixMillis(1_000),
+        }
+    }
+
+    fn session() -> SessionRecord {
+        SessionRecord {
+            principal: PrincipalName::service("shop").unwrap(),
+            tenant: TenantName::default(),
+            method: AuthMethod::Certificate,
+            binding: SessionBinding::Identity { ca_fingerprint: [1; 32] },
+            created: UnixMillis(2_000),
+            expires: UnixMillis(9_000),
+            max_expires: UnixMillis(8_000),
+            renewable: true,
+            parent: None,
+            on_behalf_of: None,
+            cidrs: vec![Cidr::parse("10.0.0.0/8").unwrap()],
+            bootstrap: false,
+            generation: record().generation(),
+        }
+    }
+
+    fn certificate(identity: &str, ca: u8) -> PresentedCertificate {
+        PresentedCertificate {
+            identities: vec![CertificateMatcher::dns(identity).unwrap()],
+            fingerprint: [3; 32],
+            ca_fingerprint: [ca; 32],
+            not_after: UnixMillis(u64::MAX),
+        }
+    }
+
+    #[test]
+    fn a_session_counts_only_where_when_and_for_whom_it_was_made() {
+        let (inside, outside) = ([10, 0, 0, 7].into(), [192, 0, 2, 7].into());
+        let good = certificate("shop.example.org", 1);
+        let at = |session: &SessionRecord, record: &PrincipalRecord, now, peer, certificate| {
+            counts(session, record, UnixMillis(now), peer, certificate)
+        };
+        let inside = Peer::Remote(inside);
+        assert!(at(&session(), &record(), 7_999, inside, Some(&good)));
+        assert!(!at(&session(), &record(), 8_000, inside, Some(&good)), "past the maximum");
+        assert!(!at(&session(), &record(), 7_999, Peer::Remote(outside), Some(&good)), "another address");
+        assert!(!at(&session(), &record(), 7_999, Peer::Local { uid: 0 }, Some(&good)), "no address at all");
+        assert!(!at(&session(), &record(), 7_999, inside, None), "no certificate");
+        let other_ca = certificate("shop.example.org", 2);
+        assert!(!at(&session(), &record(), 7_999, inside, Some(&other_ca)), "another CA");
+        let sibling = certificate("till.example.org", 1);
+        assert!(!at(&session(), &record(), 7_999, inside, Some(&sibling)), "a sibling's certificate");
+        let anew = PrincipalRecord { created: UnixMillis(3_000), ..record() };
+        assert!(!at(&session(), &anew, 7_999, inside, Some(&good)), "registered anew");
+        let disabled = PrincipalRecord { disabled: true, ..record() };
+        assert!(!at(&session(), &disabled, 7_999, inside, Some(&good)), "disabled");
+    }
 }

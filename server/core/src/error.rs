@@ -21,6 +21,12 @@ pub enum VaultError {
         /// The vault in the store.
         vault: String,
     },
+    /// Something of a vault is there, but not its seal record.
+    #[error("the store holds {keyspace} records but no seal record; restore that, or init in an empty store")]
+    NotEmpty {
+        /// Where the first was found.
+        keyspace: &'static str,
+    },
     /// Keys are closed.
     #[error("the vault is sealed; operators open it with `keystead unseal`")]
     Sealed,
@@ -84,6 +90,14 @@ pub enum VaultError {
     RequestIdReused {
         /// The id.
         id: String,
+    },
+    /// The caller would give away, or take over, rights that are not its own.
+    #[error(
+        "principals in group {group} can be changed only by its members and by who may write policy/{group}: the group carries rights"
+    )]
+    GroupBeyondCaller {
+        /// The group.
+        group: String,
     },
     /// A policy text is wrong.
     #[error(transparent)]
@@ -173,6 +187,7 @@ impl VaultError {
         match self {
             Self::NotInitialized => "NOT_INITIALIZED",
             Self::AlreadyInitialized { .. } => "ALREADY_INITIALIZED",
+            Self::NotEmpty { .. } => "STORE_NOT_EMPTY",
             Self::Sealed => "SEALED",
             Self::AlreadyUnsealed => "ALREADY_UNSEALED",
             Self::Unauthenticated => "UNAUTHENTICATED",
@@ -192,6 +207,7 @@ impl VaultError {
             Self::EtagMismatch { .. } => "ETAG_MISMATCH",
             Self::MatcherTaken { .. } => "CERTIFICATE_IDENTITY_TAKEN",
             Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
+            Self::GroupBeyondCaller { .. } => "GROUP_BEYOND_CALLER",
             Self::Policy(_) => "INVALID_POLICY",
             Self::Share(error) => error.reason(),
             Self::OtherCeremony { .. } => "OTHER_CEREMONY",

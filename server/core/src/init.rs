@@ -3,6 +3,8 @@
 //! Invariant: the audit log is proven writable before a key is made; everything that lies in the store appears in one
 //! batch; shares leave only once the outcome is recorded, and otherwise the vault is unmade.
 
+mod unmaking;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -28,9 +30,11 @@ use keystead_domain::principal::{PrincipalName, PrincipalRecord};
 use keystead_domain::seal::Quorum;
 use keystead_domain::session::{AuthMethod, SessionBinding, SessionRecord};
 use keystead_domain::time::UnixMillis;
-use keystead_storage::{Batch, Keyspace, Precondition, keyspace};
+use keystead_storage::{Batch, Keyspace, Precondition, StorageError, keyspace};
 use rand_core::Rng;
+use tokio::sync::oneshot;
 
+use self::unmaking::destroy_keys;
 use crate::audit_trail::ClearEntry;
 use crate::audit_trail::sealer::day_of;
 use crate::auth::{BOOTSTRAP_LIFE_MILLIS, seal_principal, seal_session, token_tag};
@@ -83,15 +87,24 @@ impl Vault {
     /// Makes a new vault in an empty store.
     ///
     /// # Errors
-    /// `OperatorOnly`, `AlreadyInitialized`, `Invalid`, and those of HSM, log and store; then nothing is left behind.
-    pub async fn init(&self, ctx: &RequestContext, init: Init) -> Result<Initialized, VaultError> {
+    /// `OperatorOnly`, `AlreadyInitialized`, `NotEmpty`, `AuditOrigin`, `Invalid`, and those of HSM, log and store; then
+    /// nothing is left behind.
+    pub async fn init(self: &Arc<Self>, ctx: &RequestContext, init: Init) -> Result<Initialized, VaultError> {
         self.check_operator(ctx, "init")?;
-        let _one_at_a_time = self.ceremony.lock().await;
-        if let Some(record) = self.seal_record().await? {
-            let vault = record.header.verify().map(|header| VaultId(header.vault).to_string());
-            return Err(VaultError::AlreadyInitialized { vault: vault.unwrap_or_default() });
-        }
         check_operators(&init.operators)?;
+        let (vault, ctx) = (Arc::clone(self), ctx.again());
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            let _one_at_a_time = vault.ceremony.lock().await;
+            if let Err(Ok(made)) = answer.send(vault.init_here(&ctx, &init).await) {
+                vault.abandon(&ctx, made.vault, &init.pin).await;
+            }
+        });
+        answered.await.unwrap_or(Err(VaultError::Interrupted { what: "init" }))
+    }
+
+    async fn init_here(&self, ctx: &RequestContext, init: &Init) -> Result<Initialized, VaultError> {
+        self.check_unused().await?;
         let mut id = [0; 16];
         rng().fill_bytes(&mut id);
         let id = VaultId(id);
@@ -122,7 +135,7 @@ impl Vault {
             .record(log, clock)
         };
         let intent = entry(EntryKind::Intent, "", None).await?;
-        let made = self.make(id, &init).await;
+        let made = self.make(id, init).await;
         let outcome = made.as_ref().map_or_else(VaultError::reason, |_| "ok");
         let recorded = entry(EntryKind::Outcome, outcome, Some(intent)).await;
         self.parts.hsm.logout().await;
@@ -140,8 +153,16 @@ impl Vault {
         let hsm = Arc::clone(&self.parts.hsm);
         let token = hsm.login(SecretBytes::copy_from(init.pin.expose())).await?;
         let made = self.make_with(id, init, token.serial, &hsm).await;
-        if made.is_err() {
-            destroy_keys(hsm.as_ref(), id).await;
+        match &made {
+            Ok(_) => {}
+            // It may be in the store all the same.
+            Err(VaultError::Storage(StorageError::UnknownOutcome { .. })) => {
+                destroy_keys(hsm.as_ref(), id).await;
+                if let Err(error) = self.empty_store().await {
+                    tracing::error!(vault = %id, %error, "an unmade vault may be left in the store; remove it by hand");
+                }
+            }
+            Err(_) => destroy_keys(hsm.as_ref(), id).await,
         }
         made
     }
@@ -221,23 +242,6 @@ impl Vault {
         self.parts.storage.commit(batch).await?;
         Ok(Initialized { vault: id, shares, bootstrap })
     }
-
-    /// Takes back a vault whose making could not be recorded: nobody holds its shares.
-    async fn unmake(&self, id: VaultId, pin: &SecretBytes) -> Result<(), VaultError> {
-        let snapshot = self.parts.storage.snapshot().await?;
-        let mut batch = Batch::new();
-        for space in Keyspace::ALL.into_iter().filter(|space| *space != Keyspace::Meta) {
-            for (key, _) in snapshot.range(space, keystead_storage::Range::all(None), 64).await? {
-                batch.delete(space, key);
-            }
-        }
-        batch.delete(Keyspace::Meta, keyspace::meta_keyring());
-        self.parts.storage.commit(batch).await?;
-        self.parts.hsm.login(SecretBytes::copy_from(pin.expose())).await?;
-        destroy_keys(self.parts.hsm.as_ref(), id).await;
-        self.parts.hsm.logout().await;
-        Ok(())
-    }
 }
 
 /// The keys of a new vault inside the token.
@@ -246,14 +250,6 @@ const VAULT_KEYS: [HsmKey; 3] = [
     HsmKey { purpose: HsmKeyPurpose::Epoch, version: 1 },
     HsmKey { purpose: HsmKeyPurpose::Audit, version: 1 },
 ];
-
-async fn destroy_keys(hsm: &dyn Hsm, id: VaultId) {
-    for key in VAULT_KEYS {
-        if let Err(error) = hsm.destroy_key(id.tag(), key).await {
-            tracing::error!(vault = %id, ?key, %error, "a key of an unmade vault stays in the token; destroy it by hand");
-        }
-    }
-}
 
 fn mixed_key(seed: Option<&[u8]>) -> Result<LockedKey, VaultError> {
     let key = LockedKey::generate(&mut rng());

@@ -10,6 +10,7 @@ use futures::stream::{self, Stream};
 use keystead_domain::policy::{Action, Decision, Resource, Verdict};
 
 use crate::audit_trail::Entry;
+use crate::audit_trail::stream_end::StreamEnd;
 use crate::auth;
 use crate::error::VaultError;
 use crate::request::{Allowed, Caller, Permit, RequestContext, Reserved, SystemPermit};
@@ -73,7 +74,7 @@ pub async fn run<Op: Operation>(
 ) -> Result<Op::Output, VaultError> {
     let mut entry = Entry::begin(vault, &ctx, Op::ACTION, op.resource());
     let caller = identify(vault, &ctx, &mut entry).await?;
-    let allowed = decide::<Op>(vault, &ctx, &caller, Op::ACTION, Op::GRANT, &mut entry).await?;
+    let allowed = decide::<Op>(vault, &caller, Op::ACTION, Op::GRANT, &mut entry).await?;
     match Op::EFFECT {
         Effect::Read => {
             let mut reserved = entry.reserve(1).await?;
@@ -83,9 +84,10 @@ pub async fn run<Op: Operation>(
             result
         }
         Effect::Change => {
+            let reserved = entry.reserve(2).await?;
             // A caller that hangs up must not leave an intent without its outcome.
             let open = vault.clone();
-            let change = async move { change(&open, entry, caller, allowed, op).await };
+            let change = async move { change(&open, entry, reserved, caller, allowed, op).await };
             vault.finish(change).await
         }
     }
@@ -94,11 +96,11 @@ pub async fn run<Op: Operation>(
 async fn change<Op: Operation>(
     vault: &UnsealedVault,
     mut entry: Entry,
+    mut reserved: Reserved,
     caller: Arc<Caller>,
     allowed: Allowed<Op>,
     op: Op,
 ) -> Result<Op::Output, VaultError> {
-    let mut reserved = entry.reserve(2).await?;
     let intent = entry.record_intent(&mut reserved).await?;
     vault.intent_begun(intent);
     let permit = Permit::grant(caller, allowed, &reserved, Some(intent));
@@ -166,22 +168,26 @@ pub async fn run_stream<Op: StreamOperation>(
     let open = vault.unsealed()?;
     let mut entry = Entry::begin(&open, &ctx, Op::ACTION, op.resource());
     let caller = identify(&open, &ctx, &mut entry).await?;
-    decide::<Op>(&open, &ctx, &caller, Op::ACTION, Grant::Policy, &mut entry).await?;
+    decide::<Op>(&open, &caller, Op::ACTION, Grant::Policy, &mut entry).await?;
     entry.record_stream_open().await?;
+    let end = StreamEnd::of(Arc::clone(&vault), &ctx, caller, Op::ACTION, op.resource());
     drop(open);
-    let state = (vault, ctx, op, entry, Vec::new().into_iter());
+    let state = (vault, ctx, op, end, Vec::new().into_iter());
     Ok(stream::unfold(Some(state), |state| async move {
-        let (vault, ctx, mut op, mut entry, mut ready) = state?;
+        let (vault, ctx, mut op, mut end, mut ready) = state?;
         loop {
             if let Some(item) = ready.next() {
-                return Some((Ok(item), Some((vault, ctx, op, entry, ready))));
+                return Some((Ok(item), Some((vault, ctx, op, end, ready))));
             }
             if !op.ready().await {
-                return entry.record_stream_end().await.err().map(|error| (Err(error), None));
+                return end.record("ok").await.err().map(|error| (Err(error), None));
             }
-            match stream_event(&vault, &ctx, &mut op, &mut entry).await {
+            match stream_event(&vault, &ctx, &mut op).await {
                 Ok(items) => ready = items.into_iter(),
-                Err(error) => return Some((Err(error), None)),
+                Err(error) => {
+                    let recorded = end.record(error.reason()).await;
+                    return Some((Err(recorded.err().unwrap_or(error)), None));
+                }
             }
         }
     }))
@@ -191,11 +197,12 @@ async fn stream_event<Op: StreamOperation>(
     vault: &Arc<Vault>,
     ctx: &RequestContext,
     op: &mut Op,
-    entry: &mut Entry,
 ) -> Result<Vec<Op::Item>, VaultError> {
     let open = vault.unsealed()?;
-    let caller = identify(&open, ctx, entry).await?;
-    let allowed = decide::<Op>(&open, ctx, &caller, Op::ACTION, Grant::Policy, entry).await?;
+    // Made anew: between events a stream holds no key, and nothing that grows.
+    let mut entry = Entry::begin(&open, ctx, Op::ACTION, op.resource());
+    let caller = identify(&open, ctx, &mut entry).await?;
+    let allowed = decide::<Op>(&open, &caller, Op::ACTION, Grant::Policy, &mut entry).await?;
     let reserved = entry.reserve(1).await?;
     let permit = Permit::grant(caller, allowed, &reserved, None);
     let items = op.next(&open, &permit).await?;
@@ -224,14 +231,13 @@ async fn identify(
 
 async fn decide<Op>(
     vault: &UnsealedVault,
-    ctx: &RequestContext,
     caller: &Caller,
     action: Action,
     grant: Grant,
     entry: &mut Entry,
 ) -> Result<Allowed<Op>, VaultError> {
     let decision = match grant {
-        Grant::Policy => vault.decide(ctx, caller, action, entry.resource()),
+        Grant::Policy => vault.decide(caller, action, entry.resource()),
         Grant::Identified => Decision {
             verdict: Verdict::Allow,
             determining: vec!["identified".to_owned()],
@@ -239,7 +245,7 @@ async fn decide<Op>(
             cacheable: true,
         },
     };
-    let reason_id = || ctx.request_id.as_str().to_owned();
+    let reason_id = || entry.request_id().to_owned();
     let refusal = match decision.verdict {
         Verdict::Allow => None,
         Verdict::Deny => Some(VaultError::Denied { reason_id: reason_id() }),

@@ -9,8 +9,11 @@ use keystead_domain::name::PolicyName;
 use keystead_domain::policy::{AccessContext, AccessRequest, Action, Decision, Method, Policies, Resource};
 use keystead_domain::principal::PrincipalName;
 use keystead_domain::time::UnixMillis;
-use keystead_storage::{Batch, Keyspace, Precondition, Range, Revision, Snapshot, Storage, keyspace};
+use keystead_storage::{
+    Batch, Keyspace, Precondition, Range, Revision, Snapshot, Storage, StorageError, keyspace,
+};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::auth;
 use crate::error::VaultError;
@@ -172,9 +175,34 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutPolicy>, op: PutPolicy) -
     let mut batch = Batch::new();
     batch.require(Keyspace::Policies, at, current.map_or(Precondition::Absent, Precondition::Revision));
     seal_policy(&vault.keys, &mut batch, &record)?;
-    let revision = vault.commit(permit.intent(), batch).await?;
-    vault.policies.store(Arc::new(compiled));
+    let revision = commit(vault, permit.intent(), batch, compiled).await?;
     Ok(Policy { record, etag: etag(revision) })
+}
+
+/// Stores a change and puts the new set in place. When nobody knows whether it was stored, the store is asked; while it
+/// does not say, nothing is permitted.
+async fn commit(
+    vault: &UnsealedVault,
+    intent: Option<u64>,
+    batch: Batch,
+    compiled: Policies,
+) -> Result<Revision, VaultError> {
+    let committed = vault.commit(intent, batch).await;
+    let now_in_force = match &committed {
+        Ok(_) => compiled,
+        Err(VaultError::Storage(StorageError::UnknownOutcome { .. })) => {
+            match load_all(&vault.keys, vault.storage.as_ref()).await {
+                Ok(stored) => stored,
+                Err(error) => {
+                    tracing::error!(%error, "the policies cannot be read again; nothing is permitted until the vault is unsealed anew");
+                    Policies::compile(Vec::new())?
+                }
+            }
+        }
+        Err(_) => return committed,
+    };
+    vault.policies.store(Arc::new(now_in_force));
+    committed
 }
 
 async fn remove(
@@ -192,9 +220,7 @@ async fn remove(
     let mut batch = Batch::new();
     batch.require(Keyspace::Policies, at.clone(), Precondition::Revision(revision));
     batch.delete(Keyspace::Policies, at);
-    vault.commit(permit.intent(), batch).await?;
-    vault.policies.store(Arc::new(compiled));
-    Ok(())
+    commit(vault, permit.intent(), batch, compiled).await.map(drop)
 }
 
 async fn page(vault: &UnsealedVault, op: &ListPolicies) -> Result<PolicyPage, VaultError> {
@@ -235,7 +261,11 @@ impl Operation for PutPolicy {
     }
 
     fn detail(output: &Policy) -> Detail {
-        vec![("bytes", output.record.text.len().to_string())]
+        let digest = Sha256::digest(output.record.text.as_bytes());
+        vec![
+            ("bytes", output.record.text.len().to_string()),
+            ("sha256", data_encoding::HEXLOWER.encode(&digest)),
+        ]
     }
 }
 

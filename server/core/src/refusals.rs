@@ -23,7 +23,19 @@ impl Refusals {
     pub(crate) fn record(&self, peer: Peer, now: Duration) -> Option<u64> {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if windows.len() >= ADDRESSES_KEPT {
-            windows.retain(|_, window| now.saturating_sub(window.began) < WINDOW || window.unrecorded > 0);
+            // Of an address that is long gone only its count is kept, with the shared one.
+            let mut gone = 0_u64;
+            windows.retain(|key, window| {
+                let stays = key.is_none() || now.saturating_sub(window.began) < WINDOW;
+                if !stays {
+                    gone = gone.saturating_add(window.unrecorded);
+                }
+                stays
+            });
+            if gone > 0 {
+                let shared = windows.entry(None).or_insert(Window { began: now, unrecorded: 0 });
+                shared.unrecorded = shared.unrecorded.saturating_add(gone);
+            }
         }
         let crowded = windows.len() >= ADDRESSES_KEPT && !windows.contains_key(&Some(peer));
         let key = if crowded { None } else { Some(peer) };
@@ -68,5 +80,8 @@ mod tests {
         let refusals = Refusals::default();
         let recorded = (0..100_000).filter(|n| refusals.record(peer(*n), Duration::ZERO).is_some()).count();
         assert!(recorded <= ADDRESSES_KEPT + 1, "{recorded}");
+        let later = Duration::from_secs(120);
+        assert!(refusals.record(peer(1), later).is_some(), "the crowd has gone");
+        assert!(refusals.record(peer(200_000), later).is_some(), "a newcomer has a count of its own again");
     }
 }

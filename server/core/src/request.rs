@@ -10,7 +10,7 @@
 //! Without identification (a caller cannot be made up):
 //! ```compile_fail
 //! use keystead_core::request::Caller;
-//! let caller = Caller { principal: todo!(), groups: Vec::new(), method: todo!(), expires: todo!(), session: None };
+//! let caller = Caller { principal: todo!(), groups: Vec::new(), method: todo!(), expires: todo!(), session: None, peer: todo!() };
 //! ```
 //! Without a decision:
 //! ```compile_fail
@@ -28,6 +28,12 @@
 //! async fn wrong(vault: &UnsealedVault, read: &ReadSecret, permit: &Permit<ListSecrets>) {
 //!     let _ = secrets::read(vault, permit, read).await;
 //! }
+//! ```
+//! A job's permit cannot be made up either:
+//! ```compile_fail
+//! use keystead_core::request::SystemPermit;
+//! enum Job {}
+//! let permit: SystemPermit<Job> = SystemPermit { intent: 7, job: std::marker::PhantomData };
 //! ```
 //! The same with the right permit compiles, so the refusals above are for the reasons named:
 //! ```
@@ -123,6 +129,7 @@ pub struct Caller {
     method: Method,
     expires: UnixMillis,
     session: Option<Vec<u8>>,
+    peer: Peer,
 }
 
 impl Caller {
@@ -132,8 +139,9 @@ impl Caller {
         method: Method,
         expires: UnixMillis,
         session: Option<Vec<u8>>,
+        peer: Peer,
     ) -> Self {
-        Self { principal, groups, method, expires, session }
+        Self { principal, groups, method, expires, session, peer }
     }
 
     /// The principal.
@@ -149,6 +157,11 @@ impl Caller {
     /// How it was authenticated for this request.
     pub fn method(&self) -> Method {
         self.method
+    }
+
+    /// Where it calls from.
+    pub fn peer(&self) -> Peer {
+        self.peer
     }
 
     /// When the authentication ends.

@@ -15,7 +15,7 @@ use keystead_domain::id::{CeremonyId, VaultId};
 use keystead_domain::policy::{Action, Resource};
 use keystead_domain::seal::{Entered, Quorum, ShareNumber, UnsealProgress};
 use keystead_domain::time::{Ttl, UnixMillis};
-use keystead_storage::{Keyspace, keyspace};
+use keystead_storage::{Keyspace, Revision, keyspace};
 use rand_core::Rng;
 
 use crate::audit_trail::ClearEntry;
@@ -24,7 +24,7 @@ use crate::keys::{corrupt, rng};
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, RequestContext};
 use crate::unsealed::UnsealedVault;
-use crate::vault::Vault;
+use crate::vault::{Vault, to_its_end};
 
 pub(crate) use self::opening::KEYRING_FORMAT;
 
@@ -34,6 +34,13 @@ pub(crate) struct Ceremony {
     progress: UnsealProgress,
     shares: Vec<Share>,
     expires: UnixMillis,
+}
+
+/// A seal record whose header was verified.
+pub(crate) struct TrustedSeal {
+    revision: Revision,
+    pub(crate) record: SealRecord,
+    pub(crate) header: SealHeader,
 }
 
 /// What a holder sees of a ceremony.
@@ -81,13 +88,26 @@ impl Vault {
     /// # Errors
     /// Those of the store; a seal record that does not decode.
     pub async fn status(&self) -> Result<Status, VaultError> {
-        let header = match self.seal_record().await? {
-            Some(record) => Some((verified(&record)?, record.header.encode())),
-            None => None,
-        };
-        let mut ceremony = self.ceremony.lock().await;
-        self.drop_expired(&mut ceremony);
-        Ok(Status { header, unsealed: self.is_unsealed(), ceremony: ceremony.as_ref().map(Ceremony::seen) })
+        let seal = self.seal_record().await?;
+        let now = self.parts.clock.now();
+        let ceremony = self.progress.load_full().filter(|progress| progress.expires > now);
+        Ok(Status {
+            header: seal.map(|seal| (seal.header.clone(), seal.record.header.encode())),
+            unsealed: self.is_unsealed(),
+            ceremony: ceremony.map(|progress| (*progress).clone()),
+        })
+    }
+
+    /// Wipes the shares of a ceremony that timed out. Called every few seconds.
+    pub fn tidy(&self) {
+        if let Ok(mut ceremony) = self.ceremony.try_lock() {
+            self.drop_expired(&mut ceremony);
+            self.show(ceremony.as_ref());
+        }
+    }
+
+    fn show(&self, ceremony: Option<&Ceremony>) {
+        self.progress.store(ceremony.map(|ceremony| Arc::new(ceremony.seen())));
     }
 
     /// Enters one share.
@@ -95,18 +115,34 @@ impl Vault {
     /// # Errors
     /// `Share` with its own reason for each kind of bad share; `OtherCeremony`; with the last share those of the HSM.
     pub async fn submit_share(
-        &self,
+        self: &Arc<Self>,
         ctx: &RequestContext,
         text: SecretBytes,
         ceremony_id: Option<CeremonyId>,
     ) -> Result<Submitted, VaultError> {
-        let mut ceremony = self.ceremony.lock().await;
+        let (vault, ctx) = (Arc::clone(self), ctx.again());
+        to_its_end("unsealing", async move {
+            let mut ceremony = vault.ceremony.lock().await;
+            let submitted = vault.submit(&mut ceremony, &ctx, text, ceremony_id).await;
+            vault.show(ceremony.as_ref());
+            submitted
+        })
+        .await
+    }
+
+    async fn submit(
+        &self,
+        ceremony: &mut Option<Ceremony>,
+        ctx: &RequestContext,
+        text: SecretBytes,
+        ceremony_id: Option<CeremonyId>,
+    ) -> Result<Submitted, VaultError> {
         if self.is_unsealed() {
             return Err(VaultError::AlreadyUnsealed);
         }
-        self.drop_expired(&mut ceremony);
-        let record = self.seal_record().await?.ok_or(VaultError::NotInitialized)?;
-        let entered = self.enter(&record, &mut ceremony, text, ceremony_id).await;
+        self.drop_expired(ceremony);
+        let seal = self.seal_record().await?.ok_or(VaultError::NotInitialized)?;
+        let entered = self.enter(&seal, ceremony, text, ceremony_id).await;
         let mut detail: Detail = Vec::new();
         if let Ok(Step::More(progress)) = &entered {
             detail.push(("ceremony", progress.id.to_string()));
@@ -179,6 +215,7 @@ impl Vault {
         };
         entry.record(&self.parts.audit, self.parts.clock.as_ref()).await?;
         *ceremony = None;
+        self.show(None);
         Ok(())
     }
 
@@ -198,9 +235,14 @@ impl Vault {
     /// # Errors
     /// When the log could not record it; the vault is sealed all the same.
     pub async fn seal_by_itself(&self, why: &'static str) -> Result<(), VaultError> {
+        // A step that is opening the vault comes to its end first, and is sealed with it.
+        let mut ceremony = self.ceremony.lock().await;
+        *ceremony = None;
+        self.show(None);
         let Some(shut) = self.shut() else { return Ok(()) };
         shut.drained().await;
         self.forget_keys().await;
+        drop(shut);
         let entry = ClearEntry {
             kind: EntryKind::System,
             action: "system:seal",
@@ -217,22 +259,34 @@ impl Vault {
         self.parts.hsm.logout().await;
     }
 
-    pub(crate) async fn seal_record(&self) -> Result<Option<SealRecord>, VaultError> {
+    /// The seal record, if there is one and its audit key signed its header. Checked once for each revision: anybody
+    /// may ask for the status.
+    pub(crate) async fn seal_record(&self) -> Result<Option<Arc<TrustedSeal>>, VaultError> {
         let at = keyspace::seal_record();
         let Some(stored) = self.parts.storage.snapshot().await?.get(Keyspace::Seal, &at).await? else {
             return Ok(None);
         };
-        SealRecord::decode(&stored.value).map(Some).map_err(|_| corrupt(Keyspace::Seal, &at))
+        if let Some(known) = self.seal.load_full()
+            && known.revision == stored.revision
+        {
+            return Ok(Some(known));
+        }
+        let record = SealRecord::decode(&stored.value).map_err(|_| corrupt(Keyspace::Seal, &at))?;
+        let header = record.header.verify();
+        let header = header.map_err(|error| VaultError::SealRecord { what: error.to_string() })?;
+        let seal = Arc::new(TrustedSeal { revision: stored.revision, record, header });
+        self.seal.store(Some(Arc::clone(&seal)));
+        Ok(Some(seal))
     }
 
     async fn enter(
         &self,
-        record: &SealRecord,
+        seal: &TrustedSeal,
         ceremony: &mut Option<Ceremony>,
         text: SecretBytes,
         asked: Option<CeremonyId>,
     ) -> Result<Step, VaultError> {
-        let header = verified(record)?;
+        let TrustedSeal { record, header, .. } = seal;
         let share = Share::parse(text.expose())?;
         header.check_share(&share)?;
         if let Some(asked) = asked
@@ -245,7 +299,7 @@ impl Vault {
         }
         let under_way = match ceremony {
             Some(under_way) => under_way,
-            None => ceremony.insert(self.begin(&header)?),
+            None => ceremony.insert(self.begin(header)?),
         };
         let number = share.number();
         let wrong =
@@ -262,7 +316,8 @@ impl Vault {
             }
             Entered::Complete => {
                 under_way.shares.push(share);
-                let opened = opening::open(self, record, &header, &under_way.shares).await;
+                self.closed().await;
+                let opened = opening::open(self, record, header, &under_way.shares).await;
                 // Whatever came of it, the shares have done their work; holders enter them again.
                 *ceremony = None;
                 opened.map(|opened| Step::Opened(Box::new(opened)))
@@ -305,11 +360,6 @@ impl Ceremony {
     }
 }
 
-/// The header, if its audit key signed it.
-fn verified(record: &SealRecord) -> Result<SealHeader, VaultError> {
-    record.header.verify().map_err(|error| VaultError::SealRecord { what: error.to_string() })
-}
-
 /// The id of the vault that a header names.
 pub(crate) fn vault_id(header: &SealHeader) -> VaultId {
     VaultId(header.vault)
@@ -336,6 +386,7 @@ impl Operation for SealVault {
         tokio::spawn(async move {
             shut.drained().await;
             vault.forget_keys().await;
+            drop(shut);
         });
         Ok(())
     }

@@ -4,6 +4,7 @@ mod intents;
 pub(crate) mod upkeep;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use keystead_audit::AuditLog;
@@ -22,7 +23,7 @@ use crate::clock::Clock;
 use crate::error::VaultError;
 use crate::keys::Keys;
 use crate::refusals::Refusals;
-use crate::request::{Caller, Peer, RequestContext};
+use crate::request::{Caller, Peer};
 
 /// Paths whose ids are kept at hand.
 const PATHS_KEPT: usize = 65_536;
@@ -37,6 +38,8 @@ pub struct UnsealedVault {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) read_durability: ReadDurability,
     pub(crate) policies: ArcSwap<Policies>,
+    /// Whoever takes several places in the audit log.
+    pub(crate) reserving: Arc<tokio::sync::Mutex<()>>,
     /// One writer of policies at a time: each compiles the whole set.
     pub(crate) policy_writes: tokio::sync::Mutex<()>,
     pub(crate) path_ids: Cache<SecretPath, RecordId>,
@@ -46,6 +49,8 @@ pub struct UnsealedVault {
     pub(crate) opener: Arc<AuditOpener>,
     sealer: ArcSwap<AuditSealer>,
     intents: Intents,
+    /// The outcomes that a crash left out are recorded.
+    settled: AtomicBool,
     /// How far the answers kept for repeated requests were tidied.
     tidied_to: std::sync::Mutex<Option<Vec<u8>>>,
     /// Where the audit log stood when the vault opened: intents before it are of an earlier run.
@@ -74,6 +79,7 @@ impl UnsealedVault {
             clock: parts.clock,
             read_durability: parts.read_durability,
             policies: ArcSwap::from_pointee(parts.policies),
+            reserving: Arc::default(),
             policy_writes: tokio::sync::Mutex::new(()),
             path_ids: Cache::new(PATHS_KEPT),
             metas: Cache::new(METAS_KEPT),
@@ -82,6 +88,7 @@ impl UnsealedVault {
             opener: parts.opener,
             sealer: ArcSwap::from_pointee(parts.sealer),
             intents: Intents::default(),
+            settled: AtomicBool::new(false),
             tidied_to: std::sync::Mutex::new(None),
         }
     }
@@ -91,17 +98,11 @@ impl UnsealedVault {
         self.sealer.load_full()
     }
 
-    pub(crate) fn decide(
-        &self,
-        ctx: &RequestContext,
-        caller: &Caller,
-        action: Action,
-        resource: &Resource,
-    ) -> Decision {
+    pub(crate) fn decide(&self, caller: &Caller, action: Action, resource: &Resource) -> Decision {
         let context = AccessContext {
             method: caller.method(),
             now: self.clock.now(),
-            peer: match ctx.peer {
+            peer: match caller.peer() {
                 Peer::Remote(address) => Some(address),
                 Peer::Local { .. } => None,
             },
@@ -121,6 +122,7 @@ impl UnsealedVault {
     pub(crate) async fn commit(&self, intent: Option<u64>, mut batch: Batch) -> Result<Revision, VaultError> {
         if let Some(intent) = intent {
             batch.put(Keyspace::Intents, keyspace::intent(intent), Vec::new());
+            self.intents.marked(intent);
         }
         let settled = self.intents.take_settled();
         for intent in &settled {

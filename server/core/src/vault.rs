@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::error::VaultError;
 use crate::refusals::Refusals;
 use crate::request::{Peer, RequestContext};
-use crate::seal::Ceremony;
+use crate::seal::{Ceremony, Progress, TrustedSeal};
 use crate::unsealed::UnsealedVault;
 
 /// What a vault is built from.
@@ -59,7 +59,13 @@ pub struct Vault {
     pub(crate) ceremony: tokio::sync::Mutex<Option<Ceremony>>,
     /// Bad shares by address: anybody may send them, so they must not fill the log.
     pub(crate) refusals: Refusals,
+    /// The last seal record read, checked; it counts while the store has the same revision of it.
+    pub(crate) seal: ArcSwapOption<TrustedSeal>,
+    /// What status shows of the ceremony, without waiting for a step under way.
+    pub(crate) progress: ArcSwapOption<Progress>,
     running: ArcSwapOption<Running>,
+    /// Sealings under way: the vault opens anew only when none is left.
+    closing: TaskTracker,
     state: tokio::sync::watch::Sender<bool>,
 }
 
@@ -77,12 +83,18 @@ pub struct OpenVault {
 impl Vault {
     /// A sealed vault.
     pub fn new(parts: VaultParts) -> Arc<Self> {
+        let closing = TaskTracker::new();
+        // A closed tracker still hands out tokens, and can be waited for.
+        closing.close();
         Arc::new(Self {
             parts,
             opener: Arc::default(),
             ceremony: tokio::sync::Mutex::new(None),
             refusals: Refusals::default(),
+            seal: ArcSwapOption::empty(),
+            progress: ArcSwapOption::empty(),
             running: ArcSwapOption::empty(),
+            closing,
             state: tokio::sync::watch::Sender::new(false),
         })
     }
@@ -133,9 +145,15 @@ impl Vault {
 
     /// Lets nobody in any more. What is under way goes on.
     pub(crate) fn shut(&self) -> Option<Shut> {
-        let shut = self.running.swap(None).map(|running| Shut { running });
+        let closing = self.closing.token();
+        let running = self.running.swap(None)?;
         self.state.send_replace(false);
-        shut
+        Some(Shut { running, _closing: closing })
+    }
+
+    /// Waits until an earlier sealing has forgotten its keys: it would log out whoever logs in meanwhile.
+    pub(crate) async fn closed(&self) {
+        self.closing.wait().await;
     }
 
     /// Whether a caller may act on a sealed vault.
@@ -154,14 +172,23 @@ impl Vault {
     }
 }
 
-/// A vault that lets nobody in.
+/// Runs a step of a ceremony to its end, even if the caller hangs up.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    what: &'static str,
+    step: impl Future<Output = Result<T, VaultError>> + Send + 'static,
+) -> Result<T, VaultError> {
+    tokio::spawn(step).await.unwrap_or(Err(VaultError::Interrupted { what }))
+}
+
+/// A vault that lets nobody in; kept until its keys are forgotten.
 pub(crate) struct Shut {
     running: Arc<Running>,
+    _closing: TaskTrackerToken,
 }
 
 impl Shut {
-    /// Waits for those inside; keys are wiped when the last of them is gone.
-    pub(crate) async fn drained(self) {
+    /// Waits for those inside; keys are wiped when this is dropped.
+    pub(crate) async fn drained(&self) {
         self.running.inside.close();
         self.running.inside.wait().await;
     }

@@ -52,7 +52,7 @@ impl AuditService for Api {
         if message.last > MAX_LAST {
             return Err(refuse(convert::invalid("last", format!("at most {MAX_LAST} entries"))));
         }
-        let op = TailAudit::new(self.vault(), u64::from(message.last), message.follow).map_err(refuse)?;
+        let op = TailAudit::new(self.vault(), u64::from(message.last), message.follow);
         let entries = operation::run_stream(Arc::clone(self.vault()), context, op).await.map_err(refuse)?;
         let answers = entries.map(|entry| match entry {
             Ok(entry) => Ok(v1::TailAuditResponse { entry: Some(shown(entry)) }),

@@ -76,7 +76,7 @@ impl AuthService for Api {
         request: Request<v1::GetPrincipalRequest>,
     ) -> Result<Response<v1::GetPrincipalResponse>, Status> {
         let (context, message) = self.open(request)?;
-        let op = ReadPrincipal { name: convert::principal_name(&message.name).map_err(refuse)? };
+        let op = ReadPrincipal { name: convert::registered_name(&message.name).map_err(refuse)? };
         let vault = self.unsealed()?;
         let principal = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::GetPrincipalResponse { principal: Some(shown(principal)) }))
@@ -104,7 +104,7 @@ impl AuthService for Api {
         request: Request<v1::DeletePrincipalRequest>,
     ) -> Result<Response<v1::DeletePrincipalResponse>, Status> {
         let (context, message) = self.open(request)?;
-        let op = DeletePrincipal { name: convert::principal_name(&message.name).map_err(refuse)? };
+        let op = DeletePrincipal { name: convert::registered_name(&message.name).map_err(refuse)? };
         let vault = self.unsealed()?;
         operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::DeletePrincipalResponse {}))

@@ -41,6 +41,14 @@ pub fn principal_name(text: &str) -> Converted<PrincipalName> {
     PrincipalName::parse(text).map_err(|error| invalid("name", error))
 }
 
+/// The name of a principal that may be there already: the bootstrap administrator too, who cannot be made by callers.
+pub fn registered_name(text: &str) -> Converted<PrincipalName> {
+    match PrincipalName::parse(text) {
+        Err(_) if text == PrincipalName::bootstrap().to_string() => Ok(PrincipalName::bootstrap()),
+        parsed => parsed.map_err(|error| invalid("name", error)),
+    }
+}
+
 /// A policy's name.
 pub fn policy_name(text: &str) -> Converted<PolicyName> {
     PolicyName::parse(text).map_err(|error| invalid("name", error))

@@ -82,7 +82,7 @@ impl PoliciesService for Api {
     ) -> Result<Response<v1::ExplainPolicyResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = ExplainPolicy {
-            principal: convert::principal_name(&message.principal).map_err(refuse)?,
+            principal: convert::registered_name(&message.principal).map_err(refuse)?,
             action: Action::parse(&message.action)
                 .map_err(|error| refuse(convert::invalid("action", error)))?,
             resource: Resource::parse(&message.resource)

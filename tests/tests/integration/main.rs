@@ -9,4 +9,50 @@
     reason = "a test fails by panicking, in its fixtures too"
 )]
 
+mod audit;
+mod bootstrap;
+mod canaries;
+mod ceremony;
+mod init;
+mod policies;
+mod principals;
+mod requests;
 mod secrets;
+mod services;
+mod shares;
+mod signals;
+mod start;
+mod tls;
+mod token;
+
+use keystead_client::{Client, Error, SecretValue};
+
+/// A service named `shop` may do everything with secrets below `shop`, and nothing else.
+const SHOP: &str = "permit (\n  principal == Keystead::Service::\"shop\",\n  action,\n  \
+                    resource in Keystead::Folder::\"shop\"\n);\n";
+
+/// The machine-readable reason of a refusal.
+#[track_caller]
+fn reason<T>(answer: Result<T, Error>) -> String {
+    let error = answer.err().expect("this had to be refused");
+    let reason = error.reason().to_owned();
+    assert!(!reason.is_empty(), "a refusal without a reason: {error:?}");
+    reason
+}
+
+/// The fields that a refusal names.
+#[track_caller]
+fn fields<T>(answer: Result<T, Error>) -> Vec<String> {
+    let error = answer.err().expect("this had to be refused");
+    error.refusal().unwrap().fields.iter().map(|violation| violation.field.clone()).collect()
+}
+
+async fn put(client: &Client, path: &str, value: &str) -> u64 {
+    client.secrets().put(path, SecretValue::data(value.to_owned())).await.unwrap().version
+}
+
+async fn get(client: &Client, path: &str) -> String {
+    let secret = client.secrets().get(path).await.unwrap();
+    let SecretValue::Data(bytes) = secret.value else { panic!("{path} has fields") };
+    bytes.expose_str().unwrap().to_owned()
+}

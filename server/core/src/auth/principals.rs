@@ -2,7 +2,8 @@
 //!
 //! Invariant: a certificate identity belongs to one principal at most; record and index change in one batch.
 
-use keystead_domain::policy::{Action, Method, Resource};
+use keystead_domain::name::PolicyName;
+use keystead_domain::policy::{Action, Method, Resource, Verdict};
 use keystead_domain::principal::{PrincipalName, PrincipalRecord};
 use keystead_domain::time::UnixMillis;
 use keystead_domain::{CertificateMatcher, GroupName};
@@ -12,7 +13,7 @@ use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};
 use crate::operation::{Detail, Effect, Grant, Operation};
 use crate::records;
-use crate::request::Permit;
+use crate::request::{Caller, Permit};
 use crate::unsealed::UnsealedVault;
 
 /// Tries against other writers.
@@ -119,7 +120,7 @@ fn put_sealed<T: serde::Serialize>(
 /// Registers a principal.
 ///
 /// # Errors
-/// `EtagMismatch`, `MatcherTaken`.
+/// `EtagMismatch`, `MatcherTaken`, `GroupBeyondCaller`.
 pub(crate) async fn put(
     vault: &UnsealedVault,
     permit: &Permit<PutPrincipal>,
@@ -130,6 +131,8 @@ pub(crate) async fn put(
         let at = keyspace::principal(&name_tag(&vault.keys, &op.record.name));
         let old = open(vault, snapshot.as_ref(), &at).await?;
         check_etag(&op.record.name, op.etag.as_deref(), old.as_ref().map(|(_, revision)| *revision))?;
+        check_groups(vault, permit.caller(), &op.record.groups)?;
+        check_groups(vault, permit.caller(), old.as_ref().map_or(&[], |(old, _)| &old.groups))?;
         let mut record = op.record.clone();
         record.created = old.as_ref().map_or_else(|| vault.clock.now(), |(record, _)| record.created);
         let mut batch = Batch::new();
@@ -172,6 +175,7 @@ async fn remove(
         let snapshot = vault.storage.snapshot().await?;
         let at = keyspace::principal(&name_tag(&vault.keys, name));
         let (record, revision) = open(vault, snapshot.as_ref(), &at).await?.ok_or_else(|| not_found(name))?;
+        check_groups(vault, permit.caller(), &record.groups)?;
         let mut batch = Batch::new();
         batch.require(Keyspace::Principals, at.clone(), Precondition::Revision(revision));
         batch.delete(Keyspace::Principals, at);
@@ -227,6 +231,21 @@ async fn owner(
     let Some(stored) = snapshot.get(Keyspace::PrincipalIndex, index).await? else { return Ok(None) };
     let plain = vault.keys.open_record(Keyspace::PrincipalIndex, index, &stored.value)?;
     records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::PrincipalIndex, index)).map(Some)
+}
+
+/// A group is what policies give to it: whoever may change the principals of a group could take its rights, or shed a
+/// `forbid` on it. Only its members may, and those who may write policies for it.
+fn check_groups(vault: &UnsealedVault, caller: &Caller, groups: &[GroupName]) -> Result<(), VaultError> {
+    let may_write_policies = |group: &GroupName| {
+        PolicyName::parse(group.as_str()).is_ok_and(|policy| {
+            let decision = vault.decide(caller, Action::PoliciesWrite, &Resource::Policy(policy));
+            decision.verdict == Verdict::Allow
+        })
+    };
+    match groups.iter().find(|group| !caller.groups().contains(group) && !may_write_policies(group)) {
+        Some(group) => Err(VaultError::GroupBeyondCaller { group: group.as_str().to_owned() }),
+        None => Ok(()),
+    }
 }
 
 fn check_etag(

@@ -1,7 +1,7 @@
 //! Which intents are under way, and which markers in the store can go. The log below [`Intents::low_water`] needs no
 //! second look after a crash.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Markers that leave with one batch.
@@ -12,19 +12,34 @@ pub(super) struct Intents(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    under_way: BTreeSet<u64>,
+    /// With whether its marker may lie in the store.
+    under_way: BTreeMap<u64, bool>,
     settled: Vec<u64>,
 }
 
 impl Intents {
     pub(super) fn begun(&self, intent: u64) {
-        self.state().under_way.insert(intent);
+        self.state().under_way.insert(intent, false);
     }
 
+    /// Its marker is being put into the store.
+    pub(super) fn marked(&self, intent: u64) {
+        if let Some(marked) = self.state().under_way.get_mut(&intent) {
+            *marked = true;
+        }
+    }
+
+    /// Its outcome is durable, so that its marker can go.
     pub(super) fn settled(&self, intent: u64) {
         let mut state = self.state();
-        state.under_way.remove(&intent);
-        state.settled.push(intent);
+        if state.under_way.remove(&intent) == Some(true) {
+            state.settled.push(intent);
+        }
+    }
+
+    /// A marker of an earlier run, whose outcome is durable.
+    pub(super) fn left_over(&self, intent: u64) {
+        self.state().settled.push(intent);
     }
 
     pub(super) fn take_settled(&self) -> Vec<u64> {
@@ -39,7 +54,7 @@ impl Intents {
 
     /// The oldest intent under way, or `head`.
     pub(super) fn low_water(&self, head: u64) -> u64 {
-        self.state().under_way.first().copied().unwrap_or(head)
+        self.state().under_way.keys().next().copied().unwrap_or(head)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -58,8 +73,11 @@ mod tests {
         intents.begun(3);
         intents.begun(5);
         assert_eq!(intents.low_water(9), 3);
+        intents.marked(3);
         intents.settled(3);
         assert_eq!(intents.low_water(9), 5);
+        intents.settled(5);
+        assert_eq!(intents.low_water(9), 9);
         let taken = intents.take_settled();
         assert_eq!(taken, vec![3]);
         intents.put_back(taken);

@@ -8,6 +8,7 @@ use keystead_audit::{Body, BodyInput, Durability, EntryKind, UnixMillis as Audit
 use keystead_crypto::arena::LockedKey;
 use keystead_storage::{Batch, Keyspace, Precondition, Range, StorageError, keyspace};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use keystead_domain::policy::Resource;
 
@@ -35,6 +36,10 @@ impl UnsealedVault {
         }
         for day in self.opener.wanted() {
             self.ensure_day(day).await?;
+        }
+        if !self.settled.load(Ordering::Acquire) {
+            // The low water must not pass an intent that nobody has looked at.
+            self.settle_after_crash().await?;
         }
         self.tidy_request_ids().await?;
         self.keep_low_water().await
@@ -101,13 +106,17 @@ impl UnsealedVault {
         };
         let mut open = BTreeMap::new();
         let mut next = low;
-        while next < until {
+        // To the end: an earlier attempt may have derived some outcomes.
+        let end = self.audit.head().size;
+        while next < end {
             let entries = crate::audit_tail::read_opened(self, next, ENTRIES_A_STEP).await?;
             let Some(last) = entries.last() else { break };
             next = last.seq.saturating_add(1);
-            for entry in entries.into_iter().filter(|entry| entry.seq < until) {
+            for entry in entries {
                 match (entry.kind, entry.body) {
-                    (EntryKind::Intent, Some(body)) => drop(open.insert(entry.seq, body)),
+                    (EntryKind::Intent, Some(body)) if entry.seq < until => {
+                        drop(open.insert(entry.seq, body));
+                    }
                     (EntryKind::Outcome, Some(Body { intent: Some(intent), .. })) => {
                         drop(open.remove(&intent))
                     }
@@ -126,9 +135,10 @@ impl UnsealedVault {
             if let Some(intent) = keyspace::intent_in(&key)
                 && intent < until
             {
-                self.intent_settled(intent);
+                self.intents.left_over(intent);
             }
         }
+        self.settled.store(true, Ordering::Release);
         Ok(left)
     }
 

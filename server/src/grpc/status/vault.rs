@@ -54,6 +54,8 @@ fn code(error: &VaultError) -> Code {
         | VaultError::AlreadyUnsealed
         | VaultError::Sealed
         | VaultError::OtherToken { .. }
+        | VaultError::NotEmpty { .. }
+        | VaultError::AuditOrigin(_)
         | VaultError::SealRecord { .. }
         | VaultError::OtherCeremony { .. } => Code::FailedPrecondition,
         VaultError::AlreadyInitialized { .. }
@@ -61,9 +63,10 @@ fn code(error: &VaultError) -> Code {
         | VaultError::RequestIdReused { .. }
         | VaultError::ShareEntered { .. } => Code::AlreadyExists,
         VaultError::Unauthenticated => Code::Unauthenticated,
-        VaultError::Denied { .. } | VaultError::NeedsApproval { .. } | VaultError::OperatorOnly { .. } => {
-            Code::PermissionDenied
-        }
+        VaultError::Denied { .. }
+        | VaultError::NeedsApproval { .. }
+        | VaultError::OperatorOnly { .. }
+        | VaultError::GroupBeyondCaller { .. } => Code::PermissionDenied,
         VaultError::NotFound { .. } => Code::NotFound,
         VaultError::Version(error) => match error {
             VersionError::Conflict { .. } => Code::Aborted,

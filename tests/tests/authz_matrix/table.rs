@@ -1,0 +1,364 @@
+//! What is promised: a row an rpc, a cell a kind of caller.
+
+use keystead_proto::v1;
+use prost::Message;
+use tonic::Code;
+
+/// Who calls. The columns of a row, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Caller {
+    /// Without certificate and token.
+    Anonymous,
+    /// With a good certificate that belongs to no principal.
+    Unregistered,
+    /// A registered service that is disabled.
+    Disabled,
+    /// A registered service that no policy names.
+    Powerless,
+    /// A service whose policy grants it everything with secrets below `shop`.
+    Service,
+    /// An operator in the group of administrators.
+    Admin,
+    /// The bootstrap administrator's token; before init a token of another vault.
+    Bootstrap,
+    /// A well-formed token that nobody was given.
+    UnknownToken,
+    /// A token whose checksum is wrong.
+    MistypedToken,
+    /// Something that is no token at all.
+    Garbage,
+    /// A certificate that the configuration names, and no principal.
+    Configured,
+    /// Somebody on the local socket.
+    Local,
+}
+
+/// All of them.
+pub(crate) const CALLERS: [Caller; 12] = [
+    Caller::Anonymous,
+    Caller::Unregistered,
+    Caller::Disabled,
+    Caller::Powerless,
+    Caller::Service,
+    Caller::Admin,
+    Caller::Bootstrap,
+    Caller::UnknownToken,
+    Caller::MistypedToken,
+    Caller::Garbage,
+    Caller::Configured,
+    Caller::Local,
+];
+
+/// The code and the reason of an answer.
+pub(crate) type Cell = (Code, &'static str);
+
+/// One cell for each of [`CALLERS`].
+pub(crate) type Cells = [Cell; 12];
+
+/// What rpcs are about.
+pub(crate) struct Target {
+    /// A secret's path.
+    pub(crate) secret: String,
+    /// A folder with the secret in it.
+    pub(crate) folder: String,
+    /// A principal's name.
+    pub(crate) principal: String,
+    /// A policy's name.
+    pub(crate) policy: String,
+}
+
+/// What is promised of one rpc.
+pub(crate) struct Row {
+    /// `Service/Method`.
+    pub(crate) rpc: &'static str,
+    /// The request about a target.
+    pub(crate) message: fn(&Target) -> Vec<u8>,
+    /// Before init.
+    pub(crate) uninitialized: Cells,
+    /// Sealed.
+    pub(crate) sealed: Cells,
+    /// Unsealed, about what exists.
+    pub(crate) unsealed: Cells,
+    /// Unsealed, about what does not exist, for those who are let in: they may know.
+    pub(crate) absent: Cell,
+}
+
+const OK: Cell = (Code::Ok, "");
+const WHO: Cell = (Code::Unauthenticated, "UNAUTHENTICATED");
+const BAD: Cell = (Code::Unauthenticated, "CREDENTIAL_MALFORMED");
+const NO: Cell = (Code::PermissionDenied, "DENIED");
+const LOCAL: Cell = (Code::PermissionDenied, "OPERATOR_ONLY");
+const CLOSED: Cell = (Code::FailedPrecondition, "SEALED");
+const NONE: Cell = (Code::NotFound, "NOT_FOUND");
+const TOKENLESS: Cell = (Code::InvalidArgument, "INVALID_ARGUMENT");
+
+/// The same for everybody who sends no malformed credential.
+const fn everybody(cell: Cell) -> Cells {
+    [cell, cell, cell, cell, cell, cell, cell, cell, WHO, BAD, cell, cell]
+}
+
+/// Whoever stands in the configuration or at the machine.
+const fn operators_only(cell: Cell) -> Cells {
+    [LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, WHO, BAD, cell, cell]
+}
+
+/// Principals, by policy.
+const fn gated(service: Cell, admin: Cell) -> Cells {
+    [WHO, WHO, WHO, NO, service, admin, admin, WHO, WHO, BAD, WHO, WHO]
+}
+
+/// Principals, whatever the policies say.
+const fn identified(certificate: Cell, token: Cell) -> Cells {
+    [WHO, WHO, WHO, certificate, certificate, certificate, token, WHO, WHO, BAD, WHO, WHO]
+}
+
+/// Nobody, and nobody learns more.
+const SHUT: Cells = everybody(CLOSED);
+
+/// Open to anybody who can connect. The token is not looked at, but what is none is refused before.
+const OPEN: Cells = [OK, OK, OK, OK, OK, OK, OK, OK, OK, BAD, OK, OK];
+
+/// Every rpc. The last row takes the bootstrap token away.
+pub(crate) const TABLE: &[Row] = &[
+    Row {
+        rpc: "SystemService/GetStatus",
+        message: |_| v1::GetStatusRequest {}.encode_to_vec(),
+        uninitialized: OPEN,
+        sealed: OPEN,
+        unsealed: OPEN,
+        absent: OK,
+    },
+    Row {
+        rpc: "SystemService/Initialize",
+        // With a wrong PIN: whoever is let in gets as far as the HSM.
+        message: |_| {
+            let (shares, threshold, hsm_pin) = (3, 2, b"00000000".to_vec());
+            v1::InitializeRequest {
+                shares,
+                threshold,
+                hsm_pin,
+                accept_total_loss: true,
+                ..Default::default()
+            }
+            .encode_to_vec()
+        },
+        uninitialized: operators_only((Code::FailedPrecondition, "HSM_PIN_REFUSED")),
+        sealed: operators_only((Code::AlreadyExists, "ALREADY_INITIALIZED")),
+        unsealed: operators_only((Code::AlreadyExists, "ALREADY_INITIALIZED")),
+        absent: OK,
+    },
+    Row {
+        rpc: "SystemService/SubmitUnsealShare",
+        // A share is the credential.
+        message: |_| {
+            v1::SubmitUnsealShareRequest { share: b"ks1-share-".to_vec(), ..Default::default() }
+                .encode_to_vec()
+        },
+        uninitialized: everybody((Code::FailedPrecondition, "NOT_INITIALIZED")),
+        sealed: everybody((Code::InvalidArgument, "SHARE_TRUNCATED")),
+        unsealed: everybody((Code::FailedPrecondition, "ALREADY_UNSEALED")),
+        absent: OK,
+    },
+    Row {
+        rpc: "SystemService/CancelUnseal",
+        message: |_| v1::CancelUnsealRequest { ceremony_id: "0".repeat(32) }.encode_to_vec(),
+        uninitialized: operators_only((Code::FailedPrecondition, "OTHER_CEREMONY")),
+        sealed: operators_only((Code::FailedPrecondition, "OTHER_CEREMONY")),
+        unsealed: operators_only((Code::FailedPrecondition, "OTHER_CEREMONY")),
+        absent: OK,
+    },
+    Row {
+        rpc: "SystemService/Seal",
+        message: |_| v1::SealRequest {}.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "AuthService/WhoAmI",
+        message: |_| v1::WhoAmIRequest {}.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: identified(OK, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "AuthService/PutPrincipal",
+        message: |at| {
+            let principal = v1::Principal { name: at.principal.clone(), ..Default::default() };
+            v1::PutPrincipalRequest { principal: Some(principal) }.encode_to_vec()
+        },
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "AuthService/GetPrincipal",
+        message: |at| v1::GetPrincipalRequest { name: at.principal.clone() }.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "AuthService/ListPrincipals",
+        message: |_| v1::ListPrincipalsRequest::default().encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "AuthService/DeletePrincipal",
+        message: |at| v1::DeletePrincipalRequest { name: at.principal.clone() }.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "PoliciesService/PutPolicy",
+        message: |at| {
+            let text = crate::world::HARMLESS_POLICY.to_owned();
+            let policy = v1::Policy { name: at.policy.clone(), text, ..Default::default() };
+            v1::PutPolicyRequest { policy: Some(policy) }.encode_to_vec()
+        },
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "PoliciesService/GetPolicy",
+        message: |at| v1::GetPolicyRequest { name: at.policy.clone() }.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "PoliciesService/ListPolicies",
+        message: |_| v1::ListPoliciesRequest::default().encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "PoliciesService/DeletePolicy",
+        message: |at| v1::DeletePolicyRequest { name: at.policy.clone() }.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "PoliciesService/ExplainPolicy",
+        message: |at| {
+            let (principal, action) = (at.principal.clone(), "secrets:read".to_owned());
+            let resource = format!("secret/{}", at.secret);
+            v1::ExplainPolicyRequest { principal, action, resource }.encode_to_vec()
+        },
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "SecretsService/PutSecret",
+        message: |at| {
+            let value = v1::SecretValue { value: Some(v1::secret_value::Value::Data(b"new".to_vec())) };
+            v1::PutSecretRequest { path: at.secret.clone(), value: Some(value), ..Default::default() }
+                .encode_to_vec()
+        },
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(OK, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "SecretsService/GetSecret",
+        message: |at| v1::GetSecretRequest { path: at.secret.clone(), version: 0 }.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(OK, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "SecretsService/BatchGetSecrets",
+        message: |at| {
+            let one = v1::GetSecretRequest { path: at.secret.clone(), version: 0 };
+            v1::BatchGetSecretsRequest { requests: vec![one.clone(), one] }.encode_to_vec()
+        },
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(OK, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "SecretsService/ListSecrets",
+        message: |at| {
+            v1::ListSecretsRequest { folder: at.folder.clone(), ..Default::default() }.encode_to_vec()
+        },
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(OK, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "SecretsService/GetSecretHistory",
+        message: |at| v1::GetSecretHistoryRequest { path: at.secret.clone() }.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(OK, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "SecretsService/DeleteSecretVersions",
+        message: |at| {
+            v1::DeleteSecretVersionsRequest { path: at.secret.clone(), versions: vec![1] }.encode_to_vec()
+        },
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(OK, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "SecretsService/UndeleteSecretVersions",
+        message: |at| {
+            v1::UndeleteSecretVersionsRequest { path: at.secret.clone(), versions: vec![1] }.encode_to_vec()
+        },
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(OK, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "SecretsService/DestroySecretVersions",
+        message: |at| {
+            v1::DestroySecretVersionsRequest { path: at.secret.clone(), versions: vec![1] }.encode_to_vec()
+        },
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(OK, OK),
+        absent: NONE,
+    },
+    Row {
+        rpc: "AuditService/TailAudit",
+        message: |_| v1::TailAuditRequest { last: 1, follow: false }.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "AuthService/RevokeSelf",
+        message: |_| v1::RevokeSelfRequest {}.encode_to_vec(),
+        uninitialized: SHUT,
+        sealed: SHUT,
+        unsealed: identified(TOKENLESS, OK),
+        absent: OK,
+    },
+];

@@ -1,0 +1,152 @@
+//! A server on a small file system that fills up: a tmpfs in a mount namespace of its own, so that the test needs no rights.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use keystead_proto::v1;
+use keystead_tests::{ServerProcess, until};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::ledger::{Fate, Ledger, Write, secrets};
+use crate::records::{self, Records};
+
+const MIB: usize = 1 << 20;
+const VALUE: usize = 64 << 10;
+
+#[test]
+fn a_full_disk_refuses_writes_loses_nothing_and_recovers() {
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "full_disk::on_a_small_disk", "--ignored", "--nocapture"])
+        .status()
+        .expect("unshare (util-linux) runs");
+    assert!(status.success());
+}
+
+#[tokio::test]
+#[ignore = "run in a mount namespace of its own"]
+async fn on_a_small_disk() {
+    let mut server = ServerProcess::prepare(&[("audit.reserve_mib", "1")]);
+    std::fs::create_dir(server.data_dir()).unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=32m,mode=0700", "tmpfs"])
+        .arg(server.data_dir())
+        .status()
+        .unwrap();
+    assert!(mount.success());
+    // Before the start, so that the store cannot put room for its log aside.
+    let ballast = server.data_dir().join("ballast");
+    fill(&ballast, 5 * MIB);
+    server.start_again().await;
+    server.init().await;
+    server.unseal().await;
+
+    let mut ledger = Ledger::default();
+    let refused = write_until_refused(&server, &mut ledger).await;
+    is_clear(&refused);
+    assert!(ledger.acknowledged() > 5, "{} writes fit", ledger.acknowledged());
+    fill(&ballast, 0);
+    is_clear(&put(&server, "full", 100).await.unwrap_err());
+    reads_go_on_or_are_refused(&server, &ledger).await;
+    assert_eq!(server.local().system().status().await.unwrap().state(), v1::SealState::Unsealed);
+
+    std::fs::remove_file(&ballast).unwrap();
+    until("writes are taken again", || async { put(&server, "again", 100).await.ok() }).await;
+    let faults = ledger.compare_fresh(&server).await;
+    assert!(faults.is_empty(), "with space again: {faults:#?}");
+    let fate = ledger.writes.last().unwrap().fate;
+    assert!(fate == Fate::Absent || refused.code() == Code::Unknown, "refused, but {fate:?}: {refused:?}");
+    server.kill().await;
+    records::verify(&server);
+    server.start_again().await;
+    server.unseal().await;
+    let faults = ledger.compare_all(&server).await;
+    assert!(faults.is_empty(), "after a restart: {faults:#?}");
+    let mut log = Records::default();
+    log.settled(&server).await;
+    let faults = log.compare(&ledger.writes);
+    assert!(faults.is_empty(), "in the log: {faults:#?}");
+    assert!(server.terminate().await.success());
+}
+
+async fn write_until_refused(server: &ServerProcess, ledger: &mut Ledger) -> Status {
+    let mut secrets = secrets(server);
+    for number in 0.. {
+        let id = format!("write-{number}");
+        let value = format!("{id}|").repeat(VALUE / (id.len() + 1)).into_bytes();
+        let path = format!("disk/{id}");
+        let mut write = Write { id: id.clone(), path, value, fate: Fate::Unknown };
+        match secrets.put_secret(write.request(&id)).await {
+            Ok(answer) => {
+                write.fate = Fate::Acknowledged(answer.into_inner().version.unwrap().version);
+                ledger.writes.push(write);
+            }
+            Err(refused) => {
+                ledger.writes.push(write);
+                return refused;
+            }
+        }
+    }
+    unreachable!("the disk has an end");
+}
+
+async fn put(server: &ServerProcess, name: &str, size: usize) -> Result<(), Status> {
+    let value = vec![b'x'; size];
+    let path = format!("disk/{name}");
+    let write = Write { id: String::new(), path, value, fate: Fate::Unknown };
+    secrets(server).put_secret(write.request(name)).await.map(drop)
+}
+
+/// A refusal that says what is wrong, in a word for programs and a sentence for people.
+fn is_clear(refused: &Status) {
+    let reason = refused.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+    let expected = match reason.as_str() {
+        "STORAGE_FULL" => Code::ResourceExhausted,
+        "AUDIT_UNAVAILABLE" => Code::Unavailable,
+        "OUTCOME_UNRECORDED" => Code::Unknown,
+        other => panic!("{other}: {refused:?}"),
+    };
+    assert_eq!(refused.code(), expected);
+    assert!(!refused.message().is_empty());
+    if expected != Code::Unknown {
+        assert!(refused.get_details_retry_info().is_some(), "it says when to try again");
+    }
+}
+
+/// A read is answered only with its record; without room for that it is refused, and never answered wrongly.
+async fn reads_go_on_or_are_refused(server: &ServerProcess, ledger: &Ledger) {
+    let mut secrets = secrets(server);
+    for write in ledger.writes.iter().filter(|write| matches!(write.fate, Fate::Acknowledged(_))) {
+        let request = v1::GetSecretRequest { path: write.path.clone(), version: 0 };
+        match secrets.get_secret(request).await {
+            Ok(answer) => {
+                let value = answer.into_inner().value.unwrap().value.unwrap();
+                assert_eq!(value, v1::secret_value::Value::Data(write.value.clone()));
+            }
+            Err(refused) => {
+                let reason = refused.get_details_error_info().unwrap().reason;
+                assert_eq!(reason, "AUDIT_UNAVAILABLE", "{refused:?}");
+            }
+        }
+    }
+}
+
+/// Leaves so many bytes free.
+fn fill(ballast: &Path, free: usize) {
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(ballast).unwrap();
+    let chunk = [0; 4096];
+    while room(ballast) > free {
+        // Somebody else may take the last of it.
+        if file.write_all(&chunk).is_err() {
+            return;
+        }
+    }
+}
+
+fn room(ballast: &Path) -> usize {
+    let disk = rustix::fs::statvfs(ballast.parent().unwrap()).unwrap();
+    usize::try_from(disk.f_bavail * disk.f_frsize).unwrap()
+}

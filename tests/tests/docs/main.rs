@@ -1,0 +1,57 @@
+//! The documentation is true: its commands run, its links lead somewhere, and its list of errors is the code's.
+//!
+//! A block that begins with ```` ```console ```` is run by bash, all blocks of a page in one session and directory. A
+//! line after `$ ` is a command, the lines below it what it prints: `…` stands for any text in a line, `...` alone for any
+//! lines. A command fails exactly if the page shows a line that begins with `keystead: `. A block whose first line names a
+//! file after its language is written to that file. Absent: commands in `sh` blocks, which start what a test does not.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its fixtures too"
+)]
+
+mod certificates;
+mod errors;
+mod links;
+mod page;
+mod programs;
+mod session;
+
+use page::Page;
+use programs::{DevServer, Programs};
+use session::Session;
+
+#[test]
+fn the_tour_of_the_readme_is_what_happens() {
+    against_a_dev_vault("README.md");
+}
+
+#[test]
+fn the_commands_for_service_authors_work() {
+    against_a_dev_vault("docs/guides/service-author.md");
+}
+
+#[test]
+fn the_operators_rehearsal_makes_a_vault_and_serves_from_it() {
+    let programs = Programs::find();
+    let session = Session::new(&programs);
+    certificates::for_the_rehearsal(&session.dir().join("tls"));
+    session.run(&Page::read("docs/guides/operator.md"));
+}
+
+#[test]
+fn the_architecture_fits_on_its_page() {
+    let text = page::text("ARCHITECTURE.md");
+    assert!(text.lines().count() < 300, "{} lines", text.lines().count());
+}
+
+fn against_a_dev_vault(path: &str) {
+    let programs = Programs::find();
+    let mut session = Session::new(&programs);
+    let server = DevServer::start(&programs, &session.place("server"));
+    session.set_environment(server.environment());
+    session.run(&Page::read(path));
+    server.stop();
+}

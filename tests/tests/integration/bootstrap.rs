@@ -1,0 +1,66 @@
+//! A vault without operators: the bootstrap admin's token, and its end.
+
+use std::time::Duration;
+
+use keystead_client::{InitRequest, v1};
+use keystead_tests::{TestVault, TestVaultBuilder, spiffe_matcher};
+
+use crate::requests::manual_clock;
+use crate::{put, reason};
+
+async fn bootstrapped(builder: TestVaultBuilder) -> (TestVault, String) {
+    let vault = builder.uninitialized().start().await;
+    let request = InitRequest { operators: Vec::new(), ..vault.init_request() };
+    let made = vault.local().system().initialize(request).await.unwrap();
+    vault.keep_shares(&made);
+    vault.unseal().await;
+    let token = made.bootstrap_token.as_ref().unwrap().expose_str().unwrap().to_owned();
+    (vault, token)
+}
+
+#[tokio::test]
+async fn the_bootstrap_admin_registers_operators_and_leaves() {
+    let (vault, token) = bootstrapped(TestVault::builder()).await;
+    let admin = vault.bearer(&token);
+    let who = admin.auth().who_am_i().await.unwrap();
+    assert_eq!((who.principal.as_str(), who.method.as_str()), ("operator/bootstrap", "token"));
+    assert_eq!(reason(vault.operator().auth().who_am_i().await), "UNAUTHENTICATED");
+    let principal = v1::Principal {
+        name: "operator/ann".to_owned(),
+        groups: vec!["admins".to_owned()],
+        certificates: vec![spiffe_matcher("spiffe://test/operator/ann")],
+        ..v1::Principal::default()
+    };
+    admin.auth().put_principal(principal).await.unwrap();
+    let ann = vault.client(&vault.pki().client("spiffe://test/operator/ann"));
+    put(&ann, "a", "x").await;
+    assert_eq!(reason(ann.auth().revoke_self().await), "INVALID_ARGUMENT", "a certificate is no session");
+    admin.auth().revoke_self().await.unwrap();
+    assert_eq!(reason(admin.auth().who_am_i().await), "UNAUTHENTICATED");
+    assert_eq!(reason(admin.auth().revoke_self().await), "UNAUTHENTICATED");
+    assert_eq!(ann.auth().who_am_i().await.unwrap().principal, "operator/ann");
+}
+
+#[tokio::test]
+async fn the_bootstrap_token_dies_after_a_day() {
+    let clock = manual_clock();
+    let (mut vault, token) = bootstrapped(TestVault::builder().clock(clock.clone())).await;
+    let admin = vault.bearer(&token);
+    clock.advance(Duration::from_secs(24 * 3600 - 1));
+    admin.auth().who_am_i().await.unwrap();
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(reason(admin.auth().who_am_i().await), "UNAUTHENTICATED");
+    assert_eq!(reason(admin.secrets().get("a").await), "UNAUTHENTICATED");
+    vault.restart().await;
+    vault.unseal().await;
+    assert_eq!(reason(vault.bearer(&token).auth().who_am_i().await), "UNAUTHENTICATED");
+}
+
+#[tokio::test]
+async fn a_token_that_is_none_is_refused_like_any_other() {
+    let (vault, _) = bootstrapped(TestVault::builder()).await;
+    for token in ["kst_", "kst_short", &format!("kst_{}", "a".repeat(60)), &"k".repeat(400), "root"] {
+        let reason = reason(vault.bearer(token).auth().who_am_i().await);
+        assert!(matches!(reason.as_str(), "UNAUTHENTICATED" | "CREDENTIAL_MALFORMED"), "{token}: {reason}");
+    }
+}

@@ -1,0 +1,128 @@
+//! Unsealing as its holders see it, and sealing.
+
+use std::time::Duration;
+
+use keystead_client::{SecretBytes, v1};
+use keystead_tests::TestVault;
+
+use crate::requests::manual_clock;
+use crate::{get, put, reason};
+
+fn share(vault: &TestVault, index: usize) -> SecretBytes {
+    SecretBytes::from(vault.shares()[index].clone())
+}
+
+#[tokio::test]
+async fn holders_see_one_ceremony_until_the_vault_opens() {
+    let vault = TestVault::builder().quorum(3, 5).sealed().start().await;
+    let system = vault.anonymous().system();
+    let status = system.status().await.unwrap();
+    assert_eq!((status.state(), status.threshold, status.shares), (v1::SealState::Sealed, 3, 5));
+    assert_eq!((status.epoch, status.powers, status.vault_id.len()), (1, 2, 32));
+    assert!(status.unseal.is_none());
+
+    let none = "0".repeat(32);
+    assert_eq!(reason(system.submit_share(&share(&vault, 0), &none).await), "OTHER_CEREMONY");
+    let first = system.submit_share(&share(&vault, 3), "").await.unwrap();
+    let progress = first.unseal.unwrap();
+    assert_eq!((progress.threshold, progress.entered.as_slice()), (3, [4].as_slice()));
+    assert_eq!(reason(system.submit_share(&share(&vault, 3), "").await), "SHARE_DUPLICATE");
+    assert_eq!(reason(system.submit_share(&share(&vault, 0), &none).await), "OTHER_CEREMONY");
+    assert!(reason(system.submit_share(&share(&vault, 0), "no id").await).starts_with("INVALID"));
+    let second = system.submit_share(&share(&vault, 0), &progress.ceremony_id).await.unwrap();
+    assert_eq!(second.unseal.as_ref().unwrap().ceremony_id, progress.ceremony_id);
+    assert_eq!(second.unseal.unwrap().entered, [4, 1]);
+    let third = system.submit_share(&share(&vault, 1), &progress.ceremony_id).await.unwrap();
+    assert_eq!((third.state(), third.unseal), (v1::SealState::Unsealed, None));
+    assert_eq!(system.status().await.unwrap().unseal, None);
+}
+
+#[tokio::test]
+async fn a_half_done_ceremony_is_dropped_in_time() {
+    let clock = manual_clock();
+    let vault = TestVault::builder().clock(clock.clone()).sealed().start().await;
+    let system = vault.local().system();
+    let first = system.submit_share(&share(&vault, 0), "").await.unwrap().unseal.unwrap();
+    clock.advance(Duration::from_secs(599));
+    assert_eq!(system.status().await.unwrap().unseal.unwrap(), first);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(system.status().await.unwrap().unseal, None);
+    let late = system.submit_share(&share(&vault, 1), &first.ceremony_id).await;
+    assert_eq!(reason(late), "OTHER_CEREMONY");
+    let second = system.submit_share(&share(&vault, 1), "").await.unwrap().unseal.unwrap();
+    assert_eq!(second.entered, [2], "the first share has to be entered again");
+    assert_ne!(second.ceremony_id, first.ceremony_id);
+    system.submit_share(&share(&vault, 0), &second.ceremony_id).await.unwrap();
+    assert!(vault.vault().is_unsealed());
+}
+
+#[tokio::test]
+async fn only_an_operator_cancels_a_ceremony() {
+    let vault = TestVault::builder().sealed().start().await;
+    let stranger = vault.client(&vault.pki().client("spiffe://test/service/shop"));
+    let first = vault.local().system().submit_share(&share(&vault, 0), "").await.unwrap().unseal.unwrap();
+    for caller in [vault.anonymous(), stranger] {
+        assert_eq!(reason(caller.system().cancel_unseal(&first.ceremony_id).await), "OPERATOR_ONLY");
+    }
+    let operator = vault.operator();
+    assert_eq!(reason(operator.system().cancel_unseal(&"0".repeat(32)).await), "OTHER_CEREMONY");
+    assert_eq!(operator.system().status().await.unwrap().unseal, Some(first.clone()));
+    operator.system().cancel_unseal(&first.ceremony_id).await.unwrap();
+    assert_eq!(operator.system().status().await.unwrap().unseal, None);
+    assert_eq!(reason(operator.system().cancel_unseal(&first.ceremony_id).await), "OTHER_CEREMONY");
+    vault.unseal().await;
+}
+
+#[tokio::test]
+async fn a_sealed_vault_refuses_until_it_is_unsealed_again() {
+    let mut vault = TestVault::start().await;
+    let operator = vault.operator();
+    put(&operator, "a", "kept").await;
+    for _ in 0..5 {
+        vault.seal().await;
+        assert_eq!(reason(operator.secrets().get("a").await), "SEALED");
+        assert_eq!(reason(operator.system().seal().await), "SEALED");
+        assert_eq!(reason(operator.auth().who_am_i().await), "SEALED");
+        vault.unseal().await;
+        assert_eq!(get(&operator, "a").await, "kept");
+        put(&operator, "b", "writes need the token again").await;
+    }
+    vault.stop().await;
+}
+
+#[tokio::test]
+async fn sealing_needs_a_right() {
+    let vault = TestVault::start().await;
+    let shop = vault.service("shop").await;
+    assert_eq!(reason(shop.system().seal().await), "DENIED");
+    assert_eq!(reason(vault.anonymous().system().seal().await), "UNAUTHENTICATED");
+    assert!(vault.vault().is_unsealed());
+    vault.policy("guard", "permit (principal == Keystead::Service::\"shop\", action == Keystead::Action::\"system:seal\", resource);").await;
+    shop.system().seal().await.unwrap();
+    assert!(!vault.vault().is_unsealed());
+}
+
+#[tokio::test]
+async fn requests_under_way_end_before_keys_are_wiped() {
+    let vault = TestVault::start().await;
+    let operator = vault.operator();
+    let writes = (0..32).map(|number| {
+        let operator = operator.clone();
+        async move {
+            let value = keystead_client::SecretValue::data("x");
+            operator.secrets().put(&format!("w/{number}"), value).await
+        }
+    });
+    let (results, ()) = futures::join!(futures::future::join_all(writes), vault.seal());
+    let mut done = Vec::new();
+    for (number, result) in results.into_iter().enumerate() {
+        match result {
+            Ok(_) => done.push(number),
+            Err(error) => assert_eq!(error.reason(), "SEALED", "{error:?}"),
+        }
+    }
+    vault.unseal().await;
+    for number in done {
+        assert_eq!(get(&operator, &format!("w/{number}")).await, "x");
+    }
+}

@@ -1,0 +1,120 @@
+//! The process: SIGTERM, SIGHUP, `kill -9`.
+
+use std::path::Path;
+
+use keystead_tests::{ServerProcess, raw, until};
+use rustix::process::Signal;
+
+use crate::{get, put};
+
+/// The processes whose parent is `parent`.
+fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let id = entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        let after_name = stat.rsplit_once(')')?.1;
+        let of = after_name.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+        (of == parent).then_some(id)
+    });
+    processes.collect()
+}
+
+async fn gone(processes: Vec<u32>) {
+    assert!(!processes.is_empty(), "an HSM process runs while the server does");
+    until("the HSM's process is gone", || async {
+        processes.iter().all(|id| !Path::new(&format!("/proc/{id}")).exists()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sigterm_drains_seals_and_ends_well() {
+    let mut server = ServerProcess::start().await;
+    server.init().await;
+    server.unseal().await;
+    let operator = server.operator();
+    put(&operator, "a", "x").await;
+    let follower = operator.audit().tail(0, true).await.unwrap();
+    let workers = children(server.id());
+    let status = server.terminate().await;
+    assert_eq!(status.code(), Some(0), "{}", server.stderr());
+    gone(workers).await;
+    drop(follower);
+    let said = server.stderr();
+    assert!(said.contains("draining, then sealing") && said.contains("sealed and stopped"), "{said}");
+    assert!(!server.socket().exists());
+
+    server.start_again().await;
+    server.unseal().await;
+    assert_eq!(get(&server.operator(), "a").await, "x");
+    let entries = server.audit().await;
+    let seal = entries.iter().find(|entry| entry.action == "system:seal").unwrap();
+    assert_eq!((seal.kind.as_str(), seal.detail["why"].as_str()), ("system", "SIGTERM"));
+}
+
+#[tokio::test]
+async fn sighup_takes_new_certificates_and_keeps_the_old_when_they_are_bad() {
+    let server = ServerProcess::start().await;
+    let shown = async || {
+        let stream = raw::handshake(&server, None).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let first = shown().await;
+    let renewed = server.pki().renew_server();
+    assert_eq!(shown().await, first, "nothing changes before the signal");
+    server.signal(Signal::HUP);
+    until("the new certificate is shown", || async { (shown().await == renewed).then_some(()) }).await;
+
+    std::fs::write(server.pki().server().cert, "no certificate").unwrap();
+    server.signal(Signal::HUP);
+    until("the server says no", || async {
+        server.stderr().contains("certificates not reloaded").then_some(())
+    })
+    .await;
+    assert_eq!(shown().await, renewed);
+}
+
+#[tokio::test]
+async fn sighup_takes_a_new_client_ca() {
+    let server = ServerProcess::start().await;
+    server.init().await;
+    server.unseal().await;
+    let operator = server.operator();
+    operator.auth().who_am_i().await.unwrap();
+    let stranger = server.pki().stranger(keystead_tests::ADMIN_SPIFFE);
+    assert!(server.client(&stranger).auth().who_am_i().await.is_err());
+    let other_ca = stranger.cert.parent().unwrap().join("ca.pem");
+    let own_ca = server.pki().ca();
+    let kept = std::fs::read(&own_ca).unwrap();
+    std::fs::write(server.dir().join("kept.pem"), &kept).unwrap();
+    std::fs::copy(other_ca, &own_ca).unwrap();
+    server.signal(Signal::HUP);
+    let builder = || {
+        keystead_client::Client::builder()
+            .addr(format!("https://localhost:{}", server.address().port()))
+            .ca_cert_file(server.dir().join("kept.pem"))
+    };
+    let newcomer = builder().identity_files(&stranger.cert, &stranger.key).build_lazy().unwrap();
+    until("the other CA counts", || async { newcomer.auth().who_am_i().await.ok() }).await;
+    // The CA that vouched for the open connection is trusted no more.
+    assert!(operator.auth().who_am_i().await.is_err(), "an open connection outlives its CA");
+}
+
+#[tokio::test]
+async fn a_killed_server_comes_back_with_what_it_promised() {
+    let mut server = ServerProcess::start().await;
+    server.init().await;
+    server.unseal().await;
+    let workers = children(server.id());
+    for number in 0..10 {
+        put(&server.operator(), &format!("k/{number}"), "x").await;
+    }
+    server.kill().await;
+    gone(workers).await;
+    server.start_again().await;
+    server.unseal().await;
+    for number in 0..10 {
+        assert_eq!(get(&server.operator(), &format!("k/{number}")).await, "x");
+    }
+    assert_eq!(server.terminate().await.code(), Some(0));
+}
