@@ -24,6 +24,7 @@ pub fn channel(site: &Site, identity: Option<&Identity>) -> Channel {
         let config = Arc::clone(&config);
         async move {
             let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
             let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
             TlsConnector::from(config).connect(name, tcp).await.map(TokioIo::new)
         }

@@ -229,6 +229,7 @@ impl VaultError {
                 StorageError::Full { .. } => "STORAGE_FULL",
                 StorageError::UnknownOutcome { .. } => "UNKNOWN_OUTCOME",
                 StorageError::Corrupt { .. } => "STORAGE_CORRUPT",
+                StorageError::BatchTooLarge { .. } => "CHANGE_TOO_LARGE",
                 _ => "STORAGE_UNAVAILABLE",
             },
             Self::CorruptRecord { .. } => "RECORD_CORRUPT",

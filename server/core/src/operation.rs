@@ -179,7 +179,12 @@ pub async fn run_stream<Op: StreamOperation>(
             if let Some(item) = ready.next() {
                 return Some((Ok(item), Some((vault, ctx, op, end, ready))));
             }
-            if !op.ready().await {
+            // An event that began before a sealing may have read the seal's own entry: nothing more would wake it.
+            let more = tokio::select! {
+                more = op.ready() => more,
+                () = vault.sealed() => true,
+            };
+            if !more {
                 return end.record("ok").await.err().map(|error| (Err(error), None));
             }
             match stream_event(&vault, &ctx, &mut op).await {
@@ -206,6 +211,11 @@ async fn stream_event<Op: StreamOperation>(
     let reserved = entry.reserve(1).await?;
     let permit = Permit::grant(caller, allowed, &reserved, None);
     let items = op.next(&open, &permit).await?;
+    // Once more after reading: what took the right away may be among what was read, and nothing else would wake this.
+    let still = vault.unsealed()?;
+    let mut check = Entry::begin(&still, ctx, Op::ACTION, op.resource());
+    let caller = identify(&still, ctx, &mut check).await?;
+    decide::<Op>(&still, &caller, Op::ACTION, Grant::Policy, &mut check).await?;
     if Op::RECORD_ITEMS && !items.is_empty() {
         entry.record_stream_items(reserved, items.len()).await?;
     }

@@ -123,6 +123,12 @@ impl Vault {
         self.state.subscribe()
     }
 
+    /// Waits until keys are closed.
+    pub(crate) async fn sealed(&self) {
+        let mut state = self.state.subscribe();
+        drop(state.wait_for(|open| !open).await);
+    }
+
     /// The audit log of this node.
     pub fn audit(&self) -> &Arc<AuditLog> {
         &self.parts.audit

@@ -91,10 +91,14 @@ async fn check(world: &mut World, state: State, wrong: &mut Vec<String>) {
 
 /// The answers for something that exists and for something that does not; one only where the rpc is about neither.
 async fn both(world: &mut World, row: &Row, caller: Caller, let_in: bool) -> (Answer, Option<Answer>) {
-    // Who is let in may change or remove it; who is refused is shown the same thing as everybody, which must stay.
-    let existing = if let_in { world.fresh().await } else { world.standing() };
     let absent = world.absent();
-    let (first, second) = ((row.message)(&existing), (row.message)(&absent));
+    let second = (row.message)(&absent);
+    // Who is let in may change or remove it; who is refused is shown the same thing as everybody, which must stay.
+    let mut existing = world.standing();
+    if (row.message)(&existing) != second && let_in {
+        existing = world.fresh().await;
+    }
+    let first = (row.message)(&existing);
     let answer = world.call(caller, row.rpc, &first).await;
     let other = if first == second { None } else { Some(world.call(caller, row.rpc, &second).await) };
     world.after(row.rpc, answer.code).await;

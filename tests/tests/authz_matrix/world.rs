@@ -6,6 +6,7 @@ use getrandom::SysRng;
 use getrandom::rand_core::UnwrapErr;
 use keystead_client::{Client, InitRequest, SecretValue, v1};
 use keystead_crypto::token::Token;
+use keystead_server::config::{Config, ReadDurability};
 use keystead_tests::{TestVault, raw, spiffe_matcher, until};
 use tonic::Code;
 use tonic::transport::Channel;
@@ -40,7 +41,9 @@ pub(crate) struct World {
 impl World {
     /// A vault that nobody initialized. The callers have their certificates already.
     pub(crate) async fn uninitialized() -> Self {
-        let vault = TestVault::builder().uninitialized().start().await;
+        // Thousands of refusals are recorded here, and what a power cut would leave of them is not the question.
+        let quick = |config: &mut Config| config.audit.durability = ReadDurability::Os;
+        let vault = TestVault::builder().uninitialized().config(quick).start().await;
         let certificate = |spiffe: &str| {
             let channel = raw::channel(&vault, Some(&vault.pki().client(spiffe)));
             Credentials { channel, authorization: None }
@@ -141,13 +144,11 @@ impl World {
         target(&format!("absent-{}", self.made))
     }
 
-    /// Something for one call, which may remove it; before init nothing can be made.
+    /// Something for one call, which may remove it.
     pub(crate) async fn fresh(&mut self) -> Target {
         self.made += 1;
         let target = target(&format!("made-{}", self.made));
-        if self.vault.vault().is_unsealed() {
-            self.make(&target).await;
-        }
+        self.make(&target).await;
         target
     }
 

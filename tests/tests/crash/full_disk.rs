@@ -44,10 +44,11 @@ async fn on_a_small_disk() {
     server.init().await;
     server.unseal().await;
 
+    println!("DBG room {} \n{}", room(&ballast), String::from_utf8_lossy(&Command::new("du").arg("-ak").arg(server.data_dir()).output().unwrap().stdout)); println!("{}", server.stderr());
     let mut ledger = Ledger::default();
     let refused = write_until_refused(&server, &mut ledger).await;
     is_clear(&refused);
-    assert!(ledger.acknowledged() > 5, "{} writes fit", ledger.acknowledged());
+    assert!(ledger.acknowledged() > 5, "{} writes fit, then {refused:?}", ledger.acknowledged());
     fill(&ballast, 0);
     is_clear(&put(&server, "full", 100).await.unwrap_err());
     reads_go_on_or_are_refused(&server, &ledger).await;

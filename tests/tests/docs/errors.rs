@@ -21,7 +21,10 @@ fn the_page_of_errors_has_every_reason_and_no_other() {
     assert!(code.len() > 50, "{code:?}");
     let missing: Vec<_> = code.difference(&listed).collect();
     let unknown: Vec<_> = listed.difference(&code).collect();
-    assert!(missing.is_empty() && unknown.is_empty(), "not on the page: {missing:?}; not in code: {unknown:?}");
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "not on the page: {missing:?}; not in code: {unknown:?}"
+    );
 }
 
 fn source(path: &str) -> String {

@@ -35,9 +35,11 @@ fn broken_links(page: &Path) -> Vec<String> {
         if link.contains("://") || link.starts_with("mailto:") {
             continue;
         }
-        let (file, heading) = link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
+        let (file, heading) =
+            link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
         let target = if file.is_empty() { page.to_owned() } else { page.parent().unwrap().join(file) };
-        let leads = target.exists() && heading.is_none_or(|heading| headings(&target).any(|it| it == heading));
+        let leads =
+            target.exists() && heading.is_none_or(|heading| headings(&target).any(|it| it == heading));
         if !leads {
             broken.push(format!("{}: {link}", page.display()));
         }

@@ -69,7 +69,10 @@ impl Session {
             assert_eq!(code != "0", fails, "{place}: exit code {code}, printed:\n{output}{}", self.log());
             let printed: Vec<&str> = output.trim_end_matches('\n').lines().map(str::trim_end).collect();
             let wanted: Vec<&str> = command.output.iter().map(|line| line.trim_end()).collect();
-            assert!(matches(&wanted, &printed), "{place}: the page shows\n{wanted:#?}\nbut it is\n{printed:#?}");
+            assert!(
+                matches(&wanted, &printed),
+                "{place}: the page shows\n{wanted:#?}\nbut it is\n{printed:#?}"
+            );
             output = after;
         }
     }
@@ -152,9 +155,7 @@ fn line_matches(wanted: &str, printed: &str) -> bool {
     match wanted.split_once('…') {
         None => wanted == printed,
         Some((begin, rest)) => printed.strip_prefix(begin).is_some_and(|tail| {
-            (0..=tail.len())
-                .filter_map(|skipped| tail.get(skipped..))
-                .any(|tail| line_matches(rest, tail))
+            (0..=tail.len()).filter_map(|skipped| tail.get(skipped..)).any(|tail| line_matches(rest, tail))
         }),
     }
 }

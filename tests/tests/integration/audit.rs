@@ -8,8 +8,7 @@ use keystead_tests::{PATIENCE, TestVault, raw, until};
 
 use crate::{SHOP, get, put, reason};
 
-const AUDITOR: &str =
-    "permit (principal == Keystead::Service::\"auditor\", action == Keystead::Action::\"audit:read\", resource);";
+const AUDITOR: &str = "permit (principal == Keystead::Service::\"auditor\", action == Keystead::Action::\"audit:read\", resource);";
 
 fn of<'a>(entries: &'a [v1::AuditEntry], action: &str, resource: &str) -> Vec<&'a v1::AuditEntry> {
     entries.iter().filter(|entry| entry.action == action && entry.resource == resource).collect()
@@ -35,7 +34,8 @@ async fn the_trail_says_who_did_what_in_order() {
         assert_eq!(entry.node, "test");
         assert!(entry.time.is_some());
     }
-    let init: Vec<_> = of(&entries, "system:init", "system").iter().map(|entry| entry.kind.as_str()).collect();
+    let init: Vec<_> =
+        of(&entries, "system:init", "system").iter().map(|entry| entry.kind.as_str()).collect();
     assert_eq!(init, ["intent", "outcome"]);
     assert_eq!((entries[0].kind.as_str(), entries[0].detail["threshold"].as_str()), ("intent", "2"));
     assert!(entries[0].peer.starts_with("local:uid="), "{}", entries[0].peer);
@@ -64,7 +64,8 @@ async fn the_trail_says_who_did_what_in_order() {
     assert_eq!((refused[0].decision.as_str(), refused[0].outcome.as_str()), ("deny", "DENIED"));
     assert_eq!(denied.refusal().unwrap().metadata["reason_id"], refused[0].request_id);
 
-    let seals: Vec<_> = of(&entries, "system:seal", "system").iter().map(|entry| entry.kind.as_str()).collect();
+    let seals: Vec<_> =
+        of(&entries, "system:seal", "system").iter().map(|entry| entry.kind.as_str()).collect();
     assert_eq!(seals, ["intent", "outcome"]);
     let unseals = entries.iter().filter(|entry| entry.action == "system:unseal" && entry.outcome == "ok");
     assert_eq!(unseals.count(), 4, "two shares, twice");
@@ -119,7 +120,10 @@ async fn stream_end(what: &str, stream: Result<keystead_client::AuditEntries, Er
         Err(error) => return error,
     };
     loop {
-        match tokio::time::timeout(PATIENCE, stream.next()).await.unwrap_or_else(|_| panic!("{what}: the stream goes on for ever")) {
+        match tokio::time::timeout(PATIENCE, stream.next())
+            .await
+            .unwrap_or_else(|_| panic!("{what}: the stream goes on for ever"))
+        {
             Ok(Some(_)) => {}
             Ok(None) => panic!("{what}: the stream ended in peace"),
             Err(error) => return error,
@@ -141,7 +145,9 @@ async fn a_follower_is_cut_off_when_its_right_goes() {
         ),
         (
             "the principal goes",
-            |operator| Box::pin(async move { operator.auth().delete_principal("service/auditor").await.unwrap() }),
+            |operator| {
+                Box::pin(async move { operator.auth().delete_principal("service/auditor").await.unwrap() })
+            },
             "UNAUTHENTICATED",
         ),
         (
@@ -208,9 +214,8 @@ async fn the_json_file_has_every_entry_in_the_clear() {
         let text = std::fs::read_to_string(&path).ok()?;
         let lines: Vec<serde_json::Value> =
             text.lines().map(serde_json::from_str).collect::<Result<_, _>>().ok()?;
-        let outcome = |line: &serde_json::Value| {
-            line["kind"] == "outcome" && line["body"]["action"] == "secrets:write"
-        };
+        let outcome =
+            |line: &serde_json::Value| line["kind"] == "outcome" && line["body"]["action"] == "secrets:write";
         lines.iter().any(outcome).then_some(lines)
     })
     .await;

@@ -5,9 +5,13 @@ use keystead_client::{Client, InitRequest, PutOptions, SecretBytes, SecretValue,
 use keystead_storage::{Batch, Keyspace, Storage};
 use keystead_storage_rocksdb::{Options, RocksStorage};
 use keystead_tests::canary::{Canaries, files_below};
-use keystead_tests::{ADMIN_SPIFFE, ServerProcess, spiffe_matcher};
+use keystead_tests::{ADMIN_SPIFFE, ServerProcess, spiffe_matcher, until};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::services::http_get;
+use crate::signals::children;
 
 const VALUE: &str = "canary-value-7f3a9c51";
 const FIELD: &str = "canary-field-0b44de82";
@@ -44,6 +48,26 @@ async fn provoke(server: &ServerProcess, operator: &Client, errors: &mut Errors)
     errors.note(server.bearer(TOKEN).auth().who_am_i().await);
     errors.note(server.bearer(&TOKEN[4..]).auth().who_am_i().await);
     errors.note(server.local().system().submit_share(&SHARE.into(), "").await);
+    server.signal(Signal::HUP);
+
+    // A caller that pastes a token where TLS is spoken, and a token that goes away: both are logged.
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(TOKEN.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        errors.0.push_str(&String::from_utf8_lossy(&answer));
+    }
+    let (tokens, aside) = (&server.token().tokens, server.dir().join("aside"));
+    std::fs::rename(tokens, &aside).unwrap();
+    for id in children(server.id()) {
+        kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+    let value = || SecretValue::data(REFUSED);
+    let refused = until("a write is refused", || async { secrets.put("app/y", value()).await.err() }).await;
+    errors.note(Err::<(), _>(refused));
+    std::fs::rename(&aside, tokens).unwrap();
+    until("writes work again", || async { secrets.put("app/y", value()).await.ok() }).await;
 }
 
 #[tokio::test]
@@ -93,7 +117,12 @@ async fn no_secret_is_found_in_what_the_server_leaves_behind() {
     errors.note(secrets.get("app/data").await);
     secrets.destroy("app/data", &[1]).await.unwrap();
     provoke(&server, &operator, &mut errors).await;
-    server.policy("about", &format!("// {MARKER}\npermit (principal == Keystead::Service::\"{MARKER}\", action, resource);")).await;
+    server
+        .policy(
+            "about",
+            &format!("// {MARKER}\npermit (principal == Keystead::Service::\"{MARKER}\", action, resource);"),
+        )
+        .await;
 
     for (name, value) in [
         ("value", VALUE),
@@ -138,7 +167,7 @@ async fn no_secret_is_found_in_what_the_server_leaves_behind() {
     assert!(ended.is_empty(), "files of the ended server: {ended:?}");
     canaries.absent_from("the log", server.stderr());
     let said = server.stderr().lines().count();
-    assert!(said > 5, "the log says too little to be searched: {}", server.stderr());
+    assert!(said > 8, "the log says too little to be searched: {}", server.stderr());
     let names = names_in_store.found_below(&server.data_dir().join("store"));
     assert!(names.is_empty(), "names of secrets in the store: {names:?}");
 
@@ -154,8 +183,14 @@ async fn the_search_finds_what_is_there(server: &ServerProcess) {
     assert!(marker.found_below(&store).is_empty(), "a policy's text lies open in the store");
     let mut shown = Canaries::new();
     shown.plant("audited path", "secret/app/fields");
-    assert!(!shown.found_below(&server.data_dir()).is_empty(), "the JSON file is not among the files searched");
+    assert!(
+        !shown.found_below(&server.data_dir()).is_empty(),
+        "the JSON file is not among the files searched"
+    );
     assert!(files_below(&server.data_dir()).len() > 5);
+    let mut logged = Canaries::new();
+    logged.plant("logged", "the vault is sealed");
+    assert!(!logged.found_in(server.stderr()).is_empty());
 
     let opened = RocksStorage::open(&store, Options::default()).unwrap();
     let mut batch = Batch::new();

@@ -9,8 +9,14 @@ use crate::{fields, reason};
 async fn an_empty_store_says_so_and_is_initialized_once() {
     let mut vault = TestVault::builder().uninitialized().start().await;
     let status = vault.anonymous().system().status().await.unwrap();
-    assert_eq!((status.state(), status.vault_id.as_str(), status.epoch), (v1::SealState::Uninitialized, "", 0));
-    assert_eq!(reason(vault.local().system().submit_share(&"ks1-share-".into(), "").await), "NOT_INITIALIZED");
+    assert_eq!(
+        (status.state(), status.vault_id.as_str(), status.epoch),
+        (v1::SealState::Uninitialized, "", 0)
+    );
+    assert_eq!(
+        reason(vault.local().system().submit_share(&"ks1-share-".into(), "").await),
+        "NOT_INITIALIZED"
+    );
     let stranger = vault.client(&vault.pki().client("spiffe://test/operator/other"));
     for caller in [vault.anonymous(), stranger] {
         assert_eq!(reason(caller.system().initialize(vault.init_request()).await), "OPERATOR_ONLY");
@@ -47,8 +53,14 @@ async fn what_init_asks_for_is_checked_first() {
         (InitRequest { hsm_pin: "".into(), ..request() }, "hsm_pin"),
         (InitRequest { accept_total_loss: false, ..request() }, "token_backup_statement"),
         (InitRequest { token_backup_statement: "safe".to_owned(), ..request() }, "token_backup_statement"),
-        (InitRequest { operators: two("operator/a", "operator/a", "spiffe://test/b"), ..request() }, "operators"),
-        (InitRequest { operators: two("operator/a", "operator/b", "spiffe://test/a"), ..request() }, "operators"),
+        (
+            InitRequest { operators: two("operator/a", "operator/a", "spiffe://test/b"), ..request() },
+            "operators",
+        ),
+        (
+            InitRequest { operators: two("operator/a", "operator/b", "spiffe://test/a"), ..request() },
+            "operators",
+        ),
     ];
     for (request, field) in bad {
         let found = fields(system.initialize(request).await);

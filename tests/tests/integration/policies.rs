@@ -126,7 +126,10 @@ async fn explain_says_which_statement_decides() {
         ("service/shop", "secrets:eat", "system"),
         ("service/shop", "secrets:read", "secret/a//b"),
     ] {
-        assert_eq!(reason(operator.policies().explain(principal, action, resource).await), "INVALID_ARGUMENT");
+        assert_eq!(
+            reason(operator.policies().explain(principal, action, resource).await),
+            "INVALID_ARGUMENT"
+        );
     }
 }
 

@@ -33,7 +33,11 @@ async fn disabling_and_deleting_count_on_the_next_request() {
     assert_eq!(reason(auth.delete_principal("service/shop").await), "NOT_FOUND");
 
     auth.put_principal(principal("service/shop", "spiffe://test/service/other")).await.unwrap();
-    assert_eq!(reason(shop.secrets().get("shop/a").await), "UNAUTHENTICATED", "the old certificate is nobody's");
+    assert_eq!(
+        reason(shop.secrets().get("shop/a").await),
+        "UNAUTHENTICATED",
+        "the old certificate is nobody's"
+    );
     let other = vault.client(&vault.pki().client("spiffe://test/service/other"));
     assert_eq!(get(&other, "shop/a").await, "x");
 }
@@ -44,7 +48,10 @@ async fn a_certificate_identity_has_one_owner() {
     let auth = vault.operator().auth();
     let spiffe = "spiffe://test/service/shop";
     let stored = auth.put_principal(principal("service/shop", spiffe)).await.unwrap();
-    assert_eq!(reason(auth.put_principal(principal("service/thief", spiffe)).await), "CERTIFICATE_IDENTITY_TAKEN");
+    assert_eq!(
+        reason(auth.put_principal(principal("service/thief", spiffe)).await),
+        "CERTIFICATE_IDENTITY_TAKEN"
+    );
     assert_eq!(reason(auth.principal("service/thief").await), "NOT_FOUND");
     let race = (0..6).map(|number| {
         let auth = auth.clone();
@@ -83,7 +90,15 @@ async fn groups_carry_rights_and_lists_are_complete() {
     let mut names: Vec<_> =
         auth.principals().collect().await.unwrap().into_iter().map(|principal| principal.name).collect();
     names.sort();
-    let expected = ["operator/admin", "service/member", "service/s-0", "service/s-1", "service/s-2", "service/s-3", "service/s-4"];
+    let expected = [
+        "operator/admin",
+        "service/member",
+        "service/s-0",
+        "service/s-1",
+        "service/s-2",
+        "service/s-3",
+        "service/s-4",
+    ];
     assert_eq!(names, expected);
 }
 
@@ -91,13 +106,30 @@ async fn groups_carry_rights_and_lists_are_complete() {
 async fn names_that_nobody_may_have_are_refused() {
     let vault = TestVault::start().await;
     let auth = vault.operator().auth();
-    let names = ["", "shop", "service/", "service/Shop", "service/a/b", "system/sealer", "root/a", "service/root", "service/ä", "service/-a"];
+    let names = [
+        "",
+        "shop",
+        "service/",
+        "service/Shop",
+        "service/a/b",
+        "system/sealer",
+        "root/a",
+        "service/root",
+        "service/ä",
+        "service/-a",
+    ];
     for name in names {
         let answer = auth.put_principal(principal(name, "spiffe://test/x")).await;
         assert!(fields(answer)[0].contains("name"), "{name}");
     }
-    for spiffe in ["", "http://test/x", "spiffe://", "spiffe://Test/x", "spiffe://test/a/../b", "spiffe://test/*"] {
-        assert_eq!(reason(auth.put_principal(principal("service/x", spiffe)).await), "INVALID_ARGUMENT", "{spiffe}");
+    for spiffe in
+        ["", "http://test/x", "spiffe://", "spiffe://Test/x", "spiffe://test/a/../b", "spiffe://test/*"]
+    {
+        assert_eq!(
+            reason(auth.put_principal(principal("service/x", spiffe)).await),
+            "INVALID_ARGUMENT",
+            "{spiffe}"
+        );
     }
     let nine = (0..9).map(|number| spiffe_matcher(&format!("spiffe://test/{number}"))).collect();
     let many = v1::Principal { certificates: nine, ..principal("service/x", "spiffe://test/x") };

@@ -24,11 +24,36 @@ async fn a_path_that_is_none_is_refused_with_its_place() {
     let operator = vault.operator();
     put(&operator, "a/b", "x").await;
     let seventeen = vec!["s"; 17].join("/");
-    let long = format!("{}/x", ["s".repeat(127), "s".repeat(127), "s".repeat(127), "s".repeat(127)].join("/"));
+    let long =
+        format!("{}/x", ["s".repeat(127), "s".repeat(127), "s".repeat(127), "s".repeat(127)].join("/"));
     assert_eq!(long.len(), 513);
     let bad = [
-        "", "/", ".", "..", "a/.", "a/..", "a/../b", "./a/b", "a//b", "/a/b", "a/b/", "a%2fb", "%2e%2e/b", "a/%2e",
-        "a\\b", "a b", "a/b\0", "a\0/b", "ä/b", "a/ｂ", "a/b\u{200b}", "a/b\n", "a/*", "a/-b", "a/b.", &seventeen,
+        "",
+        "/",
+        ".",
+        "..",
+        "a/.",
+        "a/..",
+        "a/../b",
+        "./a/b",
+        "a//b",
+        "/a/b",
+        "a/b/",
+        "a%2fb",
+        "%2e%2e/b",
+        "a/%2e",
+        "a\\b",
+        "a b",
+        "a/b\0",
+        "a\0/b",
+        "ä/b",
+        "a/ｂ",
+        "a/b\u{200b}",
+        "a/b\n",
+        "a/*",
+        "a/-b",
+        "a/b.",
+        &seventeen,
         &long,
     ];
     let secrets = operator.secrets();
@@ -85,8 +110,7 @@ async fn a_service_reads_its_own_and_learns_nothing_of_others() {
     assert_eq!(reason(shop.secrets().destroy("bank/db", &[1]).await), "DENIED");
     assert_eq!(reason(shop.secrets().get("shopping/db").await), "DENIED", "a prefix of letters is no folder");
 
-    let by_id: Vec<_> =
-        vault.audit().await.into_iter().filter(|entry| entry.request_id == first).collect();
+    let by_id: Vec<_> = vault.audit().await.into_iter().filter(|entry| entry.request_id == first).collect();
     assert_eq!((by_id.len(), by_id[0].resource.as_str()), (1, "secret/bank/db"));
 }
 

@@ -30,7 +30,10 @@ async fn fields_and_bytes_come_back_as_they_were_put() {
 
     vault.restart().await;
     vault.unseal().await;
-    assert_eq!(vault.operator().secrets().get("shop/db").await.unwrap().field("user").unwrap().expose(), b"shop");
+    assert_eq!(
+        vault.operator().secrets().get("shop/db").await.unwrap().field("user").unwrap().expose(),
+        b"shop"
+    );
     vault.stop().await;
 }
 
@@ -104,7 +107,11 @@ async fn delete_hides_undelete_brings_back_destroy_is_for_good() {
     vault.unseal().await;
     let secrets = vault.operator().secrets();
     assert_eq!(reason(secrets.get_version("a", 1).await), "VERSION_DESTROYED");
-    assert_eq!(put(&vault.operator(), "a", "three").await, 3, "a destroyed version's number never comes back");
+    assert_eq!(
+        put(&vault.operator(), "a", "three").await,
+        3,
+        "a destroyed version's number never comes back"
+    );
 }
 
 #[tokio::test]
@@ -154,7 +161,8 @@ async fn lists_page_through_every_child_once() {
         }
     }
     assert_eq!((pages, seen.len()), (3, 5));
-    let seen: BTreeSet<_> = seen.iter().map(|(name, secret, folder)| (name.as_str(), *secret, *folder)).collect();
+    let seen: BTreeSet<_> =
+        seen.iter().map(|(name, secret, folder)| (name.as_str(), *secret, *folder)).collect();
     let expected = [
         ("a", true, false),
         ("b", true, false),

@@ -44,10 +44,10 @@ async fn health_tells_each_service_by_itself() {
 /// Asks one version of reflection for its services and for one symbol.
 macro_rules! reflected {
     ($version:ident, $vault:expr) => {{
+        use tonic_reflection::pb::$version::ServerReflectionRequest;
         use tonic_reflection::pb::$version::server_reflection_client::ServerReflectionClient;
         use tonic_reflection::pb::$version::server_reflection_request::MessageRequest;
         use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
-        use tonic_reflection::pb::$version::ServerReflectionRequest;
 
         let mut rpc = ServerReflectionClient::new(raw::channel($vault, None));
         let ask = |message| ServerReflectionRequest { host: String::new(), message_request: Some(message) };
@@ -99,7 +99,9 @@ async fn metrics_count_and_name_nobody() {
     let has = |line: &str| assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
     has("keystead_sealed 0");
     has("keystead_requests_total{method=\"/keystead.v1.SecretsService/PutSecret\",code=\"OK\"} 1");
-    has("keystead_requests_total{method=\"/keystead.v1.SecretsService/GetSecret\",code=\"UNAUTHENTICATED\"} 1");
+    has(
+        "keystead_requests_total{method=\"/keystead.v1.SecretsService/GetSecret\",code=\"UNAUTHENTICATED\"} 1",
+    );
     for name in ["hidden", "admin", "127.0.0.1"] {
         assert!(!text.contains(name), "the metrics tell {name}");
     }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::{get, put};
 
 /// The processes whose parent is `parent`.
-fn children(parent: u32) -> Vec<u32> {
+pub(crate) fn children(parent: u32) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let id = entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?;
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;

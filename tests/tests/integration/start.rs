@@ -102,7 +102,10 @@ async fn a_newer_store_is_left_alone() {
     put(&vault.operator(), "a", "x").await;
     vault.stop().await;
     let written = |version: u32| {
-        let format = keystead_storage::format::StoreFormat { version, ..keystead_storage::format::StoreFormat::CURRENT };
+        let format = keystead_storage::format::StoreFormat {
+            version,
+            ..keystead_storage::format::StoreFormat::CURRENT
+        };
         let mut batch = Batch::new();
         batch.put(Keyspace::Meta, keyspace::meta_format(), format.encode());
         batch

@@ -39,14 +39,14 @@ async fn a_certificate_of_nobody_is_like_none() {
     let vault = TestVault::start().await;
     let nobody = vault.client(&vault.pki().client("spiffe://test/service/nobody"));
     nobody.system().status().await.unwrap();
-    let texts = [nobody, vault.anonymous(), vault.local()].map(|caller| async move {
-        caller.secrets().get("a").await.unwrap_err()
-    });
+    let texts = [nobody, vault.anonymous(), vault.local()]
+        .map(|caller| async move { caller.secrets().get("a").await.unwrap_err() });
     for error in futures::future::join_all(texts).await {
         assert_eq!(error.reason(), "UNAUTHENTICATED");
         assert_eq!(error.to_string(), "the caller could not be authenticated");
     }
-    let similar = ["spiffe://test/operator/admin/", "spiffe://test/operator/admi", "spiffe://test/operator/admin2"];
+    let similar =
+        ["spiffe://test/operator/admin/", "spiffe://test/operator/admi", "spiffe://test/operator/admin2"];
     for spiffe in similar {
         let client = vault.client(&vault.pki().client(spiffe));
         assert!(client.auth().who_am_i().await.is_err(), "{spiffe}");

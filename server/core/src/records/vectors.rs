@@ -2,6 +2,7 @@
 //! when this is compiled, so page and code cannot drift apart.
 
 use keystead_crypto::secret::SecretBytes;
+use keystead_domain::CertificateMatcher;
 use keystead_domain::id::RecordId;
 use keystead_domain::name::{GroupName, PolicyName, TenantName};
 use keystead_domain::principal::{PrincipalName, PrincipalRecord};
@@ -9,7 +10,6 @@ use keystead_domain::secret_value::FieldName;
 use keystead_domain::secret_version::{SecretMeta, VersionMeta, VersionState};
 use keystead_domain::session::{AuthMethod, SessionBinding, SessionRecord};
 use keystead_domain::time::UnixMillis;
-use keystead_domain::CertificateMatcher;
 
 use crate::policies::PolicyRecord;
 use crate::secrets::Payload;
