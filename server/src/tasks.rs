@@ -27,8 +27,10 @@ pub(crate) async fn run(
     vault: Arc<Vault>,
     health: HealthReporter,
     metrics: Arc<ServerMetrics>,
+    draining: CancellationToken,
     stop: CancellationToken,
 ) {
+    let mut told = false;
     let mut state = vault.state_changes();
     let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
     upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -38,6 +40,12 @@ pub(crate) async fn run(
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            // Whoever balances load looks elsewhere before connections are turned away.
+            () = draining.cancelled(), if !told => {
+                told = true;
+                tell(&health, &metrics, false).await;
+                health.set_service_status("", ServingStatus::NotServing).await;
+            }
             changed = state.changed() => {
                 if changed.is_err() {
                     return;

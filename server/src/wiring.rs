@@ -220,12 +220,15 @@ impl Server {
         let cancel = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         let background = tokio_util::task::TaskTracker::new();
-        background.spawn(tasks::run(
+        let stopping = CancellationToken::new();
+        let run = tasks::run(
             Arc::clone(&self.vault),
             health,
             Arc::clone(&self.metrics),
+            stopping.clone(),
             cancel.clone(),
-        ));
+        );
+        background.spawn(run);
         if let Some(listener) = self.metrics_listener {
             background.spawn(listener.serve(Arc::clone(&self.metrics), cancel.clone()));
         }
@@ -242,9 +245,8 @@ impl Server {
             .add_service(PoliciesServiceServer::new(api.clone()).max_decoding_message_size(largest))
             .add_service(AuditServiceServer::new(api).max_decoding_message_size(largest));
         let incoming =
-            self.listener.accept(limits, Arc::clone(&self.tls), Arc::clone(&self.metrics), cancel.clone());
+            self.listener.accept(limits, Arc::clone(&self.tls), Arc::clone(&self.metrics), stopping.clone());
 
-        let stopping = CancellationToken::new();
         let told = stopping.clone();
         let why = tokio::spawn(async move {
             let why = stop.await;
@@ -257,7 +259,6 @@ impl Server {
             ended = &mut serving => Some(ended),
             () = stopping.cancelled() => None,
         };
-        cancel.cancel();
         let served = match ended {
             Some(ended) => ended?.map_err(StartError::from),
             None => match tokio::time::timeout(limits.drain_timeout, &mut serving).await {
@@ -269,6 +270,8 @@ impl Server {
                 }
             },
         };
+        stopping.cancel();
+        cancel.cancel();
         let why = if why.is_finished() { why.await? } else { "serving ended" };
         if let Err(error) = self.vault.seal_by_itself(why).await {
             tracing::error!(%error, "sealed, but the audit log could not record it");

@@ -9,7 +9,6 @@
 #![expect(
     clippy::panic,
     clippy::unwrap_used,
-    clippy::missing_panics_doc,
     reason = "a harness fails its test by panicking"
 )]
 

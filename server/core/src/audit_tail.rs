@@ -36,6 +36,7 @@ pub struct TailAudit {
     /// Opened by the first permitted step.
     follower: Option<Follower>,
     follow: bool,
+    /// What may be read: the end of the log before the caller was last authorized.
     until: u64,
 }
 
@@ -62,16 +63,20 @@ impl StreamOperation for TailAudit {
         if !self.follow {
             return follower.position() < self.until;
         }
-        if follower.lag() > 0 {
-            return true;
+        if follower.lag() == 0 {
+            follower.growth().await;
+            if follower.is_closed() {
+                return false;
+            }
         }
-        follower.growth().await;
-        !follower.is_closed()
+        // What is recorded from here on is for the next event: it may be what takes the right to read away.
+        self.until = self.log.head().size;
+        true
     }
 
     async fn next(&mut self, vault: &UnsealedVault, _: &Permit<Self>) -> Result<Vec<Opened>, VaultError> {
-        let until = if self.follow { u64::MAX } else { self.until };
-        let (log, from, follower) = (Arc::clone(&self.log), self.from, self.follower.take());
+        let (log, from, until) = (Arc::clone(&self.log), self.from, self.until);
+        let follower = self.follower.take();
         let (follower, entries) = blocking(move || {
             let mut follower = match follower {
                 Some(follower) => follower,

@@ -49,6 +49,9 @@ impl Default for PrincipalCache {
 /// # Errors
 /// `Unauthenticated` whatever the cause; those of the store.
 pub async fn identify(vault: &UnsealedVault, ctx: &RequestContext) -> Result<Caller, VaultError> {
+    if ctx.refused {
+        return Err(VaultError::Unauthenticated);
+    }
     let snapshot = vault.storage.snapshot().await?;
     match (&ctx.token, &ctx.certificate) {
         (Some(token), certificate) => {
@@ -145,7 +148,9 @@ fn counts(
         Peer::Remote(address) => session.admits(address),
         Peer::Local { .. } => session.cidrs.is_empty(),
     };
-    bound && admitted && !session.has_expired(now) && session.belongs_to(record) && !record.disabled
+    // A session under another counts only once its parent can be looked up.
+    let own = session.parent.is_none();
+    own && bound && admitted && !session.has_expired(now) && session.belongs_to(record) && !record.disabled
 }
 
 async fn load(

@@ -102,6 +102,12 @@ pub enum VaultError {
     /// A policy text is wrong.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The author of a policy change could not take it back.
+    #[error("after this change you could no longer write policy {name}; let somebody else make it")]
+    WouldLockOut {
+        /// The policy.
+        name: String,
+    },
     /// A share was refused.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -209,6 +215,7 @@ impl VaultError {
             Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
             Self::GroupBeyondCaller { .. } => "GROUP_BEYOND_CALLER",
             Self::Policy(_) => "INVALID_POLICY",
+            Self::WouldLockOut { .. } => "WOULD_LOCK_OUT",
             Self::Share(error) => error.reason(),
             Self::OtherCeremony { .. } => "OTHER_CEREMONY",
             Self::ShareEntered { .. } => "SHARE_DUPLICATE",

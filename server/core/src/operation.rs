@@ -101,8 +101,9 @@ async fn change<Op: Operation>(
     allowed: Allowed<Op>,
     op: Op,
 ) -> Result<Op::Output, VaultError> {
+    let floor = vault.intent_floor();
     let intent = entry.record_intent(&mut reserved).await?;
-    vault.intent_begun(intent);
+    floor.begun(intent);
     let permit = Permit::grant(caller, allowed, &reserved, Some(intent));
     let result = op.handle(vault, permit).await;
     entry.record_outcome(&mut reserved, intent, &result, Op::detail).await?;
@@ -125,8 +126,9 @@ where
 {
     let mut entry = Entry::begin_job(vault, job, resource);
     let mut reserved = entry.reserve(2).await?;
+    let floor = vault.intent_floor();
     let intent = entry.record_intent(&mut reserved).await?;
-    vault.intent_begun(intent);
+    floor.begun(intent);
     let result = work(SystemPermit::recorded(intent)).await;
     entry.record_outcome(&mut reserved, intent, &result, |_| Detail::new()).await?;
     vault.intent_settled(intent);

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use keystead_domain::name::PolicyName;
-use keystead_domain::policy::{AccessContext, AccessRequest, Action, Decision, Method, Policies, Resource};
+use keystead_domain::policy::{
+    AccessContext, AccessRequest, Action, Decision, Method, Policies, Resource, Verdict,
+};
 use keystead_domain::principal::PrincipalName;
 use keystead_domain::time::UnixMillis;
 use keystead_storage::{
@@ -20,7 +22,7 @@ use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};
 use crate::operation::{Detail, Effect, Operation};
 use crate::records;
-use crate::request::Permit;
+use crate::request::{Caller, Permit};
 use crate::unsealed::UnsealedVault;
 
 /// Policies of a vault at most: deciding stays fast by slicing, compiling does not.
@@ -171,12 +173,27 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutPolicy>, op: PutPolicy) -
     }
     texts.push((op.name.clone(), op.text.clone()));
     let compiled = compile(texts).await?;
+    still_writable(vault, permit.caller(), &op.name, &compiled)?;
     let record = PolicyRecord { name: op.name, text: op.text, updated: vault.clock.now() };
     let mut batch = Batch::new();
     batch.require(Keyspace::Policies, at, current.map_or(Precondition::Absent, Precondition::Revision));
     seal_policy(&vault.keys, &mut batch, &record)?;
     let revision = commit(vault, permit.intent(), batch, compiled).await?;
     Ok(Policy { record, etag: etag(revision) })
+}
+
+/// A change after which its author could not take it back would lock everybody out sooner or later.
+fn still_writable(
+    vault: &UnsealedVault,
+    author: &Caller,
+    name: &PolicyName,
+    compiled: &Policies,
+) -> Result<(), VaultError> {
+    let resource = Resource::Policy(name.clone());
+    match vault.decide_by(compiled, author, Action::PoliciesWrite, &resource).verdict {
+        Verdict::Allow => Ok(()),
+        _ => Err(VaultError::WouldLockOut { name: name.as_str().to_owned() }),
+    }
 }
 
 /// Stores a change and puts the new set in place. When nobody knows whether it was stored, the store is asked; while it
@@ -217,6 +234,7 @@ async fn remove(
     let mut texts = texts(&vault.keys, snapshot.as_ref()).await?;
     texts.retain(|(other, _)| other != name);
     let compiled = compile(texts).await?;
+    still_writable(vault, permit.caller(), name, &compiled)?;
     let mut batch = Batch::new();
     batch.require(Keyspace::Policies, at.clone(), Precondition::Revision(revision));
     batch.delete(Keyspace::Policies, at);

@@ -68,6 +68,8 @@ pub struct RequestContext {
     pub certificate: Option<Arc<PresentedCertificate>>,
     /// The token in its metadata.
     pub token: Option<Arc<Token>>,
+    /// It showed a token or certificate that does not count: malformed, expired, revoked.
+    pub refused: bool,
     /// When it arrived, on the monotonic clock.
     pub arrived: Duration,
 }
@@ -81,6 +83,7 @@ impl RequestContext {
             peer: self.peer,
             certificate: self.certificate.clone(),
             token: self.token.clone(),
+            refused: self.refused,
             arrived: self.arrived,
         }
     }

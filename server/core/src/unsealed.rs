@@ -15,7 +15,7 @@ use keystead_domain::secret_version::SecretMeta;
 use keystead_storage::{Batch, Keyspace, Revision, Storage, keyspace};
 use quick_cache::sync::Cache;
 
-use self::intents::Intents;
+use self::intents::{Floor, Intents};
 use crate::audit_trail::ReadDurability;
 use crate::audit_trail::sealer::{AuditOpener, AuditSealer};
 use crate::auth::PrincipalCache;
@@ -99,6 +99,17 @@ impl UnsealedVault {
     }
 
     pub(crate) fn decide(&self, caller: &Caller, action: Action, resource: &Resource) -> Decision {
+        self.decide_by(&self.policies.load(), caller, action, resource)
+    }
+
+    /// As `decide`, by other policies than those in force.
+    pub(crate) fn decide_by(
+        &self,
+        policies: &Policies,
+        caller: &Caller,
+        action: Action,
+        resource: &Resource,
+    ) -> Decision {
         let context = AccessContext {
             method: caller.method(),
             now: self.clock.now(),
@@ -109,7 +120,7 @@ impl UnsealedVault {
             on_behalf_of: None,
             mfa_age_secs: None,
         };
-        self.policies.load().decide(&AccessRequest {
+        policies.decide(&AccessRequest {
             principal: caller.principal(),
             groups: caller.groups(),
             action,
@@ -135,8 +146,9 @@ impl UnsealedVault {
         Ok(result?)
     }
 
-    pub(crate) fn intent_begun(&self, intent: u64) {
-        self.intents.begun(intent);
+    /// To be held while an intent is recorded.
+    pub(crate) fn intent_floor(&self) -> Floor<'_> {
+        self.intents.floor(self.audit.head().size)
     }
 
     /// The outcome of an intent is durable.

@@ -13,6 +13,7 @@ use rand_core::CryptoRng;
 use crate::arena::{LockedKey, arena};
 use crate::error::CryptoError;
 use crate::kdf;
+use crate::stack::swept;
 
 const LABEL: &str = "keystead/v1/audit-body";
 const WHAT: &str = "audit body";
@@ -44,8 +45,7 @@ impl BodyKey {
     /// Seals a body, bound to its entry's header.
     pub fn seal(&self, header: &[u8], body: &[u8]) -> Result<Vec<u8>, CryptoError> {
         let counter = self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let sealed = cipher(&self.key)
-            .encrypt(&nonce(counter), Payload { msg: body, aad: header })
+        let sealed = swept(|| cipher(&self.key).encrypt(&nonce(counter), Payload { msg: body, aad: header }))
             .map_err(|_| CryptoError::NotAuthentic { what: WHAT })?;
         Ok([counter.as_slice(), &sealed].concat())
     }
@@ -60,14 +60,16 @@ pub fn open_body(
 ) -> Result<Vec<u8>, CryptoError> {
     let not_authentic = CryptoError::NotAuthentic { what: WHAT };
     let Some((counter, message)) = sealed.split_first_chunk::<8>() else { return Err(not_authentic) };
-    cipher(&subkey(day_key, salt))
-        .decrypt(&nonce(*counter), Payload { msg: message, aad: header })
+    let key = subkey(day_key, salt);
+    swept(|| cipher(&key).decrypt(&nonce(*counter), Payload { msg: message, aad: header }))
         .map_err(|_| not_authentic)
 }
 
 fn subkey(day_key: &LockedKey, salt: &[u8; SALT_BYTES]) -> LockedKey {
-    let derived = kdf::derive::<32>(day_key.expose(), salt, LABEL, &[]);
-    arena().key(|key| key.copy_from_slice(derived.as_slice()))
+    swept(|| {
+        let derived = kdf::derive::<32>(day_key.expose(), salt, LABEL, &[]);
+        arena().key(|key| key.copy_from_slice(derived.as_slice()))
+    })
 }
 
 fn cipher(key: &LockedKey) -> Aes256Gcm {

@@ -14,6 +14,7 @@ use crate::error::CryptoError;
 use crate::kdf;
 use crate::ports::{HsmError, HsmKey, HsmKeyPurpose, HsmSealed, KeyWrapper};
 use crate::secret::SecretKey;
+use crate::stack::swept;
 
 const MAGIC: [u8; 4] = *b"KSDK";
 const FORMAT: u8 = 1;
@@ -108,7 +109,7 @@ impl InnerBlob {
     ) -> Result<Self, CryptoError> {
         let mut salt = [0; 32];
         rng.fill_bytes(&mut salt);
-        let sealed = q.inner_key(&salt, aad).seal("inner blob", Vec::new(), data_key.expose())?;
+        let sealed = swept(|| q.inner_key(&salt, aad).seal("inner blob", Vec::new(), data_key.expose()))?;
         let bytes = sealed.try_into().map_err(|_| CryptoError::NotAuthentic { what: "inner blob" })?;
         Ok(Self { salt, q_version: q.version, bytes })
     }
@@ -119,7 +120,7 @@ impl InnerBlob {
         if self.q_version != q.version {
             return Err(CryptoError::OtherQ { what, needed: self.q_version, given: q.version });
         }
-        let opened = q.inner_key(&self.salt, aad).open(what, &self.bytes)?;
+        let opened = swept(|| q.inner_key(&self.salt, aad).open(what, &self.bytes))?;
         SecretKey::from_slice(opened.expose()).map(OpeningKey).ok_or(CryptoError::NotAuthentic { what })
     }
 

@@ -22,6 +22,7 @@ pub mod secret;
 pub mod shamir;
 pub mod share;
 pub mod signature;
+mod stack;
 pub mod token;
 pub mod unseal_key;
 

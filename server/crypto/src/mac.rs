@@ -10,6 +10,7 @@ use zeroize::Zeroize;
 
 use crate::arena::LockedKey;
 use crate::codec::Writer;
+use crate::stack::swept;
 
 /// Length of a tag: the key's id and the HMAC.
 pub const LOOKUP_TAG_BYTES: usize = 33;
@@ -50,20 +51,24 @@ impl LookupKey {
             message.bytes(part);
         }
         let mut message = message.finish();
+        let mut tag = [self.id; LOOKUP_TAG_BYTES];
+        if let Some(body) = tag.last_chunk_mut::<32>() {
+            *body = swept(|| self.hmac(&message));
+        }
+        message.zeroize();
+        tag
+    }
+
+    fn hmac(&self, message: &[u8]) -> [u8; 32] {
         // Padded to the block length, as RFC 2104 does with any shorter key: the fixed-length constructor cannot fail.
         let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
         for (to, from) in block.iter_mut().zip(self.key.expose()) {
             *to = *from;
         }
         let mut mac = Hmac::<Sha256>::new(&block);
-        mac.update(&message);
-        message.zeroize();
+        mac.update(message);
         block.as_mut_slice().zeroize();
-        let mut tag = [self.id; LOOKUP_TAG_BYTES];
-        if let Some(body) = tag.last_chunk_mut::<32>() {
-            *body = mac.finalize().into_bytes().into();
-        }
-        tag
+        mac.finalize().into_bytes().into()
     }
 }
 

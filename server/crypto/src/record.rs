@@ -16,6 +16,7 @@ use crate::envelope::{DataKey, OpeningKey};
 use crate::error::CryptoError;
 use crate::kdf;
 use crate::secret::SecretBytes;
+use crate::stack::swept;
 
 const MAGIC: [u8; 4] = *b"KSRC";
 const FORMAT: u8 = 1;
@@ -52,7 +53,7 @@ pub fn seal_single(
     aad: &Aad<'_>,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, CryptoError> {
-    seal(data_key.expose(), SINGLE, &key_id, &[], aad, plaintext)
+    swept(|| seal(data_key.expose(), SINGLE, &key_id, &[], aad, plaintext))
 }
 
 /// Opens a record of suite 1.
@@ -62,7 +63,7 @@ pub fn open_single(
     aad: &Aad<'_>,
     record: &[u8],
 ) -> Result<SecretBytes, CryptoError> {
-    open(data_key.expose(), SINGLE, &key_id, aad, record)
+    swept(|| open(data_key.expose(), SINGLE, &key_id, aad, record))
 }
 
 /// Seals one of many records under a system key.
@@ -75,7 +76,7 @@ pub fn seal_many(
 ) -> Result<Vec<u8>, CryptoError> {
     let mut salt = [0; 32];
     rng.fill_bytes(&mut salt);
-    seal(key.expose(), MANY, &key_id, &salt, aad, plaintext)
+    swept(|| seal(key.expose(), MANY, &key_id, &salt, aad, plaintext))
 }
 
 /// Opens a record of suite 2.
@@ -85,7 +86,7 @@ pub fn open_many(
     aad: &Aad<'_>,
     record: &[u8],
 ) -> Result<SecretBytes, CryptoError> {
-    open(key.expose(), MANY, &key_id, aad, record)
+    swept(|| open(key.expose(), MANY, &key_id, aad, record))
 }
 
 /// Which key a record is sealed under.

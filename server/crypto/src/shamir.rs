@@ -13,6 +13,7 @@ use crate::arena::arena;
 use crate::error::CryptoError;
 use crate::secret::SecretKey;
 use crate::share::{Share, ShareError};
+use crate::stack::swept;
 use crate::unseal_key::UnsealKey;
 
 /// What all shares of one split say alike.
@@ -41,8 +42,8 @@ pub fn split(
     if threshold < 2 || threshold > shares {
         return Err(no_quorum);
     }
-    let points = Gf256::split_bytes(usize::from(threshold), usize::from(shares), key.expose(), rng)
-        .map_err(|_| no_quorum.clone())?;
+    let split = swept(|| Gf256::split_bytes(usize::from(threshold), usize::from(shares), key.expose(), rng));
+    let points = split.map_err(|_| no_quorum.clone())?;
     let points: Vec<_> = points.into_iter().map(Zeroizing::new).collect();
     points
         .iter()
@@ -78,7 +79,7 @@ pub fn combine(shares: &[Share]) -> Result<UnsealKey, ShareError> {
     }
     // The library refuses only what was checked above.
     let secret = Zeroizing::new(
-        Gf256::combine_bytes(points.as_slice())
+        swept(|| Gf256::combine_bytes(points.as_slice()))
             .map_err(|_| ShareError::TooFew { found: shares.len(), needed })?,
     );
     let mut whole = false;

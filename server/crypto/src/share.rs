@@ -13,6 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::base32::{self, Base32Error};
 use crate::codec::Writer;
 use crate::secret::{SecretBytes, SecretKey};
+use crate::stack::swept;
 
 /// Scheme 1: Shamir over GF(256) with the polynomial 0x11b, byte by byte.
 pub const SCHEME_GF256: u8 = 1;
@@ -207,18 +208,24 @@ impl Share {
 
     /// What the seal header keeps of it. Of 32 random bytes a digest tells nothing.
     pub fn digest(&self) -> [u8; 32] {
-        Sha256::new()
-            .chain_update(DIGEST_LABEL)
-            .chain_update(self.vault)
-            .chain_update(self.epoch.to_be_bytes())
-            .chain_update([self.number])
-            .chain_update(self.y.expose())
-            .finalize()
-            .into()
+        swept(|| {
+            Sha256::new()
+                .chain_update(DIGEST_LABEL)
+                .chain_update(self.vault)
+                .chain_update(self.epoch.to_be_bytes())
+                .chain_update([self.number])
+                .chain_update(self.y.expose())
+                .finalize()
+                .into()
+        })
     }
 
     /// The text that its holder keeps: 135 characters, without a newline.
     pub fn to_text(&self) -> SecretBytes {
+        swept(|| self.write())
+    }
+
+    fn write(&self) -> SecretBytes {
         let mut body = Writer::with_capacity(BODY_BYTES + CHECKSUM_BYTES);
         body.u8(SCHEME_GF256).raw(&self.vault).u32(self.epoch).u8(self.number).u8(self.threshold);
         body.raw(&self.audit_fingerprint).raw(self.y.expose());
@@ -239,6 +246,10 @@ impl Share {
 
     /// Reads a share's text: exactly what `to_text` writes. A newline at its end is the caller's to take off.
     pub fn parse(text: &[u8]) -> Result<Self, ShareError> {
+        swept(|| Self::read(text))
+    }
+
+    fn read(text: &[u8]) -> Result<Self, ShareError> {
         let characters = text.strip_prefix(PREFIX).ok_or(ShareError::NotAShare)?;
         let (found, expected) = (text.len(), TEXT_BYTES);
         if found < expected {

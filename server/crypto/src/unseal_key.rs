@@ -15,6 +15,7 @@ use crate::error::CryptoError;
 use crate::kdf;
 use crate::ports::{HsmError, HsmKey, HsmKeyPurpose, HsmSealed, KeyWrapper};
 use crate::secret::SecretBytes;
+use crate::stack::swept;
 
 const PIN_LABEL: &str = "keystead/v1/unseal/pin";
 const Q_LABEL: &str = "keystead/v1/unseal/q";
@@ -157,8 +158,10 @@ impl UnsealKey {
     ) -> Result<Vec<u8>, CryptoError> {
         let mut salt = vec![0; 32];
         rng.fill_bytes(&mut salt);
-        let key = MessageKey::new(kdf::derive(self.expose(), &salt, label, context));
-        key.seal(what, salt, plaintext)
+        swept(|| {
+            let key = MessageKey::new(kdf::derive(self.expose(), &salt, label, context));
+            key.seal(what, salt, plaintext)
+        })
     }
 
     fn open(
@@ -169,7 +172,7 @@ impl UnsealKey {
         sealed: &[u8],
     ) -> Result<SecretBytes, CryptoError> {
         let (salt, message) = sealed.split_first_chunk::<32>().ok_or(CryptoError::NotAuthentic { what })?;
-        MessageKey::new(kdf::derive(self.expose(), salt, label, context)).open(what, message)
+        swept(|| MessageKey::new(kdf::derive(self.expose(), salt, label, context)).open(what, message))
     }
 }
 

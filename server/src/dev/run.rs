@@ -102,6 +102,7 @@ fn context(peer: Peer, certificate: Option<Arc<PresentedCertificate>>) -> anyhow
         peer,
         certificate,
         token: None,
+        refused: false,
         arrived: Duration::ZERO,
     })
 }

@@ -12,7 +12,6 @@ pub mod system;
 
 use std::sync::Arc;
 
-use keystead_core::error::VaultError;
 use keystead_core::request::{self, PresentedCertificate, RequestContext};
 use keystead_core::vault::{OpenVault, Vault};
 use keystead_crypto::token::Token;
@@ -61,21 +60,22 @@ impl Api {
         let (_, extensions, message) = request.into_parts();
         let meta = extensions.get::<RequestMeta>().ok_or_else(misbuilt)?;
         let peer = extensions.get::<Peer>().ok_or_else(misbuilt)?;
-        let token = match extensions.get::<PresentedToken>() {
-            Some(token) => {
-                let token = Token::parse(token.expose());
-                Some(Arc::new(token.map_err(|_| status::refuse(VaultError::Unauthenticated))?))
-            }
-            None => None,
-        };
+        // What does not count is for the gate to refuse and record, like any unknown caller.
+        let mut refused = false;
+        let token = extensions.get::<PresentedToken>().and_then(|token| {
+            let token = Token::parse(token.expose()).ok();
+            refused |= token.is_none();
+            token.map(Arc::new)
+        });
         let clock = self.vault().clock();
         let (peer, certificate) = match peer {
             Peer::Local { uid } => (request::Peer::Local { uid: *uid }, None),
             Peer::Tls { identity, address } => {
-                let certificate = match identity {
-                    Some(identity) => Some(self.presented(identity, clock.now())?),
-                    None => None,
-                };
+                let certificate = identity.as_ref().and_then(|identity| {
+                    let presented = self.presented(identity, clock.now());
+                    refused |= presented.is_none();
+                    presented
+                });
                 (request::Peer::Remote(address.ip()), certificate)
             }
         };
@@ -86,6 +86,7 @@ impl Api {
             peer,
             certificate,
             token,
+            refused,
             arrived: clock.monotonic(),
         };
         Ok((context, message))
@@ -108,17 +109,13 @@ impl Api {
     }
 
     /// The certificate of a connection, if it still counts: connections outlive certificates.
-    fn presented(
-        &self,
-        identity: &PeerIdentity,
-        now: UnixMillis,
-    ) -> Result<Arc<PresentedCertificate>, Status> {
-        self.0.tls.check(identity, now.0).map_err(|refused| {
+    fn presented(&self, identity: &PeerIdentity, now: UnixMillis) -> Option<Arc<PresentedCertificate>> {
+        if let Err(refused) = self.0.tls.check(identity, now.0) {
             tracing::info!(%refused, "a connection's certificate no longer counts");
-            status::refuse(VaultError::Unauthenticated)
-        })?;
+            return None;
+        }
         if let Some(known) = self.0.certificates.get(identity.fingerprint()) {
-            return Ok(known);
+            return Some(known);
         }
         let presented = Arc::new(PresentedCertificate {
             identities: identity.sans().iter().filter_map(matcher).collect(),
@@ -127,7 +124,7 @@ impl Api {
             not_after: UnixMillis(identity.not_after_ms()),
         });
         self.0.certificates.insert(*identity.fingerprint(), Arc::clone(&presented));
-        Ok(presented)
+        Some(presented)
     }
 }
 

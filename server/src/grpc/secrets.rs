@@ -1,6 +1,6 @@
 //! `SecretsService`.
 
-use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use keystead_core::operation;
 use keystead_core::secrets::{
     DeleteVersions, DestroyVersions, ListSecrets, PutSecret, ReadSecret, SecretHistory, UndeleteVersions,
@@ -15,6 +15,7 @@ use keystead_proto::v1::{
     ListSecretsRequest, ListSecretsResponse, PutSecretRequest, PutSecretResponse, SecretVersion,
     UndeleteSecretVersionsRequest, UndeleteSecretVersionsResponse,
 };
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::status::refuse;
@@ -22,6 +23,9 @@ use super::{Api, convert};
 
 /// Reads of a batch at most.
 const MAX_BATCH: usize = 100;
+/// Values of a batch at most: what clients take by default.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024 - 4096;
+const READS_AT_A_TIME: usize = 8;
 
 fn read_of(request: &GetSecretRequest) -> Result<ReadSecret, Status> {
     let path = convert::path(&request.path).map_err(refuse)?;
@@ -78,8 +82,18 @@ impl SecretsService for Api {
             reads.push((context, read_of(&message)?));
         }
         let vault = self.unsealed()?;
-        let responses =
-            try_join_all(reads.into_iter().map(|(context, op)| read(&vault, context, op))).await?;
+        let mut answers =
+            stream::iter(reads).map(|(context, op)| read(&vault, context, op)).buffered(READS_AT_A_TIME);
+        let (mut responses, mut bytes) = (Vec::new(), 0_usize);
+        while let Some(response) = answers.try_next().await? {
+            bytes = bytes.saturating_add(response.encoded_len());
+            if bytes > MAX_BATCH_BYTES {
+                let rule =
+                    format!("the values together exceed {MAX_BATCH_BYTES} bytes; read fewer at a time");
+                return Err(refuse(convert::invalid("requests", rule)));
+            }
+            responses.push(response);
+        }
         Ok(Response::new(BatchGetSecretsResponse { responses }))
     }
 

@@ -84,5 +84,6 @@ async fn without_syncing_the_same_check_finds_losses() {
     trial.server.start_again().await;
     trial.server.unseal().await;
     let faults = trial.kill(5, |server| server.run_instead(synced)).await;
-    assert!(!faults.is_empty(), "all of {} acknowledged writes were there", trial.ledger.acknowledged());
+    let lost = faults.iter().filter(|fault| fault.ends_with("does not exist")).count();
+    assert!(lost > 0, "all of {} acknowledged writes were there: {faults:#?}", trial.ledger.acknowledged());
 }

@@ -4,7 +4,11 @@
 //! The processes are undumpable, so these tests run again inside a user namespace of their own, where they may read
 //! them all the same. What they need and do not find fails them.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its fixtures too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, in its fixtures too"
+)]
 
 mod held;
 mod namespace;

@@ -15,11 +15,43 @@ struct State {
     /// With whether its marker may lie in the store.
     under_way: BTreeMap<u64, bool>,
     settled: Vec<u64>,
+    /// Where the log stood when intents not yet recorded set out, with how many did.
+    floors: BTreeMap<u64, usize>,
+}
+
+/// Holds the low water down while an intent is being recorded and has no number yet.
+pub(crate) struct Floor<'a> {
+    intents: &'a Intents,
+    head: u64,
+}
+
+impl Floor<'_> {
+    /// The intent has its number.
+    pub(crate) fn begun(self, intent: u64) {
+        self.intents.state().under_way.insert(intent, false);
+    }
+}
+
+impl Drop for Floor<'_> {
+    fn drop(&mut self) {
+        let floors = &mut self.intents.state().floors;
+        if let Some(count) = floors.get_mut(&self.head) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                floors.remove(&self.head);
+            }
+        }
+    }
 }
 
 impl Intents {
-    pub(super) fn begun(&self, intent: u64) {
-        self.state().under_way.insert(intent, false);
+    /// An intent is about to be recorded, at `head` or later.
+    pub(super) fn floor(&self, head: u64) -> Floor<'_> {
+        let mut state = self.state();
+        let count = state.floors.entry(head).or_default();
+        *count = count.saturating_add(1);
+        drop(state);
+        Floor { intents: self, head }
     }
 
     /// Its marker is being put into the store.
@@ -52,9 +84,12 @@ impl Intents {
         self.state().settled.extend(settled);
     }
 
-    /// The oldest intent under way, or `head`.
+    /// The oldest intent under way, or `head`, which is to be read before this is called.
     pub(super) fn low_water(&self, head: u64) -> u64 {
-        self.state().under_way.keys().next().copied().unwrap_or(head)
+        let state = self.state();
+        let oldest = state.under_way.keys().next().copied().unwrap_or(head);
+        let floor = state.floors.keys().next().copied().unwrap_or(head);
+        oldest.min(floor).min(head)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -70,8 +105,10 @@ mod tests {
     fn low_water_is_the_oldest_under_way_and_settled_markers_are_kept_until_deleted() {
         let intents = Intents::default();
         assert_eq!(intents.low_water(9), 9);
-        intents.begun(3);
-        intents.begun(5);
+        let floor = intents.floor(2);
+        intents.floor(2).begun(3);
+        assert_eq!(intents.low_water(9), 2);
+        floor.begun(5);
         assert_eq!(intents.low_water(9), 3);
         intents.marked(3);
         intents.settled(3);

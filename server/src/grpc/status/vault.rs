@@ -57,6 +57,7 @@ fn code(error: &VaultError) -> Code {
         | VaultError::NotEmpty { .. }
         | VaultError::AuditOrigin(_)
         | VaultError::SealRecord { .. }
+        | VaultError::WouldLockOut { .. }
         | VaultError::OtherCeremony { .. } => Code::FailedPrecondition,
         VaultError::AlreadyInitialized { .. }
         | VaultError::MatcherTaken { .. }
