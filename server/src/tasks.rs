@@ -43,6 +43,7 @@ pub(crate) async fn run(
             // Whoever balances load looks elsewhere before connections are turned away.
             () = draining.cancelled(), if !told => {
                 told = true;
+                vault.end_streams();
                 tell(&health, &metrics, false).await;
                 health.set_service_status("", ServingStatus::NotServing).await;
             }

@@ -61,7 +61,7 @@ impl Site {
             "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"data\"\nnode = \"test\"\n\
              [tls]\ncert_file = {:?}\nkey_file = {:?}\nclient_ca_file = {:?}\n\
              [[operators]]\nname = \"admin\"\nspiffe = \"{ADMIN_SPIFFE}\"\n\
-             [hsm]\nmodule = {:?}\ntoken_label = {:?}\nenv = {{ {} }}\n\
+             [hsm]\nmodule = {:?}\ntoken_label = {:?}\ndeadline_ms = 30000\nenv = {{ {} }}\n\
              [metrics]\nlisten = \"127.0.0.1:0\"\n",
             server.cert,
             server.key,

@@ -185,6 +185,7 @@ pub async fn run_stream<Op: StreamOperation>(
             let more = tokio::select! {
                 more = op.ready() => more,
                 () = vault.sealed() => true,
+                () = vault.streams_ended() => false,
             };
             if !more {
                 return end.record("ok").await.err().map(|error| (Err(error), None));

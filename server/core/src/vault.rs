@@ -12,6 +12,7 @@ use keystead_audit::AuditLog;
 use keystead_crypto::ports::Hsm;
 use keystead_domain::CertificateMatcher;
 use keystead_storage::Storage;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -66,6 +67,8 @@ pub struct Vault {
     running: ArcSwapOption<Running>,
     /// Sealings under way: the vault opens anew only when none is left.
     closing: TaskTracker,
+    /// Cancelled when the server begins to drain: streams would hold it up.
+    draining: CancellationToken,
     state: tokio::sync::watch::Sender<bool>,
 }
 
@@ -95,6 +98,7 @@ impl Vault {
             progress: ArcSwapOption::empty(),
             running: ArcSwapOption::empty(),
             closing,
+            draining: CancellationToken::new(),
             state: tokio::sync::watch::Sender::new(false),
         })
     }
@@ -127,6 +131,16 @@ impl Vault {
     pub(crate) async fn sealed(&self) {
         let mut state = self.state.subscribe();
         drop(state.wait_for(|open| !open).await);
+    }
+
+    /// Ends every stream, now and from now on: the server is about to stop.
+    pub fn end_streams(&self) {
+        self.draining.cancel();
+    }
+
+    /// Waits until streams are to end.
+    pub(crate) async fn streams_ended(&self) {
+        self.draining.cancelled().await;
     }
 
     /// The audit log of this node.

@@ -92,14 +92,14 @@ const CLOSED: Cell = (Code::FailedPrecondition, "SEALED");
 const NONE: Cell = (Code::NotFound, "NOT_FOUND");
 const TOKENLESS: Cell = (Code::InvalidArgument, "INVALID_ARGUMENT");
 
-/// The same for everybody who sends no malformed credential.
+/// The same for everybody, but that something which is no token at all comes no further.
 const fn everybody(cell: Cell) -> Cells {
-    [cell, cell, cell, cell, cell, cell, cell, cell, WHO, BAD, cell, cell]
+    [cell, cell, cell, cell, cell, cell, cell, cell, cell, BAD, cell, cell]
 }
 
 /// Whoever stands in the configuration or at the machine.
 const fn operators_only(cell: Cell) -> Cells {
-    [LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, WHO, BAD, cell, cell]
+    [LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, LOCAL, BAD, cell, cell]
 }
 
 /// Principals, by policy.
@@ -115,8 +115,8 @@ const fn identified(certificate: Cell, token: Cell) -> Cells {
 /// Nobody, and nobody learns more.
 const SHUT: Cells = everybody(CLOSED);
 
-/// Open to anybody who can connect. The token is not looked at, but what is none is refused before.
-const OPEN: Cells = [OK, OK, OK, OK, OK, OK, OK, OK, OK, BAD, OK, OK];
+/// Open to anybody who can connect.
+const OPEN: Cells = everybody(OK);
 
 /// Every rpc. The last row takes the bootstrap token away.
 pub(crate) const TABLE: &[Row] = &[

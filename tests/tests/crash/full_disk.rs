@@ -12,15 +12,15 @@ use tonic_types::StatusExt;
 use crate::ledger::{Fate, Ledger, Write, secrets};
 use crate::records::{self, Records};
 
-const MIB: usize = 1 << 20;
-const VALUE: usize = 64 << 10;
-
 #[test]
 fn a_full_disk_refuses_writes_loses_nothing_and_recovers() {
+    // Removed from outside: inside, the mount is in the way.
+    let place = tempfile::tempdir().unwrap();
     let status = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "full_disk::on_a_small_disk", "--ignored", "--nocapture"])
+        .env("TMPDIR", place.path())
         .status()
         .expect("unshare (util-linux) runs");
     assert!(status.success());
@@ -40,71 +40,79 @@ async fn on_a_small_disk() {
     // Before the start, so that there is no room for what the store likes to put aside for its log; its manifest and the
     // audit log's reserve take five of these.
     let ballast = server.data_dir().join("ballast");
-    fill(&ballast, 8 * MIB);
+    leave(&ballast, 8 << 20);
     server.start_again().await;
     server.init().await;
     server.unseal().await;
 
     let mut ledger = Ledger::default();
-    let refused = write_until_refused(&server, &mut ledger).await;
-    is_clear(&refused);
-    assert!(ledger.acknowledged() > 5, "{} writes fit, then {refused:?}", ledger.acknowledged());
-    fill(&ballast, 0);
-    is_clear(&put(&server, "full", 100).await.unwrap_err());
+    let large = write_until_refused(&server, &mut ledger, "large", 64 << 10).await;
+    assert!(ledger.acknowledged() > 5, "{} writes fit, then {large:?}", ledger.acknowledged());
+    fill(&ballast);
+    let small = write_until_refused(&server, &mut ledger, "small", 100).await;
     reads_go_on_or_are_refused(&server, &ledger).await;
     assert_eq!(server.local().system().status().await.unwrap().state(), v1::SealState::Unsealed);
 
     std::fs::remove_file(&ballast).unwrap();
-    until("writes are taken again", || async { put(&server, "again", 100).await.ok() }).await;
+    until("writes are taken again", || async { put(&server).await.ok() }).await;
     let faults = ledger.compare_fresh(&server).await;
     assert!(faults.is_empty(), "with space again: {faults:#?}");
-    let fate = ledger.writes.last().unwrap().fate;
-    assert!(fate == Fate::Absent || refused.code() == Code::Unknown, "refused, but {fate:?}: {refused:?}");
+    ledger.settle();
 
-    fill(&ballast, 0);
-    is_clear(&put(&server, "full-again", 100).await.unwrap_err());
+    fill(&ballast);
+    let last = write_until_refused(&server, &mut ledger, "last", 100).await;
     assert!(server.terminate().await.success(), "it seals and stops with a full disk: {}", server.stderr());
     records::verify(&server);
     std::fs::remove_file(&ballast).unwrap();
     server.start_again().await;
     server.unseal().await;
-    let faults = ledger.compare_all(&server).await;
-    assert!(faults.is_empty(), "after a restart: {faults:#?}");
+    let mut faults = ledger.compare_fresh(&server).await;
+    faults.extend(ledger.compare_all(&server).await);
     let mut log = Records::default();
     log.settled(&server).await;
+    faults.extend(log.compare(&ledger.writes));
+    assert!(faults.is_empty(), "after a restart: {faults:#?}");
+    for (id, refused) in [large, small, last] {
+        let fate = ledger.writes.iter().find(|write| write.id == id).unwrap().fate;
+        assert!(
+            fate == Fate::Absent || refused.code() == Code::Unknown,
+            "{id} is {fate:?} after {refused:?}"
+        );
+    }
     let sealed = |entry: &v1::AuditEntry| entry.action == "system:seal" && entry.outcome == "ok";
     assert!(server.audit().await.iter().any(sealed), "the reserve had room for this");
-    let faults = log.compare(&ledger.writes);
-    assert!(faults.is_empty(), "in the log: {faults:#?}");
     assert!(server.terminate().await.success());
 }
 
-async fn write_until_refused(server: &ServerProcess, ledger: &mut Ledger) -> Status {
+/// Writes until the server refuses, clearly; says which write that was.
+async fn write_until_refused(
+    server: &ServerProcess,
+    ledger: &mut Ledger,
+    name: &str,
+    size: usize,
+) -> (String, Status) {
     let mut secrets = secrets(server);
     for number in 0.. {
-        let id = format!("write-{number}");
-        let value = format!("{id}|").repeat(VALUE / (id.len() + 1)).into_bytes();
-        let path = format!("disk/{id}");
-        let mut write = Write { id: id.clone(), path, value, fate: Fate::Unknown };
-        match secrets.put_secret(write.request(&id)).await {
-            Ok(answer) => {
-                write.fate = Fate::Acknowledged(answer.into_inner().version.unwrap().version);
-                ledger.writes.push(write);
-            }
-            Err(refused) => {
-                ledger.writes.push(write);
-                return refused;
-            }
+        let id = format!("{name}-{number}");
+        let value = format!("{id}|").repeat(size / (id.len() + 1)).into_bytes();
+        let mut write = Write { id: id.clone(), path: format!("disk/{id}"), value, fate: Fate::Unknown };
+        let answer = secrets.put_secret(write.request(&id)).await;
+        if let Ok(answer) = &answer {
+            write.fate = Fate::Acknowledged(answer.get_ref().version.as_ref().unwrap().version);
+        }
+        ledger.writes.push(write);
+        if let Err(refused) = answer {
+            is_clear(&refused);
+            return (id, refused);
         }
     }
     unreachable!("the disk has an end");
 }
 
-async fn put(server: &ServerProcess, name: &str, size: usize) -> Result<(), Status> {
-    let value = vec![b'x'; size];
-    let path = format!("disk/{name}");
-    let write = Write { id: String::new(), path, value, fate: Fate::Unknown };
-    secrets(server).put_secret(write.request(name)).await.map(drop)
+async fn put(server: &ServerProcess) -> Result<(), Status> {
+    let write =
+        Write { id: String::new(), path: "disk/again".to_owned(), value: vec![b'x'], fate: Fate::Unknown };
+    secrets(server).put_secret(write.request("again")).await.map(drop)
 }
 
 /// A refusal that says what is wrong, in a word for programs and a sentence for people.
@@ -142,18 +150,17 @@ async fn reads_go_on_or_are_refused(server: &ServerProcess, ledger: &Ledger) {
 }
 
 /// Leaves so many bytes free.
-fn fill(ballast: &Path, free: usize) {
+fn leave(ballast: &Path, free: usize) {
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(ballast).unwrap();
-    let chunk = [0; 4096];
-    while room(ballast) > free {
-        // Somebody else may take the last of it.
-        if file.write_all(&chunk).is_err() {
-            return;
-        }
-    }
+    let room = || {
+        let disk = rustix::fs::statvfs(ballast.parent().unwrap()).unwrap();
+        usize::try_from(disk.f_bavail * disk.f_frsize).unwrap()
+    };
+    // Somebody else may take the last of it.
+    while room() > free && file.write_all(&[0; 4096]).is_ok() {}
 }
 
-fn room(ballast: &Path) -> usize {
-    let disk = rustix::fs::statvfs(ballast.parent().unwrap()).unwrap();
-    usize::try_from(disk.f_bavail * disk.f_frsize).unwrap()
+/// Leaves nothing but the rest of each file's last page.
+fn fill(ballast: &Path) {
+    leave(ballast, 0);
 }

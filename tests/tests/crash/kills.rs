@@ -40,7 +40,7 @@ impl Trial {
         let mut faults = self.ledger.compare_fresh(&self.server).await;
         self.records.settled(&self.server).await;
         faults.extend(self.records.compare(self.ledger.fresh()));
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             faults.extend(self.ledger.repeat_unanswered(&self.server).await);
         }
         self.ledger.settle();

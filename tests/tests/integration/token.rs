@@ -50,13 +50,8 @@ async fn a_token_that_vanishes_and_returns_loses_nothing() {
     std::fs::rename(&tokens, &aside).unwrap();
     kill_hsm(&vault);
     let write = async || operator.secrets().put("b", SecretValue::data("x")).await;
-    until("writes are refused", || async {
-        match write().await {
-            Ok(_) => None,
-            Err(error) => Some(assert_eq!(error.reason(), "HSM_UNAVAILABLE", "{error}")),
-        }
-    })
-    .await;
+    let refused = until("writes are refused", || async { write().await.err() }).await;
+    assert_eq!(refused.reason(), "HSM_UNAVAILABLE", "{refused}");
     assert_eq!(get(&operator, "a").await, "kept", "what is at hand stays readable");
     std::fs::rename(&aside, &tokens).unwrap();
     until("writes work again", || async { write().await.ok() }).await;

@@ -119,13 +119,6 @@ fn search_process(id: u32, needles: &Needles) -> Vec<Found> {
     for mapping in mappings(id) {
         let bytes = read(&memory, &mapping);
         for (at, value) in needles_in(&bytes, needles) {
-            if std::env::var_os("DIAG").is_some() {
-                std::fs::write(
-                    format!("/tmp/t/diag/{:x}-{:x}", mapping.start, at),
-                    &bytes[at.saturating_sub(8192)..(at + 8192).min(bytes.len())],
-                )
-                .ok();
-            }
             let at = mapping.start + u64::try_from(at).unwrap();
             match found.last_mut() {
                 // The next byte of the same copy.

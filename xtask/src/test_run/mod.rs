@@ -1,8 +1,8 @@
 //! The tests: builds the programs, then runs nextest over the workspace and rustdoc's tests.
 //!
 //! Invariant: root hides permission bugs, so tests that root asked for run as an unprivileged user, from copies that
-//! this user can read. Tests in targets named `compile_fail` call the compiler, which that user may not reach; they
-//! and documentation tests run as the caller. The pinned nextest is used, never one on PATH.
+//! this user can read. Documentation tests call the compiler, which that user may not reach, and run as the caller. The
+//! pinned nextest is used, never one on PATH.
 
 mod sandbox;
 mod tally;
@@ -28,7 +28,6 @@ use crate::{
 
 /// Where nextest leaves its report, under the workspace: .config/nextest.toml.
 const REPORT: &str = "target/nextest/default/junit.xml";
-const CALLS_THE_COMPILER: &str = "binary(=compile_fail)";
 
 /// Runs everything, or what the filters of nextest select.
 pub(crate) fn run(workspace: &Workspace, filters: &[String]) -> Result<Tally> {
@@ -40,13 +39,8 @@ pub(crate) fn run(workspace: &Workspace, filters: &[String]) -> Result<Tally> {
         let sandbox = Sandbox::create(workspace, &programs)?;
         console::step("tests, as an unprivileged user");
         let mut nextest = sandbox.nextest();
-        nextest.args(["--filterset", &format!("not {CALLS_THE_COMPILER}")]).args(filters);
+        nextest.args(filters);
         count(&mut tally, "tests", &mut nextest, &sandbox.workspace().join(REPORT))?;
-        drop(sandbox);
-        console::step("tests that call the compiler");
-        let mut nextest = nextest_in_place(workspace, &programs)?;
-        nextest.args(["--filterset", CALLS_THE_COMPILER]).args(filters);
-        count(&mut tally, "tests that call the compiler", &mut nextest, &workspace.root().join(REPORT))?;
     } else {
         console::step("tests");
         let mut nextest = nextest_in_place(workspace, &programs)?;

@@ -4,6 +4,7 @@
 //! Invariant: every step checks what it claims, and the exit code says whether all claims held. Whatever happens, no
 //! process and no directory is left. No secret is printed but the one made-up value that is read back.
 
+mod forgery;
 mod stage;
 mod story;
 mod teller;

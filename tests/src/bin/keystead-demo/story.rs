@@ -3,15 +3,11 @@
 //! Invariant: what is ticked off was checked just before.
 
 use anyhow::{Context, Result, bail, ensure};
-use getrandom::SysRng;
-use keystead_client::{Client, ConnectCause, Error, SecretBytes, v1};
-use keystead_crypto::seal_record::SignedSealHeader;
-use keystead_crypto::shamir::{self, Sharing};
-use keystead_crypto::unseal_key::UnsealKey;
+use keystead_client::{Client, ConnectCause, Error, v1};
 use keystead_tests::Identity;
-use rand_core::UnwrapErr;
 use rustls::ProtocolVersion;
 
+use crate::forgery::{forged, mistyped};
 use crate::stage::{OPERATOR, Ran, Stage, children_of};
 use crate::teller::{Teller, shortened};
 
@@ -336,32 +332,6 @@ fn local(stage: &Stage) -> Result<Client> {
 fn share(stage: &Stage, number: u32) -> Result<String> {
     let text = std::fs::read_to_string(stage.path(&format!("shares/share-{number}.txt")))?;
     Ok(text.trim_end().to_owned())
-}
-
-/// The share with its last character replaced by another one of it.
-fn mistyped(share: &str) -> Option<String> {
-    let last = share.chars().next_back()?;
-    let other = share.chars().rev().find(|other| other.is_ascii_alphanumeric() && *other != last)?;
-    let mut text = share.strip_suffix(last)?.to_owned();
-    text.push(other);
-    Some(text)
-}
-
-/// A share 2 that names everything as the vault's own share 2 does, of a key made up here.
-async fn forged(local: &Client) -> Result<SecretBytes> {
-    let status = local.system().status().await?;
-    let header = SignedSealHeader::decode(&status.seal_header)?.verify()?;
-    let sharing = Sharing {
-        vault: header.vault,
-        epoch: header.epoch,
-        threshold: header.threshold,
-        shares: header.shares,
-        audit_fingerprint: header.audit_key.fingerprint(),
-    };
-    let mut rng = UnwrapErr(SysRng);
-    let shares = shamir::split(&UnsealKey::generate(&mut rng), &sharing, &mut rng)?;
-    let forged = shares.iter().find(|share| share.number() == 2).context("there is no share 2")?;
-    Ok(SecretBytes::from(forged.to_text().expose().to_vec()))
 }
 
 fn spiffe(service: &str) -> String {
