@@ -15,7 +15,9 @@ const PACKAGE: &str = "keystead.v1";
 
 #[test]
 fn committed_output_is_what_the_proto_files_say() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // At run time: the tests may run from a copy.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap();
+    let root = root.as_path();
     let committed = root.join("src/gen");
     let generated = generate(root);
     if std::env::var_os("KEYSTEAD_REGENERATE").is_some() {
@@ -44,7 +46,7 @@ fn committed_output_is_what_the_proto_files_say() {
 fn generate(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let descriptors = compiled(root, false);
     let redacted = redacted_messages(&descriptors.descriptor_pool());
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gen-{}", std::process::id()));
+    let out = std::env::temp_dir().join(format!("keystead-gen-{}", std::process::id()));
     fs::create_dir_all(&out).unwrap();
     tonic_prost_build::configure()
         .out_dir(&out)

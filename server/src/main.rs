@@ -86,9 +86,6 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 async fn serve(path: &Path, config: Config, built: Built, environment: &Environment) -> anyhow::Result<()> {
     let log = telemetry::init(config.log)?;
     telemetry::install_panic_hook();
-    for warning in &built.warnings {
-        tracing::warn!("{warning}");
-    }
     let server = Server::build(config, built).await?;
     let mut signals = Signals::register()?;
     let notifier = Notifier::new(environment.notify_socket());

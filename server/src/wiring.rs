@@ -183,6 +183,14 @@ impl Server {
             tracing::warn!("{UNLOCKED}");
             warnings.push(UNLOCKED.to_owned());
         }
+        if audit.status().state != keystead_audit::State::Ready {
+            let full =
+                "the audit log's disk has no room beyond what is kept for operators: requests are refused";
+            warnings.push(full.to_owned());
+        }
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
         let api = Api::new(Arc::clone(&vault), Arc::clone(&tls), warnings, locked);
         let listener = Listener::bind(&config.server).await?;
         let metrics = Arc::new(metrics);

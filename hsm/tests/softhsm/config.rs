@@ -49,7 +49,7 @@ async fn a_missing_worker_is_named() {
 #[tokio::test]
 async fn a_program_that_is_no_worker_is_unavailable() {
     let bench = Bench::new();
-    for script in ["exit 0", "echo nonsense >&0; sleep 60"] {
+    for script in ["exit 0", "echo nonsense >&0; exec sleep 60"] {
         let worker_args = vec!["-c".to_owned(), script.to_owned()];
         let config = HsmConfig { worker_exe: "/bin/sh".into(), worker_args, ..bench.config() };
         let outcome = HsmHandle::spawn(config).unwrap().probe().await;

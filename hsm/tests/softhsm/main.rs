@@ -36,6 +36,12 @@ struct Bench {
     token: SoftToken,
 }
 
+/// The worker's program: where nextest says, since the tests may run from a copy.
+fn worker() -> PathBuf {
+    let told = std::env::var_os("NEXTEST_BIN_EXE_keystead-hsm-worker");
+    told.map_or_else(|| env!("CARGO_BIN_EXE_keystead-hsm-worker").into(), PathBuf::from)
+}
+
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -44,7 +50,7 @@ impl Bench {
     }
 
     fn config(&self) -> HsmConfig {
-        self.token.config(env!("CARGO_BIN_EXE_keystead-hsm-worker").into(), Vec::new())
+        self.token.config(worker(), Vec::new())
     }
 
     fn pin(&self) -> SecretBytes {
@@ -64,7 +70,7 @@ impl Bench {
 
     /// A worker that leaves a line in a file each time it starts, with its environment in another.
     fn counted(&self) -> HsmConfig {
-        let worker = env!("CARGO_BIN_EXE_keystead-hsm-worker");
+        let worker = worker().display().to_string();
         let script = format!("echo start >> {0}/starts; env > {0}/env; exec {worker}", self.path().display());
         HsmConfig { worker_exe: "/bin/sh".into(), worker_args: vec!["-c".into(), script], ..self.config() }
     }

@@ -48,6 +48,8 @@ pub trait Operation: Send + Sized + 'static {
     const EFFECT: Effect;
     /// Who grants it.
     const GRANT: Grant = Grant::Policy;
+    /// Whether it may use the room that the audit log keeps for operators.
+    const URGENT: bool = false;
 
     /// On what.
     fn resource(&self) -> Resource;
@@ -84,7 +86,7 @@ pub async fn run<Op: Operation>(
             result
         }
         Effect::Change => {
-            let reserved = entry.reserve(2).await?;
+            let reserved = if Op::URGENT { entry.reserve_urgent(2)? } else { entry.reserve(2).await? };
             // A caller that hangs up must not leave an intent without its outcome.
             let open = vault.clone();
             let change = async move { change(&open, entry, reserved, caller, allowed, op).await };

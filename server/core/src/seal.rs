@@ -374,6 +374,7 @@ impl Operation for SealVault {
     type Output = ();
     const ACTION: Action = Action::SystemSeal;
     const EFFECT: Effect = Effect::Change;
+    const URGENT: bool = true;
 
     fn resource(&self) -> Resource {
         Resource::System

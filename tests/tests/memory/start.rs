@@ -4,21 +4,35 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use keystead_tests::{ServerProcess, server};
+use keystead_tests::{ServerProcess, server, until};
 
 use crate::namespace::inside;
 use crate::process::{children, line_of, mappings, processes};
 
+const NO_PRIVILEGES: &str = "--bounding-set=-all --inh-caps=-all";
+
 #[test]
 fn another_process_of_the_same_user_cannot_read_the_memory_and_a_crash_dumps_none() {
     inside("start::another_process_of_the_same_user_cannot_read_the_memory_and_a_crash_dumps_none", async {
-        let server = ServerProcess::start().await;
+        // A process with more privileges than the one that reads is protected by that alone: all have none.
+        let mut server = ServerProcess::prepare(&[]);
+        run_through(&mut server, &format!("exec setpriv {NO_PRIVILEGES}"));
+        server.start_again().await;
         server.init().await;
         server.unseal().await;
-        let mut open = Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().unwrap();
-        assert!(same_user_reads(open.id()), "what is not protected can be read");
+        let mut sleep = Command::new("setpriv");
+        sleep.args(NO_PRIVILEGES.split(' ')).args(["sleep", "600"]);
+        let mut open =
+            sleep.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let command = format!("/proc/{}/comm", open.id());
+        until("it sleeps", || async {
+            (std::fs::read_to_string(&command).unwrap() == "sleep\n").then_some(())
+        })
+        .await;
+        let read = same_user_reads(open.id());
         open.kill().unwrap();
         open.wait().unwrap();
+        assert!(read, "what is not protected can be read");
         let processes = processes(&server);
         assert_eq!(processes.len(), 2);
         for id in processes {
@@ -33,11 +47,7 @@ fn another_process_of_the_same_user_cannot_read_the_memory_and_a_crash_dumps_non
 fn a_server_that_may_not_lock_memory_says_so_in_its_status_and_log() {
     inside("start::a_server_that_may_not_lock_memory_says_so_in_its_status_and_log", async {
         let mut process = ServerProcess::prepare(&[]);
-        let unlocked = process.dir().join("unlocked-server");
-        let script = format!("#!/bin/sh\nulimit -l 0 && exec '{}' \"$@\"\n", server().display());
-        std::fs::write(&unlocked, script).unwrap();
-        std::fs::set_permissions(&unlocked, PermissionsExt::from_mode(0o700)).unwrap();
-        process.run_instead(unlocked);
+        run_through(&mut process, "ulimit -l 0 && exec");
         process.start_again().await;
         process.init().await;
         process.unseal().await;
@@ -54,10 +64,20 @@ fn a_server_that_may_not_lock_memory_says_so_in_its_status_and_log() {
     });
 }
 
+/// Lets the server be started by a shell command that its own program and arguments are put behind.
+fn run_through(process: &mut ServerProcess, command: &str) {
+    let script = process.dir().join("start-server");
+    let text = format!("#!/bin/sh\n{command} '{}' \"$@\"\n", server().display());
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
+    process.run_instead(script);
+}
+
 /// Whether a process without privileges, of the user that runs this one, can open another's memory.
 fn same_user_reads(id: u32) -> bool {
     let probe = Command::new("setpriv")
-        .args(["--bounding-set=-all", "--inh-caps=-all", "dd", "count=0", "status=none"])
+        .args(NO_PRIVILEGES.split(' '))
+        .args(["dd", "count=0", "status=none"])
         .arg(format!("if=/proc/{id}/mem"))
         .stderr(Stdio::piped())
         .output()
