@@ -7,6 +7,7 @@ use crate::files::{Disk, LogFiles};
 use crate::wire::len64;
 use std::io;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
 
 /// What shall go wrong; shared with the test.
@@ -20,6 +21,8 @@ pub(crate) struct Faults {
     pub(crate) failing_writes: u32,
     /// How many syncs worked.
     pub(crate) syncs: u64,
+    /// The next sync says that it has begun, and goes on when told.
+    pub(crate) held_sync: Option<(Sender<()>, Receiver<()>)>,
 }
 
 pub(crate) struct FaultyDisk {
@@ -68,6 +71,11 @@ impl Disk for FaultyDisk {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        let held = self.faults.lock().unwrap().held_sync.take();
+        if let Some((entered, go_on)) = held {
+            entered.send(()).unwrap();
+            go_on.recv().unwrap();
+        }
         let mut faults = self.faults.lock().unwrap();
         if faults.failing_syncs > 0 {
             faults.failing_syncs -= 1;

@@ -1,13 +1,15 @@
 //! Keystead's audit log: entries, the files that hold them, the Merkle tree over them, and offline verification.
 //!
-//! One thread writes; callers reserve a slot before they act, record an entry, and wait for a future that completes
-//! when the entry is as durable as they asked. Invariant: what was acknowledged is in the log, in order, without gaps,
-//! and what cannot be written is refused. The format is docs/audit-format.md.
+//! Callers reserve a slot before they act, record an entry, and wait for a future that completes when the entry is as
+//! durable as they asked. One thread syncs; what needs no sync is written by its caller where nobody else is writing.
+//! Invariant: what was acknowledged is in the log, in order, without gaps, and what cannot be written is refused. The
+//! format is docs/audit-format.md.
 //! Absent: keys (bodies are sealed and opened through ports), the network, an async runtime, and time (callers pass it).
 
 mod body;
 mod entry;
 mod error;
+mod failure;
 #[cfg(test)]
 mod fault;
 mod files;
@@ -21,6 +23,7 @@ mod recover;
 mod seal;
 mod segment;
 mod sink;
+mod turns;
 mod verify;
 mod wire;
 mod writer;

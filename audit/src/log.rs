@@ -1,7 +1,7 @@
 //! The log as its callers see it: open, reserve, record, read, follow, close.
 //!
 //! Invariant: nothing is recorded without a slot that was reserved before, so that what needs a record can be refused
-//! before it happens. Absent: writing (`writer`), which only its own thread does.
+//! before it happens. Absent: writing (`writer`), and who does it when (`turns`).
 
 use crate::body::Body;
 use crate::entry::{EntryKind, InvalidNode, Node, UnixMillis};
@@ -12,6 +12,7 @@ use crate::queue::{Head, HeldSlot, Pending, Published, Shared, State};
 use crate::reader::Reader;
 use crate::recover::{Recovered, TornTail, bind_origin, recover};
 use crate::seal::BodyInput;
+use crate::turns;
 use crate::writer::{Settings, Writer};
 use futures::channel::oneshot;
 use std::fmt;
@@ -111,11 +112,7 @@ impl AuditLog {
         check_option("segment_bytes", options.segment_bytes, 4096, 1 << 30)?;
         let Recovered { files, origin, edge, length, segments, torn } =
             recover(dir, options.origin.as_deref())?;
-        let published = Published {
-            head: Head { size: edge.size(), root: edge.root() },
-            segments: Arc::new(segments),
-            readable: length,
-        };
+        let published = Published { edge: edge.clone(), segments: Arc::new(segments), readable: length };
         let shared = Arc::new(Shared::new(options.max_queue, options.reserve_bytes > 0, published));
         let settings = Settings {
             node: options.node,
@@ -125,10 +122,14 @@ impl AuditLog {
             probe_interval: options.probe_interval,
         };
         let writer = Writer::new(Arc::clone(&shared), disk(files), settings, edge, length);
-        let writer =
-            std::thread::Builder::new().name("audit-writer".to_owned()).spawn(move || writer.run()).map_err(
-                |source| OpenError::Io { operation: "start the writer of", path: dir.to_owned(), source },
-            )?;
+        let writer = std::thread::Builder::new()
+            .name("audit-writer".to_owned())
+            .spawn(move || turns::run(writer))
+            .map_err(|source| OpenError::Io {
+                operation: "start the writer of",
+                path: dir.to_owned(),
+                source,
+            })?;
         Ok(Self {
             shared,
             dir: dir.to_owned(),
@@ -170,9 +171,14 @@ impl AuditLog {
         ReserveWait { shared: Arc::clone(&self.shared), waiter: None }
     }
 
+    /// How many entries the log has; cheaper than `head`, which hashes.
+    pub fn size(&self) -> u64 {
+        self.shared.size()
+    }
+
     /// How far the log has got.
     pub fn head(&self) -> Head {
-        self.shared.published().head
+        self.shared.head()
     }
 
     /// How the log is doing.
@@ -222,6 +228,8 @@ impl fmt::Debug for Slot {
 
 impl Slot {
     /// Queues an entry. It will be written even if the future is dropped.
+    ///
+    /// One that needs no sync is written on the caller's thread if nobody else is writing: the future is then ready.
     pub fn record(
         self,
         kind: EntryKind,
@@ -231,7 +239,7 @@ impl Slot {
     ) -> Recorded {
         let (done, receiver) = oneshot::channel();
         let shared = Arc::clone(self.0.shared());
-        shared.push(Pending { slot: self.0, kind, time, body, durability, done });
+        turns::record(&shared, Pending { slot: self.0, kind, time, body, durability, done });
         Recorded(receiver)
     }
 

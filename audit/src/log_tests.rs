@@ -362,5 +362,8 @@ fn closing_writes_what_is_queued() {
 #[path = "full_disk_tests.rs"]
 mod full_disk;
 
+#[path = "quick_tests.rs"]
+mod quick;
+
 #[path = "slot_tests.rs"]
 mod slots;

@@ -26,10 +26,22 @@ fn node_hash(left: &Hash, right: &Hash) -> Hash {
 }
 
 /// The right edge of a tree: the roots of its full subtrees, largest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct TreeEdge {
     size: u64,
     roots: Vec<Hash>,
+}
+
+impl Clone for TreeEdge {
+    fn clone(&self) -> Self {
+        Self { size: self.size, roots: self.roots.clone() }
+    }
+
+    fn clone_from(&mut self, source: &Self) {
+        self.size = source.size;
+        // Every batch does this; the room is reused.
+        self.roots.clone_from(&source.roots);
+    }
 }
 
 impl TreeEdge {

@@ -1,13 +1,14 @@
-//! What callers, followers and the writer thread share: slots, the queue, and how far the log has got.
+//! What callers, followers and the writer share: slots, the queue, and how far the log has got.
 //!
 //! Invariant: at most `slots` records (and a few privileged ones more) are reserved or queued at any time, and the
-//! queue never holds a record without its slot. Absent: files; only the writer touches them.
+//! queue never holds a record without its slot. Absent: files, and taking turns at writing them (`turns`).
 
 use crate::entry::{EntryKind, UnixMillis};
 use crate::error::{AuditError, Refused};
 use crate::log::Durability;
-use crate::merkle::Hash;
+use crate::merkle::{Hash, TreeEdge};
 use crate::seal::BodyInput;
+use crate::turns::Seat;
 use futures::channel::oneshot;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -41,9 +42,8 @@ pub struct Head {
 }
 
 /// What readers may read.
-#[derive(Debug, Clone)]
 pub(crate) struct Published {
-    pub(crate) head: Head,
+    pub(crate) edge: TreeEdge,
     /// The first sequence numbers of the files, in order; the last file is being written.
     pub(crate) segments: Arc<Vec<u64>>,
     /// How many bytes of the last file will not change any more.
@@ -72,27 +72,28 @@ impl Pending {
 #[derive(Default)]
 struct Queue {
     pending: Vec<Pending>,
-    writer_waits: bool,
+    /// One of them has to be synced, which only the thread does.
+    needs_thread: bool,
+    thread_waits: bool,
+    /// The thread shall look at the writer again.
+    nudged: bool,
     /// No more reservations; what is queued is still written.
     closing: bool,
     /// The writer is gone.
     closed: bool,
 }
 
+impl Queue {
+    /// Whether a caller may write what is queued.
+    fn is_quick(&self) -> bool {
+        !self.pending.is_empty() && !self.needs_thread && !self.closing
+    }
+}
+
 #[derive(Default)]
 struct Waiters {
     list: VecDeque<(u64, Waker)>,
     next: u64,
-}
-
-/// What the writer finds when it asks for work.
-pub(crate) enum Next {
-    /// Records.
-    Work,
-    /// None came in time.
-    Idle,
-    /// None will come any more.
-    Closed,
 }
 
 pub(crate) struct Shared {
@@ -106,7 +107,10 @@ pub(crate) struct Shared {
     waiters: Mutex<Waiters>,
     published: Mutex<Published>,
     advanced: Condvar,
+    /// How many threads wait for `advanced`.
+    watchers: AtomicUsize,
     followers: Mutex<Vec<Waker>>,
+    pub(crate) seat: Seat,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,7 +130,9 @@ impl Shared {
             waiters: Mutex::default(),
             published: Mutex::new(published),
             advanced: Condvar::new(),
+            watchers: AtomicUsize::new(0),
             followers: Mutex::default(),
+            seat: Seat::default(),
         }
     }
 
@@ -214,6 +220,11 @@ impl Shared {
     }
 
     #[cfg(test)]
+    pub(crate) fn thread_waits(&self) -> bool {
+        lock(&self.queue).thread_waits
+    }
+
+    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
@@ -224,43 +235,73 @@ impl Shared {
         }
     }
 
-    /// Queues a record; a closed log drops it, which its caller sees.
-    pub(crate) fn push(&self, pending: Pending) {
+    /// Queues a record; a closed log drops it, which its caller sees. True where the caller may write it.
+    pub(crate) fn push(&self, pending: Pending) -> bool {
         let mut queue = lock(&self.queue);
         if queue.closed {
             drop(queue);
-            return pending.finish(Err(AuditError::Closed));
+            pending.finish(Err(AuditError::Closed));
+            return false;
         }
+        queue.needs_thread |= pending.durability == Durability::Fsync;
         queue.pending.push(pending);
-        let wake = std::mem::take(&mut queue.writer_waits);
+        let quick = queue.is_quick();
+        if !quick {
+            self.wake_thread(queue);
+        }
+        quick
+    }
+
+    /// Has the thread look at the writer, for whatever only it may do.
+    pub(crate) fn nudge(&self) {
+        let mut queue = lock(&self.queue);
+        queue.nudged = true;
+        self.wake_thread(queue);
+    }
+
+    fn wake_thread(&self, mut queue: MutexGuard<'_, Queue>) {
+        let wake = std::mem::take(&mut queue.thread_waits);
         drop(queue);
         if wake {
             self.queued.notify_one();
         }
     }
 
-    /// Moves everything queued into `batch` (which is empty), waiting up to `patience`, or for as long as it takes.
-    pub(crate) fn take(&self, batch: &mut Vec<Pending>, patience: Option<Duration>) -> Next {
-        let mut queue = lock(&self.queue);
+    /// Blocks the thread until it has something to do, up to `patience`; false where there will be nothing any more.
+    pub(crate) fn wait(&self, patience: Option<Duration>) -> bool {
+        let queue = lock(&self.queue);
         let idle = |queue: &mut Queue| {
-            queue.writer_waits = queue.pending.is_empty() && !queue.closing;
-            queue.writer_waits
+            queue.thread_waits = queue.pending.is_empty() && !queue.nudged && !queue.closing;
+            queue.thread_waits
         };
-        queue = match patience {
-            None => self.queued.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner),
-            Some(patience) => {
-                self.queued
-                    .wait_timeout_while(queue, patience, idle)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            }
-        };
-        queue.writer_waits = false;
-        if !queue.pending.is_empty() {
-            std::mem::swap(&mut queue.pending, batch);
-            return Next::Work;
+        let patience = patience.unwrap_or(Duration::MAX);
+        let waited = self.queued.wait_timeout_while(queue, patience, idle);
+        let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        queue.thread_waits = false;
+        let nudged = std::mem::take(&mut queue.nudged);
+        nudged || !queue.pending.is_empty() || !queue.closing
+    }
+
+    /// Moves everything queued to the end of `batch`. Only for who has the writer, so that the order stays.
+    pub(crate) fn take(&self, batch: &mut Vec<Pending>) {
+        let mut queue = lock(&self.queue);
+        queue.needs_thread = false;
+        batch.append(&mut queue.pending);
+    }
+
+    /// The same, where something is queued and nothing of it is for the thread.
+    pub(crate) fn take_quick(&self, batch: &mut Vec<Pending>) -> bool {
+        let mut queue = lock(&self.queue);
+        let quick = queue.is_quick();
+        if quick {
+            batch.append(&mut queue.pending);
         }
-        if queue.closing { Next::Closed } else { Next::Idle }
+        quick
+    }
+
+    /// Whether something is queued, and nothing of it is for the thread.
+    pub(crate) fn has_quick(&self) -> bool {
+        lock(&self.queue).is_quick()
     }
 
     /// Takes no more reservations; the writer ends when the queue is empty.
@@ -285,12 +326,18 @@ impl Shared {
         self.wake_followers();
     }
 
-    pub(crate) fn published(&self) -> Published {
-        lock(&self.published).clone()
+    pub(crate) fn published<T>(&self, look: impl FnOnce(&Published) -> T) -> T {
+        look(&lock(&self.published))
     }
 
     pub(crate) fn size(&self) -> u64 {
-        lock(&self.published).head.size
+        self.published(|published| published.edge.size())
+    }
+
+    /// Hashes up the tree's edge, which nobody who records has to do.
+    pub(crate) fn head(&self) -> Head {
+        let edge = self.published(|published| published.edge.clone());
+        Head { size: edge.size(), root: edge.root() }
     }
 
     pub(crate) fn publish(&self, change: impl FnOnce(&mut Published)) {
@@ -299,7 +346,9 @@ impl Shared {
     }
 
     fn wake_followers(&self) {
-        self.advanced.notify_all();
+        if self.watchers.load(Ordering::SeqCst) > 0 {
+            self.advanced.notify_all();
+        }
         for waker in std::mem::take(&mut *lock(&self.followers)) {
             waker.wake();
         }
@@ -316,9 +365,11 @@ impl Shared {
     /// Blocks until the log has more than `seq` entries, is closed, or `patience` is over.
     pub(crate) fn wait_growth(&self, seq: u64, patience: Duration) {
         let published = lock(&self.published);
+        self.watchers.fetch_add(1, Ordering::SeqCst);
         let _ = self.advanced.wait_timeout_while(published, patience, |published| {
-            published.head.size <= seq && self.state() != State::Closed
+            published.edge.size() <= seq && self.state() != State::Closed
         });
+        self.watchers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -99,12 +99,11 @@ impl Reader {
 
     fn refresh(&mut self) {
         if let Some(shared) = &self.live {
-            let published = shared.published();
-            self.extent = Extent {
-                segments: published.segments,
-                size: published.head.size,
+            self.extent = shared.published(|published| Extent {
+                segments: Arc::clone(&published.segments),
+                size: published.edge.size(),
                 readable: published.readable,
-            };
+            });
         }
     }
 

@@ -1,6 +1,6 @@
 //! The ports through which bodies are sealed and opened; the keys live elsewhere.
 //!
-//! Invariant: a body is sealed on the writer thread, with its final header as associated data, so that no entry can
+//! Invariant: a body is sealed when it is written, with its final header as associated data, so that no entry can
 //! pass for another. Absent: keys and ciphers.
 
 use crate::body::Body;

@@ -1,19 +1,19 @@
-//! The one thread that writes: takes what is queued, numbers it, seals it, writes it, syncs it, tells the callers.
+//! The writer: takes what is queued, numbers it, seals it, writes it, syncs it, tells the callers.
 //!
 //! Invariant: an entry is published and acknowledged only after its bytes are in the file, and after a sync where
 //! any caller of its batch asked for one. After a failure the file is brought back to the last published entry before
-//! anything else is written. Absent: deciding who may record (`queue`), and file names (`files`).
+//! anything else is written. Absent: whose turn it is (`turns`), who may record (`queue`), and file names (`files`).
 
 use crate::entry::{MAX_ENTRY_BYTES, Node, encode_header};
 use crate::error::AuditError;
-use crate::files::{Disk, is_no_space};
+use crate::failure::{Failure, sync_failed, write_failed};
+use crate::files::Disk;
 use crate::log::Durability;
 use crate::merkle::{TreeEdge, leaf_hash};
-use crate::queue::{Head, Next, Pending, Shared, State};
+use crate::queue::{Pending, Shared, State};
 use crate::seal::BodyInput;
 use crate::segment::{append_frame, encode_file_header};
 use crate::wire::len64;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,12 @@ const ROUND_BYTES: usize = 4 << 20;
 
 /// How much may be written and not synced; it is kept in memory in case the sync fails.
 const UNSYNCED_BYTES: usize = 1 << 20;
+
+/// How much a caller writes at a time; it exceeds this by no more than one entry.
+const QUICK_ROUND_BYTES: usize = 32 << 10;
+
+/// More than a caller can write at a time.
+const QUICK_ROOM_BYTES: usize = QUICK_ROUND_BYTES + (66 << 10);
 
 /// How much room must be free before a full disk counts as usable again, where no reserve is kept.
 const PROBE_BYTES: u64 = 1 << 20;
@@ -48,35 +54,6 @@ enum Repair {
     Rewrite,
 }
 
-/// Why a step did not work.
-#[derive(Debug, Clone)]
-enum Failure {
-    Write(Arc<io::Error>),
-    Sync(Arc<io::Error>),
-}
-
-impl Failure {
-    fn is_no_space(&self) -> bool {
-        let (Self::Write(error) | Self::Sync(error)) = self;
-        is_no_space(error)
-    }
-
-    fn to_error(&self) -> AuditError {
-        match self {
-            Self::Write(error) => AuditError::Write(Arc::clone(error)),
-            Self::Sync(error) => AuditError::Sync(Arc::clone(error)),
-        }
-    }
-}
-
-fn write_failed(error: io::Error) -> Failure {
-    Failure::Write(Arc::new(error))
-}
-
-fn sync_failed(error: io::Error) -> Failure {
-    Failure::Sync(Arc::new(error))
-}
-
 /// The encoded form of the first records of a batch, and the tree with them.
 struct Round {
     results: Vec<Result<u64, AuditError>>,
@@ -98,18 +75,11 @@ pub(crate) struct Writer {
     unsynced_since: Instant,
     repair: Repair,
     last_probe: Instant,
+    /// What was taken from the queue and is not written yet.
+    batch: Vec<Pending>,
     frames: Vec<u8>,
     header: Vec<u8>,
     body: Vec<u8>,
-}
-
-/// Closes the log when the writer ends, also by a panic in a sealer.
-struct Ended(Arc<Shared>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.writer_ended();
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "paces syncs and probes on a plain thread; is never recorded")]
@@ -136,44 +106,91 @@ impl Writer {
             unsynced_since: monotonic_now(),
             repair: Repair::Nothing,
             last_probe: monotonic_now(),
+            batch: Vec::new(),
             frames: Vec::new(),
             header: Vec::new(),
             body: Vec::new(),
         }
     }
 
-    pub(crate) fn run(mut self) {
-        let _ended = Ended(Arc::clone(&self.shared));
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Makes the log ready; the thread does this before anybody writes.
+    pub(crate) fn begin(&mut self) {
         // What the previous process wrote without syncing becomes durable before anything builds on it.
         if let Err(failure) = self.sync() {
             self.note(&failure);
         } else if let Err(error) = self.disk.set_ballast(self.settings.reserve_bytes) {
             self.note(&write_failed(error));
         }
-        let mut batch = Vec::new();
-        loop {
-            let next = self.shared.take(&mut batch, self.patience());
-            if self.shared.state() != State::Ready {
-                self.probe_when_due();
-            }
-            match next {
-                Next::Work => self.write(&mut batch),
-                Next::Idle => {}
-                Next::Closed => break,
-            }
-            self.sync_when_due(self.settings.sync_interval);
+    }
+
+    /// Writes whatever is queued, and does what is due; how long the thread may then sleep.
+    pub(crate) fn turn(&mut self) -> Option<Duration> {
+        self.shared.take(&mut self.batch);
+        if self.shared.state() != State::Ready {
+            self.probe_when_due();
         }
+        let mut batch = std::mem::take(&mut self.batch);
+        self.write(&mut batch);
+        self.batch = batch;
+        let interval = if self.has_room() { self.settings.sync_interval } else { Duration::ZERO };
+        self.sync_when_due(interval);
+        self.patience()
+    }
+
+    /// Makes durable what was written, at the end.
+    pub(crate) fn end(&mut self) {
         if self.prepare().is_ok() {
             self.sync_when_due(Duration::ZERO);
         }
     }
 
-    fn patience(&self) -> Option<Duration> {
+    /// Writes what is queued as far as that takes no sync and no repair; false where the thread was told to go on.
+    pub(crate) fn quick_turn(&mut self) -> bool {
+        if !self.batch.is_empty() || self.is_broken() || self.is_file_full() || !self.has_room() {
+            self.shared.nudge();
+            return false;
+        }
+        if !self.shared.take_quick(&mut self.batch) {
+            return true;
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let was_synced = self.unsynced.is_empty();
+        let round = self.encode(&batch, QUICK_ROUND_BYTES);
+        // A failure is kept in `repair`; the thread tries again and tells whom it must.
+        if self.persist(&round).is_ok() {
+            let taken = round.results.len();
+            for (pending, result) in batch.drain(..taken).zip(round.results) {
+                pending.finish(result);
+            }
+        }
+        self.batch = batch;
+        let goes_on = self.batch.is_empty() && self.has_room();
+        // The thread may be asleep for good, and has to sync what was written.
+        if !goes_on || was_synced {
+            self.shared.nudge();
+        }
+        goes_on
+    }
+
+    pub(crate) fn patience(&self) -> Option<Duration> {
         if self.is_broken() {
             return Some(self.settings.probe_interval);
         }
         (!self.unsynced.is_empty())
             .then(|| self.settings.sync_interval.saturating_sub(self.unsynced_since.elapsed()))
+    }
+
+    /// Whether a caller's round can be kept unsynced.
+    fn has_room(&self) -> bool {
+        self.unsynced.len() <= UNSYNCED_BYTES - QUICK_ROOM_BYTES
+    }
+
+    fn is_file_full(&self) -> bool {
+        self.good >= self.settings.segment_bytes
     }
 
     fn is_broken(&self) -> bool {
@@ -185,7 +202,7 @@ impl Writer {
             if self.shared.state() == State::NoSpace {
                 refuse_ordinary(batch, &AuditError::NoSpace);
             }
-            let round = self.prepare().map(|()| self.encode(batch));
+            let round = self.prepare().map(|()| self.encode(batch, ROUND_BYTES));
             let taken = round.as_ref().map_or(batch.len(), |round| round.results.len());
             let written = round.and_then(|round| self.persist(&round).map(|()| round));
             match written {
@@ -225,7 +242,7 @@ impl Writer {
             }
         }
         self.repair = Repair::Nothing;
-        if self.good >= self.settings.segment_bytes {
+        if self.is_file_full() {
             self.sync()?;
             let header = encode_file_header(&self.edge);
             let first_seq = self.edge.size();
@@ -242,12 +259,12 @@ impl Writer {
     }
 
     /// Numbers, seals and frames as many records as one round takes.
-    fn encode(&mut self, batch: &[Pending]) -> Round {
+    fn encode(&mut self, batch: &[Pending], round_bytes: usize) -> Round {
         self.frames.clear();
         let mut round =
             Round { results: Vec::with_capacity(batch.len()), edge: self.edge.clone(), sync: false };
         for pending in batch {
-            if self.frames.len() >= ROUND_BYTES {
+            if self.frames.len() >= round_bytes {
                 break;
             }
             let seq = round.edge.size();
@@ -303,9 +320,9 @@ impl Writer {
         }
         self.good = good;
         self.edge.clone_from(&round.edge);
-        let head = Head { size: self.edge.size(), root: self.edge.root() };
+        let edge = &self.edge;
         self.shared.publish(|published| {
-            published.head = head;
+            published.edge.clone_from(edge);
             published.readable = good;
         });
         if self.shared.state() == State::WriteFailed {

@@ -44,7 +44,7 @@ impl TailAudit {
     /// Begins `last` entries before the end.
     pub fn new(vault: &Vault, last: u64, follow: bool) -> Self {
         let log = Arc::clone(vault.audit());
-        let until = log.head().size;
+        let until = log.size();
         Self { log, from: until.saturating_sub(last), follower: None, follow, until }
     }
 }
@@ -70,7 +70,7 @@ impl StreamOperation for TailAudit {
             }
         }
         // What is recorded from here on is for the next event: it may be what takes the right to read away.
-        self.until = self.log.head().size;
+        self.until = self.log.size();
         true
     }
 

@@ -44,22 +44,26 @@ impl Default for PrincipalCache {
     }
 }
 
-/// Finds out who sent a request.
+/// Finds out who sent a request, and hands on the view of the store in which that is so.
 ///
 /// # Errors
 /// `Unauthenticated` whatever the cause; those of the store.
-pub async fn identify(vault: &UnsealedVault, ctx: &RequestContext) -> Result<Caller, VaultError> {
+pub async fn identify(
+    vault: &UnsealedVault,
+    ctx: &RequestContext,
+) -> Result<(Caller, Box<dyn Snapshot>), VaultError> {
     if ctx.refused {
         return Err(VaultError::Unauthenticated);
     }
     let snapshot = vault.storage.snapshot().await?;
-    match (&ctx.token, &ctx.certificate) {
+    let caller = match (&ctx.token, &ctx.certificate) {
         (Some(token), certificate) => {
-            by_token(vault, snapshot.as_ref(), ctx.peer, token, certificate.as_deref()).await
+            by_token(vault, snapshot.as_ref(), ctx.peer, token, certificate.as_deref()).await?
         }
-        (None, Some(certificate)) => by_certificate(vault, snapshot.as_ref(), ctx.peer, certificate).await,
-        (None, None) => Err(VaultError::Unauthenticated),
-    }
+        (None, Some(certificate)) => by_certificate(vault, snapshot.as_ref(), ctx.peer, certificate).await?,
+        (None, None) => return Err(VaultError::Unauthenticated),
+    };
+    Ok((caller, snapshot))
 }
 
 async fn by_certificate(
@@ -81,7 +85,7 @@ async fn by_certificate(
         found = Some(record);
     }
     let record = found.filter(|record| !record.disabled).ok_or(VaultError::Unauthenticated)?;
-    Ok(caller(&record, Method::Certificate, certificate.not_after, None, peer))
+    Ok(Caller::proven(record, Method::Certificate, certificate.not_after, None, peer))
 }
 
 /// The principal of one certificate identity. The index may be stale in the cache, so the record has the last word.
@@ -123,7 +127,8 @@ async fn by_token(
     if !counts(&session, &record, vault.clock.now(), peer, certificate) {
         return Err(VaultError::Unauthenticated);
     }
-    Ok(caller(&record, Method::Token, session.expires.min(session.max_expires), Some(key), peer))
+    let expires = session.expires.min(session.max_expires);
+    Ok(Caller::proven(record, Method::Token, expires, Some(key), peer))
 }
 
 /// Whether a session counts here and now, for this registration of its principal.
@@ -172,24 +177,14 @@ async fn load(
     Ok(Some(record))
 }
 
-fn caller(
-    record: &PrincipalRecord,
-    method: Method,
-    expires: UnixMillis,
-    session: Option<Vec<u8>>,
-    peer: Peer,
-) -> Caller {
-    Caller::proven(record.name.clone(), record.groups.clone().into(), method, expires, session, peer)
-}
-
 /// The groups of a principal; none if it is not registered.
 pub(crate) async fn groups_of(
     vault: &UnsealedVault,
+    snapshot: &dyn Snapshot,
     name: &PrincipalName,
 ) -> Result<Vec<keystead_domain::GroupName>, VaultError> {
-    let snapshot = vault.storage.snapshot().await?;
     let at = keyspace::principal(&name_tag(&vault.keys, name));
-    let record = load(vault, snapshot.as_ref(), &at.into()).await?;
+    let record = load(vault, snapshot, &at.into()).await?;
     Ok(record.map(|record| record.groups.clone()).unwrap_or_default())
 }
 

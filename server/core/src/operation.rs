@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, Stream};
 use keystead_domain::policy::{Action, Decision, Resource, Verdict};
+use keystead_storage::Snapshot;
 
 use crate::audit_trail::Entry;
 use crate::audit_trail::stream_end::StreamEnd;
@@ -75,22 +76,24 @@ pub async fn run<Op: Operation>(
     op: Op,
 ) -> Result<Op::Output, VaultError> {
     let mut entry = Entry::begin(vault, &ctx, Op::ACTION, op.resource());
-    let caller = identify(vault, &ctx, &mut entry).await?;
+    let (caller, view) = identify(vault, &ctx, &mut entry).await?;
     let allowed = decide::<Op>(vault, &caller, Op::ACTION, Op::GRANT, &mut entry).await?;
     match Op::EFFECT {
         Effect::Read => {
             let mut reserved = entry.reserve(1).await?;
-            let permit = Permit::grant(caller, allowed, &reserved, None);
+            // One view for who asks and for what is there: a decision shows nothing that came after it.
+            let permit = Permit::grant(caller, allowed, &reserved).with_view(view);
             let result = op.handle(vault, permit).await;
             entry.record_read(&mut reserved, &result, Op::detail).await?;
             result
         }
         Effect::Change => {
+            drop(view);
             let reserved = if Op::URGENT { entry.reserve_urgent(2)? } else { entry.reserve(2).await? };
             // A caller that hangs up must not leave an intent without its outcome.
             let open = vault.clone();
             let change = async move { change(&open, entry, reserved, caller, allowed, op).await };
-            vault.finish(change).await
+            vault.finish(&ctx.request_id, change).await
         }
     }
 }
@@ -99,14 +102,14 @@ async fn change<Op: Operation>(
     vault: &UnsealedVault,
     mut entry: Entry,
     mut reserved: Reserved,
-    caller: Arc<Caller>,
+    caller: Caller,
     allowed: Allowed<Op>,
     op: Op,
 ) -> Result<Op::Output, VaultError> {
     let floor = vault.intent_floor();
     let intent = entry.record_intent(&mut reserved).await?;
     floor.begun(intent);
-    let permit = Permit::grant(caller, allowed, &reserved, Some(intent));
+    let permit = Permit::grant(caller, allowed, &reserved).with_intent(intent);
     let result = op.handle(vault, permit).await;
     entry.record_outcome(&mut reserved, intent, &result, Op::detail).await?;
     vault.intent_settled(intent);
@@ -171,7 +174,7 @@ pub async fn run_stream<Op: StreamOperation>(
 ) -> Result<impl Stream<Item = Result<Op::Item, VaultError>> + Send + 'static, VaultError> {
     let open = vault.unsealed()?;
     let mut entry = Entry::begin(&open, &ctx, Op::ACTION, op.resource());
-    let caller = identify(&open, &ctx, &mut entry).await?;
+    let (caller, _) = identify(&open, &ctx, &mut entry).await?;
     decide::<Op>(&open, &caller, Op::ACTION, Grant::Policy, &mut entry).await?;
     entry.record_stream_open().await?;
     let end = StreamEnd::of(Arc::clone(&vault), &ctx, caller, Op::ACTION, op.resource());
@@ -211,15 +214,15 @@ async fn stream_event<Op: StreamOperation>(
     let open = vault.unsealed()?;
     // Made anew: between events a stream holds no key, and nothing that grows.
     let mut entry = Entry::begin(&open, ctx, Op::ACTION, op.resource());
-    let caller = identify(&open, ctx, &mut entry).await?;
+    let (caller, _) = identify(&open, ctx, &mut entry).await?;
     let allowed = decide::<Op>(&open, &caller, Op::ACTION, Grant::Policy, &mut entry).await?;
     let reserved = entry.reserve(1).await?;
-    let permit = Permit::grant(caller, allowed, &reserved, None);
+    let permit = Permit::grant(caller, allowed, &reserved);
     let items = op.next(&open, &permit).await?;
     // Once more after reading: what took the right away may be among what was read, and nothing else would wake this.
     let still = vault.unsealed()?;
     let mut check = Entry::begin(&still, ctx, Op::ACTION, op.resource());
-    let caller = identify(&still, ctx, &mut check).await?;
+    let (caller, _) = identify(&still, ctx, &mut check).await?;
     decide::<Op>(&still, &caller, Op::ACTION, Grant::Policy, &mut check).await?;
     if Op::RECORD_ITEMS && !items.is_empty() {
         entry.record_stream_items(reserved, items.len()).await?;
@@ -231,11 +234,11 @@ async fn identify(
     vault: &UnsealedVault,
     ctx: &RequestContext,
     entry: &mut Entry,
-) -> Result<Arc<Caller>, VaultError> {
+) -> Result<(Caller, Box<dyn Snapshot>), VaultError> {
     match auth::identify(vault, ctx).await {
-        Ok(caller) => {
+        Ok((caller, view)) => {
             entry.identified(&caller);
-            Ok(Arc::new(caller))
+            Ok((caller, view))
         }
         Err(error) => {
             entry.record_unidentified(vault, ctx, &error).await?;

@@ -241,8 +241,12 @@ async fn remove(
     commit(vault, permit.intent(), batch, compiled).await.map(drop)
 }
 
-async fn page(vault: &UnsealedVault, op: &ListPolicies) -> Result<PolicyPage, VaultError> {
-    let snapshot = vault.storage.snapshot().await?;
+async fn page(
+    vault: &UnsealedVault,
+    permit: &Permit<ListPolicies>,
+    op: &ListPolicies,
+) -> Result<PolicyPage, VaultError> {
+    let snapshot = permit.view(vault).await?;
     let stored = snapshot
         .range(Keyspace::Policies, Range::all(op.after.as_deref()), op.limit.saturating_add(1))
         .await?;
@@ -296,11 +300,10 @@ impl Operation for ReadPolicy {
         Resource::Policy(self.name.clone())
     }
 
-    async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<Policy, VaultError> {
-        let snapshot = vault.storage.snapshot().await?;
+    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Policy, VaultError> {
+        let snapshot = permit.view(vault).await?;
         let at = policy_key(&vault.keys, &self.name);
-        let (record, revision) =
-            open(vault, snapshot.as_ref(), &at).await?.ok_or_else(|| not_found(&self.name))?;
+        let (record, revision) = open(vault, &*snapshot, &at).await?.ok_or_else(|| not_found(&self.name))?;
         Ok(Policy { record, etag: etag(revision) })
     }
 
@@ -318,8 +321,8 @@ impl Operation for ListPolicies {
         Resource::System
     }
 
-    async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<PolicyPage, VaultError> {
-        page(vault, &self).await
+    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<PolicyPage, VaultError> {
+        page(vault, &permit, &self).await
     }
 
     fn detail(output: &PolicyPage) -> Detail {
@@ -354,8 +357,9 @@ impl Operation for ExplainPolicy {
         Resource::System
     }
 
-    async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<Decision, VaultError> {
-        let groups = auth::groups_of(vault, &self.principal).await?;
+    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Decision, VaultError> {
+        let snapshot = permit.view(vault).await?;
+        let groups = auth::groups_of(vault, &*snapshot, &self.principal).await?;
         let context = AccessContext {
             method: Method::Certificate,
             now: vault.clock.now(),

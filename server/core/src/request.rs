@@ -10,7 +10,7 @@
 //! Without identification (a caller cannot be made up):
 //! ```compile_fail
 //! use keystead_core::request::Caller;
-//! let caller = Caller { principal: todo!(), groups: Vec::new(), method: todo!(), expires: todo!(), session: None, peer: todo!() };
+//! let caller = Caller { record: todo!(), method: todo!(), expires: todo!(), session: None, peer: todo!() };
 //! ```
 //! Without a decision:
 //! ```compile_fail
@@ -45,6 +45,7 @@
 
 use std::marker::PhantomData;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,9 +53,12 @@ use keystead_audit::Slot;
 use keystead_crypto::token::Token;
 use keystead_domain::id::RequestId;
 use keystead_domain::policy::Method;
-use keystead_domain::principal::PrincipalName;
+use keystead_domain::principal::{PrincipalName, PrincipalRecord};
 use keystead_domain::time::UnixMillis;
 use keystead_domain::{CertificateMatcher, GroupName};
+use keystead_storage::{Snapshot, StorageError};
+
+use crate::unsealed::UnsealedVault;
 
 /// A request as it reached the edge, before anybody believed it.
 pub struct RequestContext {
@@ -127,8 +131,7 @@ pub struct PresentedCertificate {
 /// Who calls: proof of identification.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    principal: PrincipalName,
-    groups: Arc<[GroupName]>,
+    record: Arc<PrincipalRecord>,
     method: Method,
     expires: UnixMillis,
     session: Option<Vec<u8>>,
@@ -137,24 +140,23 @@ pub struct Caller {
 
 impl Caller {
     pub(crate) fn proven(
-        principal: PrincipalName,
-        groups: Arc<[GroupName]>,
+        record: Arc<PrincipalRecord>,
         method: Method,
         expires: UnixMillis,
         session: Option<Vec<u8>>,
         peer: Peer,
     ) -> Self {
-        Self { principal, groups, method, expires, session, peer }
+        Self { record, method, expires, session, peer }
     }
 
     /// The principal.
     pub fn principal(&self) -> &PrincipalName {
-        &self.principal
+        &self.record.name
     }
 
     /// Its groups.
     pub fn groups(&self) -> &[GroupName] {
-        &self.groups
+        &self.record.groups
     }
 
     /// How it was authenticated for this request.
@@ -206,15 +208,34 @@ impl Reserved {
 
 /// The right to do `Op` once.
 pub struct Permit<Op> {
-    caller: Arc<Caller>,
+    caller: Caller,
     intent: Option<u64>,
+    view: Option<Box<dyn Snapshot>>,
     op: PhantomData<fn(Op)>,
 }
 
 impl<Op> Permit<Op> {
-    /// The three proofs make a permit; `intent` is the audit sequence that a change carries into its batch.
-    pub(crate) fn grant(caller: Arc<Caller>, _: Allowed<Op>, _: &Reserved, intent: Option<u64>) -> Self {
-        Self { caller, intent, op: PhantomData }
+    /// The three proofs make a permit.
+    pub(crate) fn grant(caller: Caller, _: Allowed<Op>, _: &Reserved) -> Self {
+        Self { caller, intent: None, view: None, op: PhantomData }
+    }
+
+    /// For a change: the audit sequence that it carries into its batch.
+    pub(crate) fn with_intent(self, intent: u64) -> Self {
+        Self { intent: Some(intent), ..self }
+    }
+
+    /// For a read: what its caller was identified in.
+    pub(crate) fn with_view(self, view: Box<dyn Snapshot>) -> Self {
+        Self { view: Some(view), ..self }
+    }
+
+    /// What the operation sees of the store: a read the same as the gate, anything else what is there now.
+    pub(crate) async fn view(&self, vault: &UnsealedVault) -> Result<View<'_>, StorageError> {
+        match &self.view {
+            Some(view) => Ok(View::Gate(view.as_ref())),
+            None => vault.storage.snapshot().await.map(View::Now),
+        }
     }
 
     /// On whose behalf.
@@ -225,6 +246,25 @@ impl<Op> Permit<Op> {
     /// The audit sequence of the intent, for a change.
     pub fn intent(&self) -> Option<u64> {
         self.intent
+    }
+}
+
+/// A view of the store, for one operation.
+pub(crate) enum View<'a> {
+    /// The gate's.
+    Gate(&'a (dyn Snapshot + 'static)),
+    /// Its own.
+    Now(Box<dyn Snapshot>),
+}
+
+impl Deref for View<'_> {
+    type Target = dyn Snapshot;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Gate(snapshot) => *snapshot,
+            Self::Now(snapshot) => snapshot.as_ref(),
+        }
     }
 }
 

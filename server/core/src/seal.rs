@@ -227,6 +227,8 @@ impl Vault {
         let open = self.unsealed()?;
         operation::run(&open, ctx, SealVault { vault: Arc::clone(self) }).await?;
         drop(open);
+        // Sealed means wiped: those still inside end first.
+        self.closed().await;
         Ok(())
     }
 

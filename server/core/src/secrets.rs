@@ -120,11 +120,11 @@ pub struct Page {
 /// `NotFound` and the version errors; `Hsm` when the data key is not at hand and the HSM is away.
 pub async fn read(
     vault: &UnsealedVault,
-    _: &Permit<ReadSecret>,
+    permit: &Permit<ReadSecret>,
     op: &ReadSecret,
 ) -> Result<Secret, VaultError> {
-    let snapshot = vault.storage.snapshot().await?;
-    let (id, meta, _) = load(vault, snapshot.as_ref(), &op.path).await?;
+    let snapshot = permit.view(vault).await?;
+    let (id, meta, _) = load(vault, &*snapshot, &op.path).await?;
     let meta = meta.select(op.version)?.clone();
     let key = keyspace::secret(id.as_bytes(), meta.version);
     let stored =
@@ -153,20 +153,20 @@ pub async fn read(
 /// Those of the store.
 pub async fn list(
     vault: &UnsealedVault,
-    _: &Permit<ListSecrets>,
+    permit: &Permit<ListSecrets>,
     op: &ListSecrets,
 ) -> Result<Page, VaultError> {
-    let snapshot = vault.storage.snapshot().await?;
-    let Some(folder) = directory::find_folder(vault, snapshot.as_ref(), &op.folder).await? else {
+    let snapshot = permit.view(vault).await?;
+    let Some(folder) = directory::find_folder(vault, &*snapshot, &op.folder).await? else {
         return Ok(Page { entries: Vec::new(), next: None });
     };
     let (children, next) =
-        directory::children(&vault.keys, snapshot.as_ref(), folder, op.after.as_deref(), op.limit).await?;
+        directory::children(&vault.keys, &*snapshot, folder, op.after.as_deref(), op.limit).await?;
     let mut entries = Vec::with_capacity(children.len());
     for child in children {
         let at = keyspace::secret_meta(child.id.as_bytes());
         let is_secret = snapshot.get(Keyspace::SecretMeta, &at).await?.is_some();
-        let below = directory::children(&vault.keys, snapshot.as_ref(), child.id, None, 1).await?;
+        let below = directory::children(&vault.keys, &*snapshot, child.id, None, 1).await?;
         entries.push(Listed { name: child.name, is_secret, is_folder: !below.0.is_empty() });
     }
     Ok(Page { entries, next: next.map(|key| key.to_vec()) })
@@ -178,11 +178,11 @@ pub async fn list(
 /// `NotFound`.
 pub async fn history(
     vault: &UnsealedVault,
-    _: &Permit<SecretHistory>,
+    permit: &Permit<SecretHistory>,
     op: &SecretHistory,
 ) -> Result<(Vec<VersionMeta>, u64), VaultError> {
-    let snapshot = vault.storage.snapshot().await?;
-    let (_, meta, _) = load(vault, snapshot.as_ref(), &op.path).await?;
+    let snapshot = permit.view(vault).await?;
+    let (_, meta, _) = load(vault, &*snapshot, &op.path).await?;
     let mut versions = meta.versions().to_vec();
     versions.reverse();
     Ok((versions, meta.current()))

@@ -72,7 +72,7 @@ pub(crate) struct Parts {
 impl UnsealedVault {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
-            opened_at: parts.audit.head().size,
+            opened_at: parts.audit.size(),
             keys: parts.keys,
             storage: parts.storage,
             audit: parts.audit,
@@ -148,7 +148,7 @@ impl UnsealedVault {
 
     /// To be held while an intent is recorded.
     pub(crate) fn intent_floor(&self) -> Floor<'_> {
-        self.intents.floor(self.audit.head().size)
+        self.intents.floor(self.audit.size())
     }
 
     /// The outcome of an intent is durable.

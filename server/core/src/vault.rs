@@ -11,6 +11,7 @@ use arc_swap::ArcSwapOption;
 use keystead_audit::AuditLog;
 use keystead_crypto::ports::Hsm;
 use keystead_domain::CertificateMatcher;
+use keystead_domain::id::RequestId;
 use keystead_storage::Storage;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -218,13 +219,14 @@ impl OpenVault {
     /// Runs a change to its end, even if the caller hangs up.
     pub(crate) async fn finish<T: Send + 'static>(
         &self,
+        request_id: &RequestId,
         change: impl Future<Output = Result<T, VaultError>> + Send + 'static,
     ) -> Result<T, VaultError> {
         match self.running.inside.spawn(change).await {
             Ok(result) => result,
             // A panic in a change: its outcome is derived from the store at the next unseal.
             Err(error) => {
-                tracing::error!(panicked = error.is_panic(), "a change ended without its outcome");
+                tracing::error!(%request_id, panicked = error.is_panic(), "a change ended without its outcome");
                 Err(VaultError::OutcomeUnrecorded(keystead_audit::AuditError::Closed))
             }
         }

@@ -12,7 +12,7 @@ use keystead_proto::v1::audit_service_server::AuditService;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
-use super::status::refuse;
+use super::status::{log_failure, refuse};
 use super::{Api, convert};
 
 const MAX_LAST: u32 = 10_000;
@@ -52,11 +52,16 @@ impl AuditService for Api {
         if message.last > MAX_LAST {
             return Err(refuse(convert::invalid("last", format!("at most {MAX_LAST} entries"))));
         }
+        let request_id = context.request_id.clone();
         let op = TailAudit::new(self.vault(), u64::from(message.last), message.follow);
         let entries = operation::run_stream(Arc::clone(self.vault()), context, op).await.map_err(refuse)?;
-        let answers = entries.map(|entry| match entry {
+        let answers = entries.map(move |entry| match entry {
             Ok(entry) => Ok(v1::TailAuditResponse { entry: Some(shown(entry)) }),
-            Err(error) => Err(refuse(error)),
+            Err(error) => {
+                let status = refuse(error);
+                log_failure(&status, request_id.as_str());
+                Err(status)
+            }
         });
         Ok(Response::new(Box::pin(answers)))
     }

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
+use keystead_domain::id::RequestId;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -30,10 +31,10 @@ pub use metadata::PresentedToken;
 /// What is known of a request besides its message; in its extensions.
 #[derive(Debug, Clone)]
 pub struct RequestMeta {
-    /// The caller's id for it, or one made here: 1 to 64 of `[A-Za-z0-9._-]`. Also in the answer's `x-request-id`.
-    pub request_id: Arc<str>,
+    /// The caller's id for it, or one made here. Also in the answer's `x-request-id`.
+    pub request_id: RequestId,
     /// The W3C trace id, as 32 lower-case hexadecimal digits, if a well-formed `traceparent` came.
-    pub trace_id: Option<Arc<str>>,
+    pub trace_id: Option<String>,
     /// When it arrived.
     pub arrived: Instant,
     /// When its time is up: the caller's `grpc-timeout`, at most the server's.
@@ -97,14 +98,16 @@ where
             Some(request_id) => request_id,
             None => return FrontFuture::refused(no_random(), count),
         };
+        let answered_id = HeaderValue::from_str(request_id.as_str()).ok();
         let timeout = match taken.timeout {
             Some(asked) => asked.saturating_sub(MARGIN.min(asked / 4)).min(self.layer.request_timeout),
             None => self.layer.request_timeout,
         };
-        let span = tracing::info_span!(
+        // For debugging only, since it costs every request something; what is said above that names the request itself.
+        let span = tracing::debug_span!(
             "request",
             method = &*count.method().name,
-            request_id = &*request_id,
+            request_id = request_id.as_str(),
             peer = tracing::field::Empty
         );
         if let Some(peer) = request.extensions().get::<Peer>() {
@@ -112,25 +115,20 @@ where
         }
         let deadline = arrived + timeout;
         let extensions = request.extensions_mut();
-        extensions.insert(RequestMeta {
-            request_id: Arc::clone(&request_id),
-            trace_id: taken.trace_id,
-            arrived,
-            deadline,
-        });
+        extensions.insert(RequestMeta { request_id, trace_id: taken.trace_id, arrived, deadline });
         if let Some(token) = taken.token {
             extensions.insert(token);
         }
         let panics = self.layer.metrics.panics.clone();
         let future = span.in_scope(|| self.inner.call(request));
-        FrontFuture::running(future, future::Frame { deadline, span, request_id, panics }, count)
+        FrontFuture::running(future, future::Frame { deadline, span, request_id: answered_id, panics }, count)
     }
 }
 
-fn fresh_id() -> Option<Arc<str>> {
-    let mut bytes = [0; 16];
+fn fresh_id() -> Option<RequestId> {
+    let (mut bytes, mut digits) = ([0; 16], [0; 32]);
     getrandom::fill(&mut bytes).ok()?;
-    Some(data_encoding::HEXLOWER.encode(&bytes).into())
+    RequestId::parse(data_encoding::HEXLOWER.encode_mut_str(&bytes, &mut digits)).ok()
 }
 
 fn no_random() -> Status {

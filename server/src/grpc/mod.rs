@@ -57,8 +57,8 @@ impl Api {
 
     /// Takes a request apart: its message, and who sent it as far as the edge knows.
     fn open<T>(&self, request: Request<T>) -> Result<(RequestContext, T), Status> {
-        let (_, extensions, message) = request.into_parts();
-        let meta = extensions.get::<RequestMeta>().ok_or_else(misbuilt)?;
+        let (_, mut extensions, message) = request.into_parts();
+        let RequestMeta { request_id, trace_id, .. } = extensions.remove().ok_or_else(misbuilt)?;
         let peer = extensions.get::<Peer>().ok_or_else(misbuilt)?;
         // What does not count is for the gate to refuse and record, like any unknown caller.
         let mut refused = false;
@@ -72,17 +72,16 @@ impl Api {
             Peer::Local { uid } => (request::Peer::Local { uid: *uid }, None),
             Peer::Tls { identity, address } => {
                 let certificate = identity.as_ref().and_then(|identity| {
-                    let presented = self.presented(identity, clock.now());
+                    let presented = self.presented(identity, clock.now(), &request_id);
                     refused |= presented.is_none();
                     presented
                 });
                 (request::Peer::Remote(address.ip()), certificate)
             }
         };
-        let request_id = RequestId::parse(&meta.request_id).map_err(|_| misbuilt())?;
         let context = RequestContext {
             request_id,
-            trace_id: meta.trace_id.as_deref().map(str::to_owned),
+            trace_id,
             peer,
             certificate,
             token,
@@ -109,9 +108,14 @@ impl Api {
     }
 
     /// The certificate of a connection, if it still counts: connections outlive certificates.
-    fn presented(&self, identity: &PeerIdentity, now: UnixMillis) -> Option<Arc<PresentedCertificate>> {
+    fn presented(
+        &self,
+        identity: &PeerIdentity,
+        now: UnixMillis,
+        request_id: &RequestId,
+    ) -> Option<Arc<PresentedCertificate>> {
         if let Err(refused) = self.0.tls.check(identity, now.0) {
-            tracing::info!(%refused, "a connection's certificate no longer counts");
+            tracing::info!(%request_id, %refused, "a connection's certificate no longer counts");
             return None;
         }
         if let Some(known) = self.0.certificates.get(identity.fingerprint()) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
 
-pub use vault::refuse;
+pub use vault::{log_failure, refuse};
 
 /// The domain of every reason.
 pub const DOMAIN: &str = "keystead";

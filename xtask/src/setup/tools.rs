@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::{command, workspace};
 
-/// A tool, from crates.io.
+/// A tool, by the name and version that cargo installs.
 pub(crate) struct Tool {
     pub(crate) name: &'static str,
     pub(crate) version: &'static str,

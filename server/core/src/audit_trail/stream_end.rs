@@ -18,7 +18,7 @@ const HUNG_UP: &str = "CANCELLED";
 pub(crate) struct StreamEnd {
     vault: Arc<Vault>,
     ctx: RequestContext,
-    caller: Arc<Caller>,
+    caller: Caller,
     action: Action,
     resource: Resource,
     recorded: bool,
@@ -28,7 +28,7 @@ impl StreamEnd {
     pub(crate) fn of(
         vault: Arc<Vault>,
         ctx: &RequestContext,
-        caller: Arc<Caller>,
+        caller: Caller,
         action: Action,
         resource: Resource,
     ) -> Self {

@@ -194,8 +194,12 @@ async fn remove(
     Err(VaultError::Contention { what: format!("principal {name}") })
 }
 
-async fn page(vault: &UnsealedVault, op: &ListPrincipals) -> Result<PrincipalPage, VaultError> {
-    let snapshot = vault.storage.snapshot().await?;
+async fn page(
+    vault: &UnsealedVault,
+    permit: &Permit<ListPrincipals>,
+    op: &ListPrincipals,
+) -> Result<PrincipalPage, VaultError> {
+    let snapshot = permit.view(vault).await?;
     let range = Range::all(op.after.as_deref());
     let stored = snapshot.range(Keyspace::Principals, range, op.limit.saturating_add(1)).await?;
     let more = stored.len() > op.limit;
@@ -328,10 +332,10 @@ impl Operation for ReadPrincipal {
         Resource::Principal(self.name.clone())
     }
 
-    async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<Principal, VaultError> {
-        let snapshot = vault.storage.snapshot().await?;
+    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Principal, VaultError> {
+        let snapshot = permit.view(vault).await?;
         let at = keyspace::principal(&name_tag(&vault.keys, &self.name));
-        let found = open(vault, snapshot.as_ref(), &at).await?;
+        let found = open(vault, &*snapshot, &at).await?;
         let (record, revision) = found.ok_or_else(|| not_found(&self.name))?;
         Ok(Principal { record, etag: etag(revision) })
     }
@@ -350,8 +354,8 @@ impl Operation for ListPrincipals {
         Resource::System
     }
 
-    async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<PrincipalPage, VaultError> {
-        page(vault, &self).await
+    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<PrincipalPage, VaultError> {
+        page(vault, &permit, &self).await
     }
 
     fn detail(output: &PrincipalPage) -> Detail {

@@ -135,6 +135,8 @@ pub async fn destroy(
         vault.keys.forget_data_key(version.data_key);
         vault.storage.purge(Keyspace::DataKeys, &keyspace::data_key(version.data_key.as_bytes())).await?;
         vault.storage.purge(Keyspace::Secrets, &keyspace::secret(id.as_bytes(), version.version)).await?;
+        // A read that began before may have fetched the key again; no view from before is left now.
+        vault.keys.forget_data_key(version.data_key);
     }
     Ok(changed)
 }

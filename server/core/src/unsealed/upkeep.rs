@@ -78,7 +78,7 @@ impl UnsealedVault {
 
     /// Intents below this need no second look after a crash.
     async fn keep_low_water(&self) -> Result<(), VaultError> {
-        let low = self.intents.low_water(self.audit.head().size);
+        let low = self.intents.low_water(self.audit.size());
         let key = keyspace::meta_audit_low_water();
         if let Some(stored) = self.storage.snapshot().await?.get(Keyspace::Meta, &key).await?
             && stored.value.as_ref() == low.to_be_bytes()
@@ -107,7 +107,7 @@ impl UnsealedVault {
         let mut open = BTreeMap::new();
         let mut next = low;
         // To the end: an earlier attempt may have derived some outcomes.
-        let end = self.audit.head().size;
+        let end = self.audit.size();
         while next < end {
             let entries = crate::audit_tail::read_opened(self, next, ENTRIES_A_STEP).await?;
             let Some(last) = entries.last() else { break };

@@ -5,7 +5,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{HeaderValue, Response};
@@ -18,14 +17,14 @@ use tracing::Span;
 
 use super::body::{Count, CountedBody};
 use super::metadata::REQUEST_ID;
-use crate::grpc::status::{ErrorParts, status};
+use crate::grpc::status::{ErrorParts, log_failure, status};
 
 /// What surrounds a running request.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) deadline: Instant,
     pub(super) span: Span,
-    pub(super) request_id: Arc<str>,
+    pub(super) request_id: Option<HeaderValue>,
     pub(super) panics: Counter,
 }
 
@@ -79,11 +78,15 @@ where
                     },
                     Err(_) => {
                         frame.panics.increment(1);
+                        tracing::error!(request_id = text(&frame.request_id), "a request panicked");
                         panicked().into_http()
                     }
                 };
+                if let Some(status) = response.extensions().get() {
+                    log_failure(status, text(&frame.request_id));
+                }
                 drop(entered);
-                (response, Some(Arc::clone(&frame.request_id)))
+                (response, frame.request_id.take())
             }
         };
         // Drops the handler's future: after its end, a panic or the deadline it is not polled again.
@@ -91,11 +94,15 @@ where
         let Some(mut count) = this.count.take() else { return Poll::Pending };
         let mut response: Response<R> = response;
         count.look(response.headers());
-        if let Some(value) = request_id.and_then(|id| HeaderValue::from_str(&id).ok()) {
+        if let Some(value) = request_id {
             response.headers_mut().insert(REQUEST_ID, value);
         }
         Poll::Ready(Ok(response.map(|body| CountedBody::new(body, count))))
     }
+}
+
+fn text(request_id: &Option<HeaderValue>) -> &str {
+    request_id.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 fn too_late() -> Status {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, TE, USER_AGENT};
+use keystead_domain::id::RequestId;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
@@ -26,8 +27,8 @@ impl PresentedToken {
 
 /// What the headers held.
 pub(super) struct Taken {
-    pub(super) request_id: Option<Arc<str>>,
-    pub(super) trace_id: Option<Arc<str>>,
+    pub(super) request_id: Option<RequestId>,
+    pub(super) trace_id: Option<String>,
     pub(super) timeout: Option<Duration>,
     pub(super) token: Option<PresentedToken>,
 }
@@ -89,14 +90,12 @@ fn token(headers: &HeaderMap) -> Result<Option<PresentedToken>, Status> {
 // Several times what a token of ours has.
 const MOST_TOKEN_BYTES: usize = 256;
 
-fn request_id(value: &HeaderValue) -> Option<Arc<str>> {
-    let text = value.to_str().ok()?;
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    ((1..=64).contains(&text.len()) && text.bytes().all(good)).then(|| Arc::from(text))
+fn request_id(value: &HeaderValue) -> Option<RequestId> {
+    RequestId::parse(value.to_str().ok()?).ok()
 }
 
 // https://www.w3.org/TR/trace-context/, version 00: 00-<trace id>-<parent id>-<flags>.
-fn trace_id(value: &HeaderValue) -> Option<Arc<str>> {
+fn trace_id(value: &HeaderValue) -> Option<String> {
     let mut parts = value.to_str().ok()?.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |text: &str, digits: usize| {
@@ -110,7 +109,7 @@ fn trace_id(value: &HeaderValue) -> Option<Arc<str>> {
         && hex(parent, 16)
         && !zero(parent)
         && hex(flags, 2);
-    good.then(|| Arc::from(trace))
+    good.then(|| trace.to_owned())
 }
 
 // https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md: 1 to 8 digits and a unit.
@@ -181,7 +180,7 @@ mod tests {
     #[test]
     fn request_ids_are_taken_or_left() {
         let id = |value| take(&mut headers(&[("x-request-id", value)])).unwrap().request_id;
-        assert_eq!(id("a.B_3-x").as_deref(), Some("a.B_3-x"));
+        assert_eq!(id("a.B_3-x").unwrap().as_str(), "a.B_3-x");
         let long: &'static str = Box::leak("a".repeat(65).into_boxed_str());
         for value in ["", "a b", "a/b", "a\"b", long] {
             assert_eq!(id(value), None);

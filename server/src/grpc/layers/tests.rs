@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
+use keystead_core::error::VaultError;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tower::{Layer, Service, service_fn};
 
 use super::{FrontLayer, PresentedToken, RequestMeta};
+use crate::grpc::status::refuse;
 use crate::telemetry::ServerMetrics;
 
 const METHOD: &str = "/keystead.v1.SecretsService/GetSecret";
@@ -65,7 +67,7 @@ async fn handlers_get_extensions_and_no_headers() {
     let request = seen.lock().unwrap().take().unwrap();
     assert!(request.headers().is_empty());
     let meta = request.extensions().get::<RequestMeta>().unwrap();
-    assert_eq!(&*meta.request_id, "abc");
+    assert_eq!(meta.request_id.as_str(), "abc");
     assert_eq!(meta.trace_id.as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
     let left = meta.deadline - meta.arrived;
     assert!(left < Duration::from_millis(100) && left > Duration::from_millis(50));
@@ -103,6 +105,38 @@ async fn a_panic_is_an_internal_error_without_its_message() {
     assert_eq!(status.code(), Code::Internal);
     assert!(!format!("{response:?}").contains("canary"));
     assert!(response.headers().contains_key("x-request-id"));
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn failures_and_panics_are_logged_under_the_id_and_refusals_are_not() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    let ids = |id: &'static str| request(&[("x-request-id", id)]);
+    let failed = |_| async { Ok(refuse(VaultError::Interrupted { what: "a test" }).into_http()) };
+    call(ids("failed"), failed).await;
+    call(ids("refused"), |_| async { Ok(refuse(VaultError::Unauthenticated).into_http()) }).await;
+    call(ids("sealed"), |_| async { Ok(refuse(VaultError::Sealed).into_http()) }).await;
+    call(ids("panicked"), |_| async { panic!("canary") }).await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let [failed, panicked] = lines[..] else { panic!("{text}") };
+    assert!(failed.contains("request_id=\"failed\"") && failed.contains("a test"), "{failed}");
+    assert!(panicked.contains("request_id=\"panicked\"") && !panicked.contains("canary"), "{panicked}");
 }
 
 struct PanickingBody;

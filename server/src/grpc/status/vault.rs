@@ -1,7 +1,8 @@
 //! From a use case's error to the parts of a status. Invariant: a refusal says the same whether or not the thing exists;
-//! what went wrong inside is logged with its causes and answered without them.
+//! what went wrong inside is logged with its causes, under the request's id, and answered without them.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_core::error::VaultError;
@@ -15,15 +16,23 @@ use super::ErrorParts;
 /// When to come back after something is away for a moment.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The status of a use case's error.
+/// The status of a use case's error. It keeps the error for [`log_failure`] if it is the server's failure.
 pub fn refuse(error: VaultError) -> Status {
     let parts = ErrorParts::new(code(&error), error.reason(), error.to_string());
-    if matches!(parts.code, Code::Internal | Code::Unavailable | Code::DataLoss)
-        && !matches!(error, VaultError::Sealed)
-    {
-        tracing::warn!(reason = error.reason(), error = %chain(&error), "a request failed");
+    let failed = matches!(parts.code, Code::Internal | Code::Unavailable | Code::DataLoss)
+        && !matches!(error, VaultError::Sealed);
+    let mut status = details(parts, &error).into_status();
+    if failed {
+        status.set_source(Arc::new(error));
     }
-    details(parts, &error).into_status()
+    status
+}
+
+/// Logs what [`refuse`] found to be the server's failure.
+pub fn log_failure(status: &Status, request_id: &str) {
+    if let Some(error) = status.source().and_then(|source| source.downcast_ref::<VaultError>()) {
+        tracing::warn!(request_id, reason = error.reason(), error = %chain(error), "a request failed");
+    }
 }
 
 fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
