@@ -15,8 +15,8 @@ use keystead_server::{Built, Server, dev, memory, telemetry};
 
 /// Of the server and of its HSM process alike.
 #[global_allocator]
-static ALLOCATOR: memory::WipingAllocator<std::alloc::System> =
-    memory::WipingAllocator::over(std::alloc::System);
+static ALLOCATOR: memory::WipingAllocator<mimalloc::MiMalloc> =
+    memory::WipingAllocator::over(mimalloc::MiMalloc);
 
 /// The Keystead secrets vault.
 #[derive(Parser)]
