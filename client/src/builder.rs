@@ -126,6 +126,12 @@ impl Builder {
         self
     }
 
+    /// Whether a call would show neither a certificate nor a token; a local socket takes no certificate.
+    pub fn is_anonymous(&self) -> bool {
+        let local = || self.addr.as_ref().is_some_and(|addr| addr.starts_with("unix:"));
+        self.token.is_none() && (self.cert.is_none() || local())
+    }
+
     /// Checks everything and connects.
     pub async fn build(self) -> Result<Client, Error> {
         let (caller, endpoint, dial) = self.prepare()?;
@@ -282,6 +288,15 @@ mod tests {
             ConfigError::HalfIdentity
         ));
         assert!(matches!(refused(Builder::default().addr("unix:///x").token("a\nb")), ConfigError::Token));
+    }
+
+    #[test]
+    fn a_certificate_counts_only_where_it_is_shown() {
+        let known = from(&[(ADDR, "https://x:1"), (CERT, "c"), (KEY, "k")]);
+        assert!(!known.is_anonymous());
+        assert!(known.addr("unix:///x").is_anonymous());
+        assert!(from(&[(ADDR, "https://x:1")]).is_anonymous());
+        assert!(!from(&[(ADDR, "unix:///x"), (TOKEN, "kst_x")]).is_anonymous());
     }
 
     #[test]

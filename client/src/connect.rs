@@ -79,7 +79,7 @@ pub(crate) fn cause(error: &(dyn std::error::Error + 'static), last_alert: &Last
         if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
             return match tls {
                 rustls::Error::InvalidCertificate(why) => {
-                    ConnectCause::ServerCertificate { why: why.to_string() }
+                    ConnectCause::ServerCertificate { why: words(&why.to_string()) }
                 }
                 rustls::Error::AlertReceived(alert) => of_alert(*alert),
                 other => ConnectCause::Protocol { why: other.to_string() },
@@ -91,6 +91,21 @@ pub(crate) fn cause(error: &(dyn std::error::Error + 'static), last_alert: &Last
         next = inner.source();
     }
     last_alert.read().map_or(ConnectCause::NoConnection, of_alert)
+}
+
+/// The name of a variant as words, and any other text as it is: rustls has prose for a few errors only.
+fn words(text: &str) -> String {
+    if !text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return text.to_owned();
+    }
+    let mut words = String::new();
+    for c in text.chars() {
+        if c.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(c.to_ascii_lowercase());
+    }
+    words
 }
 
 fn of_alert(alert: AlertDescription) -> ConnectCause {
@@ -194,5 +209,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_variant_becomes_words() {
+        assert_eq!(words("UnknownIssuer"), "unknown issuer");
+        assert_eq!(words("certificate expired: 3 seconds ago"), "certificate expired: 3 seconds ago");
     }
 }

@@ -107,6 +107,23 @@ impl Error {
         }
     }
 
+    /// What stands behind it, the nearest first, without the layers of the transport, which say nothing. Empty where the
+    /// [`ConnectCause`] says it all.
+    pub fn causes(&self) -> Vec<&(dyn std::error::Error + 'static)> {
+        if matches!(self, Self::Connect { cause, .. } if *cause != ConnectCause::NoConnection) {
+            return Vec::new();
+        }
+        let mut causes = Vec::new();
+        let mut next = std::error::Error::source(self);
+        while let Some(error) = next {
+            if !error.is::<tonic::transport::Error>() && !error.is::<tonic::Status>() {
+                causes.push(error);
+            }
+            next = error.source();
+        }
+        causes
+    }
+
     /// The server's machine-readable reason, such as `SEALED`; empty if it gave none.
     pub fn reason(&self) -> &str {
         self.refusal().map_or("", |refusal| &refusal.reason)

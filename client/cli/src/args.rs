@@ -144,11 +144,14 @@ mod tests {
             "keystead policy put shop --file shop.cedar",
             "keystead policy get shop",
             "keystead policy list",
-            "keystead policy delete shop",
+            "keystead policy delete shop --yes",
             "keystead policy explain service/shop secrets:read secret/shop/db",
             "keystead principal put service/shop --group apps --spiffe spiffe://example.org/shop --dns shop.internal",
             "keystead principal get service/shop",
             "keystead principal list",
+            "keystead principal put service/shop --dns shop.internal --replace",
+            "keystead principal disable service/shop",
+            "keystead principal enable service/shop",
             "keystead principal delete service/shop",
             "keystead whoami",
             "keystead audit tail -n 5 --follow",
@@ -165,6 +168,7 @@ mod tests {
             "keystead",
             "keystead init --shares 1 --threshold 1 --accept-total-loss",
             "keystead init --shares 300",
+            "keystead init --accept-total-loss --token-backup-statement cloned",
             "keystead secret put",
             "keystead secret put shop/db --data-file a --field b",
             "keystead secret put shop/db password=hunter2",
@@ -179,6 +183,16 @@ mod tests {
             "keystead --token kst_x whoami",
         ] {
             assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_value_in_the_wrong_place_is_not_repeated() {
+        for option in ["--field", "--stdin"] {
+            let error = parse(&format!("keystead secret put shop/db {option} password=hunter2")).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains("values are never arguments"), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
         }
     }
 }

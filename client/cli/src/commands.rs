@@ -14,18 +14,18 @@ pub(crate) mod whoami;
 
 use std::time::{Duration, SystemTime};
 
-use keystead_client::{Builder, Client};
+use keystead_client::{Builder, Client, Error};
 use prost_types::Timestamp;
 
-use crate::args::{Cli, Command, Global};
+use crate::args::{Command, Global};
 use crate::error::CliError;
 use crate::output::Output;
 use crate::prompt;
 
 /// Runs the command.
-pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
-    let connect = Connect(&cli.global);
-    match cli.command {
+pub(crate) async fn run(global: &Global, command: Command, output: &Output) -> Result<(), CliError> {
+    let connect = Connect(global);
+    match command {
         Command::Init(args) => init::run(args, connect, output).await,
         Command::Unseal(args) => unseal::run(args, connect, output).await,
         Command::Seal => status::seal(connect, output).await,
@@ -47,6 +47,15 @@ pub(crate) struct Connect<'a>(&'a Global);
 
 impl Connect<'_> {
     pub(crate) async fn connect(self) -> Result<Client, CliError> {
+        let mut builder = self.builder()?;
+        if let Some(file) = &self.0.token_file {
+            builder = builder.token(prompt::short_secret("the token", Some(file))?);
+        }
+        Ok(builder.build().await?)
+    }
+
+    /// All but what is read from a file of ours.
+    fn builder(self) -> Result<Builder, CliError> {
         let mut builder = Builder::from_env()?;
         if let Some(addr) = &self.0.addr {
             builder = builder.addr(addr);
@@ -57,14 +66,22 @@ impl Connect<'_> {
         if let (Some(cert), Some(key)) = (&self.0.cert, &self.0.key) {
             builder = builder.identity_files(cert, key);
         }
-        if let Some(file) = &self.0.token_file {
-            builder = builder.token(prompt::short_secret("the token", Some(file))?);
-        }
         if let Some(seconds) = self.0.timeout {
             builder = builder.deadline(Duration::from_secs(seconds));
         }
-        Ok(builder.build().await?)
+        Ok(builder)
     }
+}
+
+/// What to do about a caller that showed nothing and is unknown therefore.
+pub(crate) fn hint(error: &CliError, global: &Global) -> Option<&'static str> {
+    let unknown = matches!(error, CliError::Client(Error::Unauthenticated(_)));
+    let anonymous = || {
+        global.token_file.is_none() && Connect(global).builder().is_ok_and(|builder| builder.is_anonymous())
+    };
+    (unknown && anonymous()).then_some(
+        "neither a client certificate nor a token was sent: give --cert and --key with an https address, or --token-file",
+    )
 }
 
 /// A time as RFC 3339, or nothing.

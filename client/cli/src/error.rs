@@ -80,6 +80,8 @@ pub(crate) enum CliError {
     SharesMade { asked: usize, made: usize },
     #[error("there is no unseal ceremony to cancel")]
     NoCeremony,
+    #[error("{name} would lose {lost}: name them again, or say --replace")]
+    WouldDrop { name: String, lost: String },
     #[error("not confirmed; nothing was done")]
     NotConfirmed,
     #[error("say --yes: there is no terminal to ask on")]

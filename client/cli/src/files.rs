@@ -17,6 +17,8 @@ use crate::error::CliError;
 pub(crate) struct OutDir {
     fd: OwnedFd,
     path: PathBuf,
+    /// Whether it was made here.
+    new: bool,
 }
 
 /// An empty file that waits for its content.
@@ -28,13 +30,14 @@ pub(crate) struct NewFile {
 impl OutDir {
     /// Opens the directory, or makes it with mode 0700.
     pub(crate) fn open_or_make(path: &Path) -> Result<Self, CliError> {
-        match rustix::fs::mkdir(path, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let new = match rustix::fs::mkdir(path, Mode::RWXU) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(error) => return Err(unwritable(path, error)),
-        }
+        };
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| unwritable(path, error))?;
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(Self { fd, path: path.to_owned(), new })
     }
 
     /// Makes empty files, all or none.
@@ -44,7 +47,7 @@ impl OutDir {
             match self.make_one(name) {
                 Ok(file) => made.push(file),
                 Err(error) => {
-                    self.remove(names.iter().take(made.len()));
+                    self.unlink(names.iter().take(made.len()));
                     return Err(error);
                 }
             }
@@ -62,8 +65,16 @@ impl OutDir {
         }
     }
 
-    /// Removes files that were made and are still empty.
-    pub(crate) fn remove<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
+    /// Removes files that were made and are still empty, and the directory if it was made for them.
+    pub(crate) fn remove(&self, names: &[String]) {
+        self.unlink(names);
+        if self.new {
+            // It stays if somebody put something else into it.
+            let _removed = rustix::fs::rmdir(&self.path);
+        }
+    }
+
+    fn unlink<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
         for name in names {
             // What cannot be removed stays as an empty file, which harms nobody.
             let _removed = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
@@ -136,6 +147,14 @@ mod tests {
         assert!(!target.exists());
         assert!(!base.path().join("a").exists());
         assert!(matches!(NewFile::make(&base.path().join("b")), Err(CliError::FileExists { .. })));
+
+        dir.remove(&[]);
+        assert!(base.path().is_dir());
+        let fresh = base.path().join("fresh");
+        let made = OutDir::open_or_make(&fresh).unwrap();
+        made.make(&names).unwrap();
+        made.remove(&names);
+        assert!(!fresh.exists());
 
         let link = base.path().join("link");
         symlink(base.path(), &link).unwrap();

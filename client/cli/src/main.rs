@@ -27,17 +27,18 @@ fn main() -> ExitCode {
             return if usage.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
-    let output = Output::new(cli.global.output);
+    let Cli { global, command } = cli;
+    let output = Output::new(global.output);
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(error::CliError::Runtime)
-        .and_then(|runtime| runtime.block_on(commands::run(cli, &output)));
+        .and_then(|runtime| runtime.block_on(commands::run(&global, command, &output)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.reader_left() => ExitCode::SUCCESS,
         Err(error) => {
-            output.failure(&error);
+            output.failure(&error, commands::hint(&error, &global));
             ExitCode::from(error.exit_code())
         }
     }

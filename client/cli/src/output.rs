@@ -1,5 +1,5 @@
 //! Prints answers: tables for people, JSON for machines. Invariant: no control character, and none that reorders text,
-//! leaves here unescaped, except a secret value sent to a file or a program.
+//! leaves here unescaped, except a secret value sent to a file or a program, and its lines and tabs on a terminal.
 //!
 //! Colours only on a terminal, and not with NO_COLOR.
 
@@ -90,6 +90,11 @@ impl Output {
         self.text(&line)
     }
 
+    /// A secret text by itself: its lines and tabs stay.
+    pub(crate) fn secret_text(&self, text: &str) -> Result<(), CliError> {
+        self.text(&lines_and_tabs(text))
+    }
+
     /// Text that is escaped already.
     pub(crate) fn text(&self, text: &str) -> Result<(), CliError> {
         self.bytes(text.as_bytes())
@@ -108,15 +113,18 @@ impl Output {
     }
 
     /// What went wrong, on standard error.
-    pub(crate) fn failure(&self, error: &CliError) {
-        let text =
-            if self.is_json() { failure_json(error) } else { failure_text(error, self.colored_errors) };
+    pub(crate) fn failure(&self, error: &CliError, hint: Option<&str>) {
+        let text = if self.is_json() {
+            failure_json(error, hint)
+        } else {
+            failure_text(error, hint, self.colored_errors)
+        };
         // When even this cannot be printed, the exit code has to do.
         let _printed = io::stderr().lock().write_all(text.as_bytes());
     }
 }
 
-fn failure_text(error: &CliError, colored: bool) -> String {
+fn failure_text(error: &CliError, hint: Option<&str>, colored: bool) -> String {
     let (on, off) = if colored { (RED, PLAIN) } else { ("", "") };
     let mut text = format!("{on}keystead:{off} {}", escaped(&error.to_string()));
     if let CliError::Client(client) = error
@@ -125,7 +133,7 @@ fn failure_text(error: &CliError, colored: bool) -> String {
         if !refusal.reason.is_empty() {
             let _infallible = write!(text, " [{}]", escaped(&refusal.reason));
         }
-        for violation in &refusal.fields {
+        for violation in refusal.fields.iter().filter(|found| !refusal.message.contains(&found.description)) {
             let (field, rule) = (escaped(&violation.field), escaped(&violation.description));
             let _infallible = write!(text, "\n  {field}: {rule}");
         }
@@ -133,21 +141,40 @@ fn failure_text(error: &CliError, colored: bool) -> String {
             let _infallible = write!(text, "\n  try again in {after:?}");
         }
     }
-    let mut shown = error.to_string();
-    let mut cause = error.source();
-    while let Some(below) = cause {
-        let said = below.to_string();
-        if !shown.contains(&said) {
-            let _infallible = write!(text, "\n  because: {}", escaped(&said));
-            shown = said;
-        }
-        cause = below.source();
+    for cause in causes(error) {
+        let _infallible = write!(text, "\n  because: {}", escaped(&cause));
+    }
+    if let Some(hint) = hint {
+        let _infallible = write!(text, "\n  hint: {}", escaped(hint));
     }
     text.push('\n');
     text
 }
 
-fn failure_json(error: &CliError) -> String {
+/// What stands behind an error, the nearest first; what says nothing new is left out.
+fn causes(error: &CliError) -> Vec<String> {
+    let mut below: Vec<String> = Vec::new();
+    if let CliError::Client(error) = error {
+        below.extend(error.causes().iter().map(ToString::to_string));
+    } else {
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            below.push(error.to_string());
+            cause = error.source();
+        }
+    }
+    let mut shown = error.to_string();
+    below.retain(|said| {
+        let new = !shown.contains(said);
+        if new {
+            shown.clone_from(said);
+        }
+        new
+    });
+    below
+}
+
+fn failure_json(error: &CliError, hint: Option<&str>) -> String {
     let refusal = match error {
         CliError::Client(client) => client.refusal(),
         _ => None,
@@ -162,6 +189,8 @@ fn failure_json(error: &CliError) -> String {
         "message": error.to_string(),
         "by_server": refusal.is_some(),
         "fields": fields,
+        "causes": causes(error),
+        "hint": hint,
     }});
     json_line(&error.to_string()).to_string()
 }
@@ -226,6 +255,20 @@ fn escape_into(safe: &mut String, text: &str) {
     }
 }
 
+/// The text escaped but for its lines and tabs, with a line ending at its end.
+fn lines_and_tabs(text: &str) -> Zeroizing<String> {
+    let mut safe = Zeroizing::new(String::with_capacity(MAX_ESCAPED * text.len() + 1));
+    for piece in text.split_inclusive(['\n', '\t']) {
+        let kept = piece.strip_suffix(['\n', '\t']);
+        escape_into(&mut safe, kept.unwrap_or(piece));
+        safe.extend(piece.chars().last().filter(|_| kept.is_some()));
+    }
+    if !safe.ends_with('\n') {
+        safe.push('\n');
+    }
+    safe
+}
+
 fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -262,9 +305,41 @@ mod tests {
             path: "/tmp/\u{1b}[31mx".into(),
             source: io::Error::other("no\u{7}such"),
         };
-        let text = failure_text(&error, false);
-        assert_eq!(text, "keystead: cannot read the PIN from /tmp/\\u{1b}[31mx\n  because: no\\u{7}such\n");
-        assert!(serde_json::from_str::<serde_json::Value>(&failure_json(&error)).is_ok());
+        let text = failure_text(&error, Some("look\u{7}"), false);
+        assert_eq!(
+            text,
+            "keystead: cannot read the PIN from /tmp/\\u{1b}[31mx\n  because: no\\u{7}such\n  hint: look\\u{7}\n"
+        );
+        let json: serde_json::Value = serde_json::from_str(&failure_json(&error, None)).unwrap();
+        assert_eq!(json["error"]["causes"], serde_json::json!(["no\u{7}such"]));
+    }
+
+    #[test]
+    fn a_rule_is_said_once() {
+        let rule = |field: &str, description: &str| keystead_client::FieldViolation {
+            field: field.into(),
+            description: description.into(),
+        };
+        let refusal = keystead_client::Refusal {
+            code: keystead_client::Code::InvalidArgument,
+            reason: "INVALID_ARGUMENT".into(),
+            message: "path: ends with a dot".into(),
+            metadata: std::collections::BTreeMap::new(),
+            fields: vec![rule("path", "ends with a dot"), rule("size", "is too large")],
+            retry_after: None,
+        };
+        let error = CliError::Client(keystead_client::Error::InvalidArgument(Box::new(refusal)));
+        assert_eq!(
+            failure_text(&error, None, false),
+            "keystead: path: ends with a dot [INVALID_ARGUMENT]\n  size: is too large\n"
+        );
+    }
+
+    #[test]
+    fn a_secret_keeps_its_lines_and_tabs_only() {
+        assert_eq!(*lines_and_tabs("a\tb\n\u{1b}c\r\n"), "a\tb\n\\u{1b}c\\u{d}\n");
+        assert_eq!(*lines_and_tabs("\n\nx"), "\n\nx\n");
+        assert_eq!(*lines_and_tabs(""), "\n");
     }
 
     proptest! {

@@ -102,6 +102,9 @@ async fn nobody_listening_is_no_refusal() {
     let error = to(1, &ca, &ca).build().await.unwrap_err();
     assert!(matches!(error, Error::Connect { cause: ConnectCause::NoConnection, .. }), "{error:?}");
     assert!(error.refusal().is_none());
+    let causes: Vec<_> = error.causes().iter().map(ToString::to_string).collect();
+    assert!(causes.iter().all(|cause| cause.starts_with("Connection refused")), "{causes:?}");
+    assert!(!causes.is_empty());
 }
 
 #[tokio::test]

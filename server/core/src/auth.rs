@@ -3,6 +3,7 @@
 //! Invariant: one error for every failure; the principal comes only from the SAN of the certificate that was verified, or
 //! from a live session; expiry is checked at use.
 
+mod lockout;
 mod principals;
 mod sessions;
 

@@ -102,11 +102,11 @@ pub enum VaultError {
     /// A policy text is wrong.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The author of a policy change could not take it back.
-    #[error("after this change you could no longer write policy {name}; let somebody else make it")]
+    /// The author of a change could not take it back.
+    #[error("after this change you could no longer write {what}; let somebody else make it")]
     WouldLockOut {
-        /// The policy.
-        name: String,
+        /// What is changed.
+        what: String,
     },
     /// A share was refused.
     #[error(transparent)]

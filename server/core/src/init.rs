@@ -140,8 +140,14 @@ impl Vault {
         let recorded = entry(EntryKind::Outcome, outcome, Some(intent)).await;
         self.parts.hsm.logout().await;
         match (made, recorded) {
-            (Ok(initialized), Ok(_)) => Ok(initialized),
-            (Err(error), _) => Err(error),
+            (Ok(initialized), Ok(_)) => {
+                tracing::info!(vault = %id, "a vault was made; it is sealed");
+                Ok(initialized)
+            }
+            (Err(error), _) => {
+                tracing::warn!(%error, "no vault was made");
+                Err(error)
+            }
             (Ok(_), Err(error)) => {
                 self.unmake(id, &init.pin).await?;
                 Err(error)

@@ -192,7 +192,7 @@ fn still_writable(
     let resource = Resource::Policy(name.clone());
     match vault.decide_by(compiled, author, Action::PoliciesWrite, &resource).verdict {
         Verdict::Allow => Ok(()),
-        _ => Err(VaultError::WouldLockOut { name: name.as_str().to_owned() }),
+        _ => Err(VaultError::WouldLockOut { what: format!("policy {name}") }),
     }
 }
 

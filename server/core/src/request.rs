@@ -149,6 +149,16 @@ impl Caller {
         Self { record, method, expires, session, peer }
     }
 
+    /// The same caller as another record would make it, for asking what that could do.
+    pub(crate) fn with_record(&self, record: PrincipalRecord) -> Self {
+        Self { record: Arc::new(record), ..self.clone() }
+    }
+
+    /// What its identities are.
+    pub(crate) fn record(&self) -> &PrincipalRecord {
+        &self.record
+    }
+
     /// The principal.
     pub fn principal(&self) -> &PrincipalName {
         &self.record.name

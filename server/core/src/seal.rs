@@ -3,6 +3,7 @@
 //! Invariant: a share is told right or wrong when it is entered, before it counts; the key that shares make exists only
 //! while the vault opens; what a sealed vault records is clear and names nobody's data.
 
+mod ceremony;
 mod opening;
 
 use std::sync::Arc;
@@ -13,47 +14,27 @@ use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::share::Share;
 use keystead_domain::id::{CeremonyId, VaultId};
 use keystead_domain::policy::{Action, Resource};
-use keystead_domain::seal::{Entered, Quorum, ShareNumber, UnsealProgress};
-use keystead_domain::time::{Ttl, UnixMillis};
+use keystead_domain::seal::Entered;
+use keystead_domain::time::Ttl;
 use keystead_storage::{Keyspace, Revision, keyspace};
-use rand_core::Rng;
 
 use crate::audit_trail::ClearEntry;
 use crate::error::VaultError;
-use crate::keys::{corrupt, rng};
+use crate::keys::corrupt;
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, RequestContext};
 use crate::unsealed::UnsealedVault;
 use crate::vault::{Vault, to_its_end};
 
+pub(crate) use self::ceremony::Ceremony;
+pub use self::ceremony::Progress;
 pub(crate) use self::opening::KEYRING_FORMAT;
-
-/// A ceremony that collects shares.
-pub(crate) struct Ceremony {
-    id: CeremonyId,
-    progress: UnsealProgress,
-    shares: Vec<Share>,
-    expires: UnixMillis,
-}
 
 /// A seal record whose header was verified.
 pub(crate) struct TrustedSeal {
     revision: Revision,
     pub(crate) record: SealRecord,
     pub(crate) header: SealHeader,
-}
-
-/// What a holder sees of a ceremony.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// Its id.
-    pub id: CeremonyId,
-    /// Shares needed.
-    pub threshold: u8,
-    /// Share numbers entered.
-    pub entered: Vec<u8>,
-    /// When it is dropped.
-    pub expires: UnixMillis,
 }
 
 /// Whether a vault serves, and how it opens.
@@ -150,9 +131,17 @@ impl Vault {
         }
         let recorded = self.record_share(ctx, &entered, detail).await;
         match (entered, recorded) {
-            (Ok(Step::More(progress)), Ok(())) => Ok(Submitted::More(progress)),
+            (Ok(Step::More(progress)), Ok(())) => {
+                tracing::info!(
+                    entered = progress.entered.len(),
+                    needed = progress.threshold,
+                    "a share was entered"
+                );
+                Ok(Submitted::More(progress))
+            }
             (Ok(Step::Opened(opened)), Ok(())) => {
                 self.open(*opened);
+                tracing::info!("the vault is unsealed");
                 Ok(Submitted::Unsealed)
             }
             // No record, no open vault.
@@ -198,7 +187,7 @@ impl Vault {
     pub async fn cancel_unseal(&self, ctx: &RequestContext, id: CeremonyId) -> Result<(), VaultError> {
         self.check_operator(ctx, "cancelling an unseal ceremony")?;
         let mut ceremony = self.ceremony.lock().await;
-        let current = ceremony.as_ref().map(|ceremony| ceremony.id);
+        let current = ceremony.as_ref().map(Ceremony::id);
         if current != Some(id) {
             return Err(VaultError::OtherCeremony {
                 asked: id.to_string(),
@@ -257,6 +246,7 @@ impl Vault {
     }
 
     async fn forget_keys(&self) {
+        tracing::info!("the vault is sealed");
         self.opener.clear();
         self.parts.hsm.logout().await;
     }
@@ -292,72 +282,54 @@ impl Vault {
         let share = Share::parse(text.expose())?;
         header.check_share(&share)?;
         if let Some(asked) = asked
-            && ceremony.as_ref().map(|ceremony| ceremony.id) != Some(asked)
+            && ceremony.as_ref().map(Ceremony::id) != Some(asked)
         {
             return Err(VaultError::OtherCeremony {
                 asked: asked.to_string(),
-                current: ceremony.as_ref().map(|ceremony| ceremony.id.to_string()),
+                current: ceremony.as_ref().map(|ceremony| ceremony.id().to_string()),
             });
         }
         let under_way = match ceremony {
             Some(under_way) => under_way,
-            None => ceremony.insert(self.begin(header)?),
+            None => ceremony.insert(Ceremony::begin(header, self.parts.clock.now(), self.unseal_timeout()?)?),
         };
         let number = share.number();
-        let wrong =
-            || VaultError::SealRecord { what: "the threshold or a share number is out of range".to_owned() };
-        match under_way.progress.enter(ShareNumber::new(number).ok_or_else(wrong)?, self.parts.clock.now()) {
+        match under_way.enter(share, self.parts.clock.now())? {
             Entered::Duplicate => Err(VaultError::ShareEntered { number }),
             Entered::Expired => {
                 *ceremony = None;
                 Err(VaultError::OtherCeremony { asked: "(timed out)".to_owned(), current: None })
             }
-            Entered::More { .. } => {
-                under_way.shares.push(share);
-                Ok(Step::More(under_way.seen()))
-            }
+            Entered::More { .. } => Ok(Step::More(under_way.seen())),
             Entered::Complete => {
-                under_way.shares.push(share);
                 self.closed().await;
-                let opened = opening::open(self, record, header, &under_way.shares).await;
-                // Whatever came of it, the shares have done their work; holders enter them again.
-                *ceremony = None;
-                opened.map(|opened| Step::Opened(Box::new(opened)))
+                match opening::open(self, record, header, under_way.shares()).await {
+                    Err(error) if opening::may_work_later(&error) => {
+                        tracing::warn!(%error, "the quorum is there, but the vault cannot be opened now; the last share is to be entered again");
+                        under_way.take_last_back(self.parts.clock.now());
+                        Err(error)
+                    }
+                    // Whatever else came of it, the shares have done their work.
+                    opened => {
+                        *ceremony = None;
+                        if let Err(error) = &opened {
+                            tracing::warn!(%error, "the quorum did not open the vault; all shares are to be entered again");
+                        }
+                        opened.map(|opened| Step::Opened(Box::new(opened)))
+                    }
+                }
             }
         }
     }
 
-    fn begin(&self, header: &SealHeader) -> Result<Ceremony, VaultError> {
-        let now = self.parts.clock.now();
-        let untrusted = |what: String| VaultError::SealRecord { what };
-        let quorum =
-            Quorum::new(header.threshold, header.shares).map_err(|error| untrusted(error.to_string()))?;
-        let timeout = Ttl::from_secs(self.parts.options.unseal_timeout.as_secs().max(1))
-            .map_err(|error| untrusted(error.to_string()))?;
-        let mut nonce = [0; 16];
-        rng().fill_bytes(&mut nonce);
-        Ok(Ceremony {
-            id: CeremonyId(header.ceremony_id("unseal", nonce)),
-            progress: UnsealProgress::new(quorum, timeout),
-            shares: Vec::new(),
-            expires: now.plus(timeout),
-        })
+    fn unseal_timeout(&self) -> Result<Ttl, VaultError> {
+        Ttl::from_secs(self.parts.options.unseal_timeout.as_secs().max(1))
+            .map_err(|error| VaultError::SealRecord { what: error.to_string() })
     }
 
     fn drop_expired(&self, ceremony: &mut Option<Ceremony>) {
-        if ceremony.as_ref().is_some_and(|ceremony| ceremony.expires <= self.parts.clock.now()) {
+        if ceremony.as_ref().is_some_and(|ceremony| ceremony.has_expired(self.parts.clock.now())) {
             *ceremony = None;
-        }
-    }
-}
-
-impl Ceremony {
-    fn seen(&self) -> Progress {
-        Progress {
-            id: self.id,
-            threshold: self.progress.threshold(),
-            entered: self.shares.iter().map(Share::number).collect(),
-            expires: self.expires,
         }
     }
 }

@@ -12,7 +12,6 @@
     reason = "a test fails by panicking, in its fixtures too"
 )]
 
-mod certificates;
 mod errors;
 mod links;
 mod page;
@@ -37,7 +36,6 @@ fn the_commands_for_service_authors_work() {
 fn the_operators_rehearsal_makes_a_vault_and_serves_from_it() {
     let programs = Programs::find();
     let session = Session::new(&programs);
-    certificates::for_the_rehearsal(&session.dir().join("tls"));
     session.run(&Page::read("docs/guides/operator.md"));
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keystead_client::{SecretBytes, v1};
-use keystead_tests::TestVault;
+use keystead_tests::{TestVault, until};
 
 use crate::requests::manual_clock;
 use crate::{get, put, reason};
@@ -125,4 +125,22 @@ async fn requests_under_way_end_before_keys_are_wiped() {
     for number in done {
         assert_eq!(get(&operator, &format!("w/{number}")).await, "x");
     }
+}
+
+#[tokio::test]
+async fn a_token_that_is_away_costs_only_the_last_share() {
+    let vault = TestVault::builder().quorum(3, 5).sealed().start().await;
+    let system = vault.local().system();
+    system.submit_share(&share(&vault, 0), "").await.unwrap();
+    let second = system.submit_share(&share(&vault, 1), "").await.unwrap().unseal.unwrap();
+    let (tokens, aside) = (vault.token().tokens.clone(), vault.dir().join("aside"));
+    std::fs::rename(&tokens, &aside).unwrap();
+    assert_eq!(reason(system.submit_share(&share(&vault, 2), "").await), "HSM_UNAVAILABLE");
+    assert_eq!(system.status().await.unwrap().unseal.unwrap(), second, "the others need not come again");
+    std::fs::rename(&aside, &tokens).unwrap();
+    until("the last share opens the vault", || async {
+        let submitted = system.submit_share(&share(&vault, 3), &second.ceremony_id).await;
+        submitted.ok().filter(|submitted| submitted.state() == v1::SealState::Unsealed)
+    })
+    .await;
 }

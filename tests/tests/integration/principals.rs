@@ -136,3 +136,27 @@ async fn names_that_nobody_may_have_are_refused() {
     assert_eq!(reason(auth.put_principal(many).await), "INVALID_ARGUMENT");
     assert_eq!(auth.principals().collect().await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn nobody_shuts_themself_out() {
+    let vault = TestVault::start().await;
+    let auth = vault.operator().auth();
+    let own = auth.principal("operator/admin").await.unwrap();
+    let without = |change: fn(&mut v1::Principal)| {
+        let mut record = own.clone();
+        change(&mut record);
+        auth.put_principal(record)
+    };
+    assert_eq!(reason(without(|record| record.groups.clear()).await), "WOULD_LOCK_OUT");
+    assert_eq!(reason(without(|record| record.disabled = true).await), "WOULD_LOCK_OUT");
+    let other = |record: &mut v1::Principal| {
+        record.certificates = vec![spiffe_matcher("spiffe://test/operator/other")];
+    };
+    assert_eq!(reason(without(other).await), "WOULD_LOCK_OUT");
+    assert_eq!(reason(auth.delete_principal("operator/admin").await), "WOULD_LOCK_OUT");
+    let more = |record: &mut v1::Principal| {
+        record.certificates.push(spiffe_matcher("spiffe://test/operator/other"));
+    };
+    without(more).await.unwrap();
+    auth.who_am_i().await.unwrap();
+}

@@ -1,10 +1,14 @@
 //! Arguments with a form of their own: `name=file`, `NAME=path#field`, `operator=identity`.
 //!
-//! Parsing here finds only what is ambiguous or cannot be sent; the rules of names and paths are the server's.
+//! Parsing here finds only what is ambiguous or cannot be sent; the rules of names and paths are the server's. What may
+//! be a secret in the wrong place is refused without being repeated.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use keystead_client::v1;
 use keystead_client::v1::certificate_matcher::San;
 
@@ -25,6 +29,30 @@ pub(crate) enum ValueError {
     NoField,
     #[error("an identity is spiffe://..., dns:HOST or email:ADDRESS")]
     Identity,
+}
+
+/// The name of a field whose value comes from elsewhere. Clap's own errors would quote a value that is given with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FieldName;
+
+impl TypedValueParser for FieldName {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        let refused = |why| clap::Error::raw(ErrorKind::ValueValidation, why).with_cmd(command);
+        match value.to_str() {
+            None => Err(refused("the name of a field is text\n")),
+            Some(name) if name.contains('=') => {
+                Err(refused("values are never arguments: --field NAME asks, --stdin NAME reads\n"))
+            }
+            Some(name) => Ok(name.to_owned()),
+        }
+    }
 }
 
 /// `name=file`: a field and where its value is.

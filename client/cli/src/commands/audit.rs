@@ -1,5 +1,7 @@
 //! `audit tail`: entries of the audit log, one a line, as they come.
 
+use std::fmt::Write as _;
+
 use clap::{Args, Subcommand};
 use keystead_client::v1::AuditEntry;
 use serde_json::{Value, json};
@@ -37,6 +39,9 @@ pub(crate) async fn run(
 ) -> Result<(), CliError> {
     let AuditCommand::Tail(args) = command;
     let mut entries = connect.connect().await?.audit().tail(args.last, args.follow).await?;
+    if !output.is_json() {
+        output.text(&head())?;
+    }
     while let Some(entry) = entries.next().await? {
         if output.is_json() {
             output.json(&as_json(&entry))?;
@@ -47,9 +52,34 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// What matters to a person, in one line; what is empty is left out.
+/// The columns that matter to a person and their widths: entries come one by one, so that none is known beforehand.
+const COLUMNS: [(&str, usize); 8] = [
+    ("SEQUENCE", 8),
+    ("TIME", 30),
+    ("KIND", 8),
+    ("PRINCIPAL", 18),
+    ("ACTION", 17),
+    ("RESOURCE", 26),
+    ("DECISION", 14),
+    ("OUTCOME", 10),
+];
+
+fn head() -> String {
+    row(&COLUMNS.map(|(name, _)| name.to_owned()), "DETAIL")
+}
+
 fn line(entry: &AuditEntry) -> String {
-    let mut words = vec![
+    let named =
+        |name: &str, value: &str| if value.is_empty() { String::new() } else { format!("{name}={value}") };
+    let mut more = vec![
+        named("by", &entry.policies.join(",")),
+        named("from", &entry.peer),
+        named("request", &entry.request_id),
+        entry.intent.map(|intent| format!("intent={intent}")).unwrap_or_default(),
+    ];
+    more.extend(detail(entry).into_iter().map(|(name, value)| format!("{name}={value}")));
+    more.retain(|word| !word.is_empty());
+    let cells = [
         entry.sequence.to_string(),
         timestamp(entry.time.as_ref()),
         entry.kind.clone(),
@@ -57,17 +87,21 @@ fn line(entry: &AuditEntry) -> String {
         entry.action.clone(),
         entry.resource.clone(),
         entry.decision.clone(),
+        entry.outcome.clone(),
     ];
-    let named =
-        |name: &str, value: &str| if value.is_empty() { String::new() } else { format!("{name}={value}") };
-    words.push(named("outcome", &entry.outcome));
-    words.push(named("by", &entry.policies.join(",")));
-    words.push(named("from", &entry.peer));
-    words.push(named("request", &entry.request_id));
-    words.push(entry.intent.map(|intent| format!("intent={intent}")).unwrap_or_default());
-    words.extend(detail(entry).into_iter().map(|(name, value)| format!("{name}={value}")));
-    words.retain(|word| !word.is_empty());
-    format!("{}\n", escaped(&words.join("  ")))
+    row(&cells, &more.join("  "))
+}
+
+/// One line; what is empty is a dash.
+fn row(cells: &[String; COLUMNS.len()], last: &str) -> String {
+    let shown = |text: &str| if text.is_empty() { "-".to_owned() } else { escaped(text) };
+    let mut line = String::new();
+    for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
+        let _infallible = write!(line, "{:width$}  ", shown(cell));
+    }
+    line.push_str(&shown(last));
+    line.push('\n');
+    line
 }
 
 fn detail(entry: &AuditEntry) -> Vec<(&String, &String)> {
@@ -115,9 +149,31 @@ mod tests {
             ..AuditEntry::default()
         };
         let line = line(&entry);
-        assert_eq!(
-            line,
-            "7  read  service/shop  secrets:read  secret/shop/\\u{1b}[2J\\u{a}db  allow  outcome=ok\n"
-        );
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let resource = "secret/shop/\\u{1b}[2J\\u{a}db";
+        assert_eq!(words, ["7", "-", "read", "service/shop", "secrets:read", resource, "allow", "ok", "-"]);
+        assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn an_entry_stands_below_the_head() {
+        let entry = AuditEntry {
+            sequence: 7,
+            kind: "read".into(),
+            decision: "allow".into(),
+            peer: "::1".into(),
+            ..AuditEntry::default()
+        };
+        let (head, line) = (head(), line(&entry));
+        for (column, cell) in [
+            ("SEQUENCE", "7"),
+            ("KIND", "read"),
+            ("DECISION", "allow"),
+            ("OUTCOME", "-"),
+            ("DETAIL", "from=::1"),
+        ] {
+            let at = head.find(column).unwrap();
+            assert!(line[at..].starts_with(cell), "{column}: {line}");
+        }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "FILE")]
     pin_file: Option<PathBuf>,
     /// It is understood that losing the token loses every secret
-    #[arg(long)]
+    #[arg(long, conflicts_with = "token_backup_statement")]
     accept_total_loss: bool,
     /// How the token is backed up; kept in the audit log
     #[arg(long, value_name = "TEXT")]
@@ -100,7 +100,7 @@ impl Places {
         if token {
             names.push("bootstrap-token.txt".to_owned());
         }
-        let mut files = dir.make(&names)?;
+        let mut files = dir.make(&names).inspect_err(|_| dir.remove(&[]))?;
         let token = if token { files.pop() } else { None };
         Ok(Self { dir, names, shares: files, token })
     }

@@ -26,7 +26,7 @@ pub(crate) enum PolicyCommand {
     /// List policies
     List,
     /// Remove a policy
-    Delete(NameArgs),
+    Delete(DeleteArgs),
     /// Say how a request would be decided, and why; nothing is done
     #[command(after_help = "Example:\n  keystead policy explain service/shop secrets:read secret/shop/db")]
     Explain(ExplainArgs),
@@ -48,6 +48,15 @@ pub(crate) struct PutArgs {
 pub(crate) struct NameArgs {
     /// Its name
     name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Its name
+    name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +85,7 @@ pub(crate) async fn run(
         }
         PolicyCommand::List => list(connect, output).await,
         PolicyCommand::Delete(args) => {
+            prompt::confirm(&format!("Remove policy {}?", args.name), args.yes)?;
             connect.connect().await?.policies().delete(&args.name).await?;
             output.sentence(&format!("Policy {} is removed.", args.name), &json!({ "deleted": args.name }))
         }

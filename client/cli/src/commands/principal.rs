@@ -1,6 +1,10 @@
 //! `principal`: registered services and operators.
+//!
+//! Invariant: a record that exists loses nothing by a `put` that does not name it, unless that is asked for; the etag of
+//! what was looked at goes along, so that nobody's change in between is lost.
 
 use clap::{Args, Subcommand};
+use keystead_client::Error;
 use keystead_client::v1::certificate_matcher::San;
 use keystead_client::v1::{CertificateMatcher, Principal};
 use serde_json::{Value, json};
@@ -8,14 +12,17 @@ use serde_json::{Value, json};
 use super::{Connect, timestamp, yes_or_no};
 use crate::error::CliError;
 use crate::output::Output;
+use crate::prompt;
 
 const EXAMPLES: &str = "\
 Examples:
   keystead principal put service/shop --group apps --spiffe spiffe://example.org/shop
   keystead principal put operator/bob --email bob@example.org
-  keystead principal put service/shop --disabled                 refused from its next request on
+  keystead principal put service/shop --spiffe spiffe://example.org/shop2 --replace
 
-The whole record is replaced: name every group and certificate again, or pass --etag to notice others' changes.";
+A record is replaced as a whole. What it would lose is named and refused, unless --replace is given.
+
+To lock a principal out and leave its record alone: keystead principal disable service/shop";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PrincipalCommand {
@@ -26,8 +33,12 @@ pub(crate) enum PrincipalCommand {
     Get(NameArgs),
     /// List principals
     List,
+    /// Refuse a principal from its next request on; the rest of its record stays
+    Disable(NameArgs),
+    /// Let a disabled principal in again
+    Enable(NameArgs),
     /// Remove a principal: its next request is refused
-    Delete(NameArgs),
+    Delete(DeleteArgs),
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +60,9 @@ pub(crate) struct PutArgs {
     /// Refuse it from now on
     #[arg(long)]
     disabled: bool,
+    /// Replace a record that has more than is given here
+    #[arg(long)]
+    replace: bool,
     /// Only if the record's etag is this one
     #[arg(long)]
     etag: Option<String>,
@@ -60,16 +74,24 @@ pub(crate) struct NameArgs {
     name: String,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// service/NAME or operator/NAME
+    name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
 pub(crate) async fn run(
     command: PrincipalCommand,
     connect: Connect<'_>,
     output: &Output,
 ) -> Result<(), CliError> {
     match command {
-        PrincipalCommand::Put(args) => {
-            let stored = connect.connect().await?.auth().put_principal(record(args)).await?;
-            output.sentence(&format!("{} is registered.", stored.name), &as_json(&stored))
-        }
+        PrincipalCommand::Put(args) => put(args, connect, output).await,
+        PrincipalCommand::Disable(args) => set_disabled(&args.name, true, connect, output).await,
+        PrincipalCommand::Enable(args) => set_disabled(&args.name, false, connect, output).await,
         PrincipalCommand::Get(args) => {
             let principal = connect.connect().await?.auth().principal(&args.name).await?;
             output.facts(
@@ -86,10 +108,60 @@ pub(crate) async fn run(
         }
         PrincipalCommand::List => list(connect, output).await,
         PrincipalCommand::Delete(args) => {
+            prompt::confirm(&format!("Remove {}?", args.name), args.yes)?;
             connect.connect().await?.auth().delete_principal(&args.name).await?;
             output.sentence(&format!("{} is removed.", args.name), &json!({ "deleted": args.name }))
         }
     }
+}
+
+async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let replace = args.replace;
+    let mut new = record(args);
+    let auth = connect.connect().await?.auth();
+    if !replace {
+        match auth.principal(&new.name).await {
+            Ok(old) => {
+                let lost = lost(&old, &new);
+                if !lost.is_empty() {
+                    return Err(CliError::WouldDrop { name: new.name, lost: lost.join(", ") });
+                }
+                if new.etag.is_empty() {
+                    new.etag = old.etag;
+                }
+            }
+            // A new one, or one that the caller may not see: the server knows.
+            Err(Error::NotFoundOrDenied(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let stored = auth.put_principal(new).await?;
+    let state = if stored.disabled { "is disabled" } else { "is registered" };
+    output.sentence(&format!("{} {state}.", stored.name), &as_json(&stored))
+}
+
+async fn set_disabled(
+    name: &str,
+    disabled: bool,
+    connect: Connect<'_>,
+    output: &Output,
+) -> Result<(), CliError> {
+    let auth = connect.connect().await?.auth();
+    let found = auth.principal(name).await?;
+    let stored = auth.put_principal(Principal { disabled, ..found }).await?;
+    let state = if stored.disabled { "disabled" } else { "enabled" };
+    output.sentence(&format!("{} is {state}.", stored.name), &as_json(&stored))
+}
+
+/// What the old record has and the new one would not.
+fn lost(old: &Principal, new: &Principal) -> Vec<String> {
+    let groups = old.groups.iter().filter(|group| !new.groups.contains(group));
+    let kept = certificates(new);
+    groups
+        .map(|group| format!("group {group}"))
+        .chain(certificates(old).into_iter().filter(|certificate| !kept.contains(certificate)))
+        .chain((old.disabled && !new.disabled).then(|| "its lock (--disabled)".to_owned()))
+        .collect()
 }
 
 async fn list(connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
@@ -143,4 +215,31 @@ fn as_json(principal: &Principal) -> Value {
         "create_time": timestamp(principal.create_time.as_ref()),
         "etag": principal.etag,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_record_would_lose_is_named() {
+        let record = |groups: &[&str], dns: &[&str]| {
+            record(PutArgs {
+                name: "service/shop".into(),
+                groups: groups.iter().map(|&group| group.into()).collect(),
+                spiffe: vec!["spiffe://example.org/shop".into()],
+                dns: dns.iter().map(|&name| name.into()).collect(),
+                email: Vec::new(),
+                disabled: false,
+                replace: false,
+                etag: None,
+            })
+        };
+        let old = record(&["apps", "web"], &["shop.internal"]);
+        assert_eq!(lost(&old, &record(&["web"], &[])), ["group apps", "dns:shop.internal"]);
+        let locked = Principal { disabled: true, ..old.clone() };
+        assert_eq!(lost(&locked, &old), ["its lock (--disabled)"]);
+        assert!(lost(&old, &locked).is_empty());
+        assert!(lost(&old, &record(&["new", "web", "apps"], &["a.internal", "shop.internal"])).is_empty());
+    }
 }

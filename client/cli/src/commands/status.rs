@@ -1,6 +1,7 @@
 //! `status` and `seal`: whether the vault serves, and making it stop.
 
 use data_encoding::HEXLOWER;
+use keystead_client::Error;
 use keystead_client::v1::{CeremonyProgress, GetStatusResponse, SealState};
 use serde_json::{Value, json};
 
@@ -20,8 +21,12 @@ pub(crate) async fn run(connect: Connect<'_>, output: &Output) -> Result<(), Cli
 }
 
 pub(crate) async fn seal(connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
-    connect.connect().await?.system().seal().await?;
-    output.sentence("The vault is sealed.", &json!({ "state": "sealed" }))
+    let said = match connect.connect().await?.system().seal().await {
+        Ok(()) => "The vault is sealed.",
+        Err(Error::Sealed(_)) => "The vault is already sealed.",
+        Err(error) => return Err(error.into()),
+    };
+    output.sentence(said, &json!({ "state": "sealed" }))
 }
 
 fn show(status: &GetStatusResponse, output: &Output) -> Result<(), CliError> {

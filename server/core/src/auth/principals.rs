@@ -9,6 +9,7 @@ use keystead_domain::time::UnixMillis;
 use keystead_domain::{CertificateMatcher, GroupName};
 use keystead_storage::{Batch, Keyspace, Precondition, Range, Revision, Snapshot, StorageError, keyspace};
 
+use super::lockout;
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};
 use crate::operation::{Detail, Effect, Grant, Operation};
@@ -133,6 +134,7 @@ pub(crate) async fn put(
         check_etag(&op.record.name, op.etag.as_deref(), old.as_ref().map(|(_, revision)| *revision))?;
         check_groups(vault, permit.caller(), &op.record.groups)?;
         check_groups(vault, permit.caller(), old.as_ref().map_or(&[], |(old, _)| &old.groups))?;
+        lockout::check_own(vault, permit.caller(), &op.record)?;
         let mut record = op.record.clone();
         record.created = old.as_ref().map_or_else(|| vault.clock.now(), |(record, _)| record.created);
         let mut batch = Batch::new();
@@ -176,6 +178,7 @@ async fn remove(
         let at = keyspace::principal(&name_tag(&vault.keys, name));
         let (record, revision) = open(vault, snapshot.as_ref(), &at).await?.ok_or_else(|| not_found(name))?;
         check_groups(vault, permit.caller(), &record.groups)?;
+        lockout::check_not_own(permit.caller(), name)?;
         let mut batch = Batch::new();
         batch.require(Keyspace::Principals, at.clone(), Precondition::Revision(revision));
         batch.delete(Keyspace::Principals, at);

@@ -9,7 +9,7 @@ use keystead_crypto::arena::LockedKey;
 use keystead_crypto::codec::Reader;
 use keystead_crypto::mac::LookupKey;
 use keystead_crypto::names::NameKey;
-use keystead_crypto::ports::{HsmKey, HsmKeyPurpose};
+use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose};
 use keystead_crypto::record::{self, SystemKey};
 use keystead_crypto::seal_record::{SealHeader, SealRecord};
 use keystead_crypto::shamir;
@@ -28,6 +28,16 @@ use crate::vault::Vault;
 
 /// System data keys of a vault at most: one a month for eighty years.
 const SYSTEM_KEYS: usize = 1000;
+
+/// Whether the same quorum may open the vault once something else is mended: nothing is wrong with the shares, and no
+/// PIN was refused.
+pub(super) fn may_work_later(error: &VaultError) -> bool {
+    match error {
+        VaultError::Hsm(error) => !matches!(error, HsmError::PinRefused | HsmError::PinLocked),
+        VaultError::Storage(_) | VaultError::OtherToken { .. } | VaultError::AuditOrigin(_) => true,
+        _ => false,
+    }
+}
 
 /// Opens the vault, or logs out of the HSM again.
 pub(super) async fn open(

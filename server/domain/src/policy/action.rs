@@ -131,12 +131,23 @@ actions! {
     SystemInit = "system:init", System, None;
 }
 
-/// A word that names no action.
+/// A word that names no action. The message says which action was meant, or where all are listed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("action: '{}' is not one of the actions", .word.escape_default())]
+#[error("action: '{}' is not one of the actions; {}", .word.escape_default(), Hint(.word))]
 pub struct UnknownAction {
     /// The word.
     pub word: String,
+}
+
+struct Hint<'a>(&'a str);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Action::like(self.0) {
+            Some(action) => write!(f, "did you mean {action}?"),
+            None => f.write_str("docs/reference/policies.md lists them"),
+        }
+    }
 }
 
 impl Action {
@@ -144,6 +155,17 @@ impl Action {
     pub fn parse(word: &str) -> Result<Self, UnknownAction> {
         let found = Self::ALL.iter().find(|action| action.as_str() == word);
         found.copied().ok_or_else(|| UnknownAction { word: word.to_owned() })
+    }
+
+    /// The action whose word is at most [`MOST_SLIPS`] slips of the pen away, the nearest first.
+    fn like(word: &str) -> Option<Self> {
+        // No longer word is that near to an action's; what a caller sends is not looked at further.
+        let longest = Self::ALL.iter().map(|action| action.as_str().len()).max()?;
+        if word.len() > longest + MOST_SLIPS {
+            return None;
+        }
+        let near = Self::ALL.iter().map(|action| (slips(word, action.as_str()), *action));
+        near.filter(|(slips, _)| *slips <= MOST_SLIPS).min().map(|(_, action)| action)
     }
 
     /// Whether a policy can speak about it at all.
@@ -155,6 +177,24 @@ impl Action {
         #[expect(clippy::as_conversions, reason = "the discriminant of a fieldless enum has no other door")]
         usize::from(self as u8)
     }
+}
+
+const MOST_SLIPS: usize = 2;
+
+/// How many bytes have to be put in, taken out or changed to make one word of the other.
+fn slips(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (taken, byte) in from.bytes().enumerate() {
+        let mut left = taken + 1;
+        let mut next = vec![left];
+        for ((other, above), diagonal) in to.bytes().zip(row.iter().skip(1)).zip(&row) {
+            let changed = diagonal + usize::from(byte != other);
+            left = changed.min(left + 1).min(above + 1);
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
 }
 
 impl fmt::Display for Action {
@@ -203,6 +243,29 @@ mod tests {
         for wrong in ["", "secrets", "Secrets:read", "secrets:read ", "secrets:*", "read"] {
             assert!(Action::parse(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn an_unknown_word_is_answered_with_the_action_meant_or_with_where_they_are() {
+        let said = |word: &str| Action::parse(word).unwrap_err().to_string();
+        for (wrong, meant) in [
+            ("secrets:raed", "secrets:read"),
+            ("secret:list", "secrets:list"),
+            ("Secrets:Read", "secrets:read"),
+            ("policy:explain", ""),
+            ("secrets:undelte", "secrets:undelete"),
+            ("system:sea", "system:seal"),
+            ("read", ""),
+            ("", ""),
+        ] {
+            let told = match meant {
+                "" => "docs/reference/policies.md lists them".to_owned(),
+                meant => format!("did you mean {meant}?"),
+            };
+            assert_eq!(said(wrong), format!("action: '{wrong}' is not one of the actions; {told}"));
+        }
+        assert!(said(&"x".repeat(100_000)).ends_with("lists them"));
+        assert_eq!((slips("", "abc"), slips("abc", ""), slips("abc", "axc")), (3, 3, 1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::id::RecordId;
 use crate::time::UnixMillis;
 
 mod model;
+mod page;
 mod refusals;
 
 pub(super) fn name(text: &str) -> PolicyName {

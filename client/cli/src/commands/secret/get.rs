@@ -1,4 +1,4 @@
-//! `secret get`: to a terminal escaped, to a file or a program byte for byte.
+//! `secret get`: to a terminal escaped (a field's own lines and tabs stay), to a file or a program byte for byte.
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -47,6 +47,7 @@ pub(super) async fn run(args: GetArgs, connect: Connect<'_>, output: &Output) ->
         return output.sentence(&format!("Written to {path}."), &serde_json::json!({ "file": path }));
     }
     if output.is_json() {
+        one(&args, &secret)?;
         return output.json(&Shown { path: &args.path, secret: &secret, field: args.field.as_deref() });
     }
     match (one(&args, &secret)?, &secret.value) {
@@ -87,7 +88,7 @@ fn raw(bytes: &SecretBytes, output: &Output) -> Result<(), CliError> {
         return output.bytes(bytes.expose());
     }
     match bytes.expose_str() {
-        Some(_) => output.secret_line("", bytes),
+        Some(text) => output.secret_text(text),
         None => Err(CliError::BinaryOnTerminal),
     }
 }

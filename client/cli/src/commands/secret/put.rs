@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::MAX_VALUE_BYTES;
 use super::versions::version_json;
-use crate::args::values::FieldFile;
+use crate::args::values::{FieldFile, FieldName};
 use crate::commands::Connect;
 use crate::error::CliError;
 use crate::output::Output;
@@ -31,13 +31,13 @@ pub(crate) struct PutArgs {
     /// Where, such as shop/db
     path: String,
     /// Ask for the value of this field, without echo
-    #[arg(long = "field", value_name = "NAME", conflicts_with = "data_file")]
+    #[arg(long = "field", value_name = "NAME", value_parser = FieldName, conflicts_with = "data_file")]
     fields: Vec<String>,
     /// Take a field from a file, byte for byte; "-" is standard input
     #[arg(long = "from-file", value_name = "NAME=FILE", conflicts_with = "data_file")]
     from_files: Vec<FieldFile>,
     /// Take a field from standard input, without the line ending at its end
-    #[arg(long, value_name = "NAME", conflicts_with = "data_file")]
+    #[arg(long, value_name = "NAME", value_parser = FieldName, conflicts_with = "data_file")]
     stdin: Option<String>,
     /// Take fields from a file with a JSON object of names and texts; "-" is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "data_file")]

@@ -32,6 +32,8 @@ fn a_name_the_schema_does_not_know_is_refused_where_it_stands() {
     assert!(matches!(refused_at(text, 2, 22), PolicyProblem::Invalid { .. }));
     let text = "permit (principal == Keystead::Service::\"api\", action == Keystead::Action::\"secrets:raed\", resource);";
     assert!(matches!(refused_at(text, 1, 58), PolicyProblem::Invalid { .. }));
+    let shown = refused(text).to_string();
+    assert!(shown.contains("secrets:read"), "{shown}");
     for text in [
         r#"permit (principal == Keystead::Service::"api", action == Keystead::Action::"system:init", resource);"#,
         r#"permit (principal == Keystead::Service::"api", action, resource) when { context.pier == ip("::1") };"#,

@@ -1,0 +1,95 @@
+//! The shares entered so far. Invariant: only shares that the header knows get in; each holder counts once; what is
+//! collected is wiped with the ceremony.
+
+use keystead_crypto::seal_record::SealHeader;
+use keystead_crypto::share::Share;
+use keystead_domain::id::CeremonyId;
+use keystead_domain::seal::{Entered, Quorum, ShareNumber, UnsealProgress};
+use keystead_domain::time::{Ttl, UnixMillis};
+use rand_core::Rng;
+
+use crate::error::VaultError;
+use crate::keys::rng;
+
+/// A ceremony that collects shares.
+pub(crate) struct Ceremony {
+    id: CeremonyId,
+    quorum: Quorum,
+    timeout: Ttl,
+    progress: UnsealProgress,
+    shares: Vec<Share>,
+    expires: UnixMillis,
+}
+
+/// What a holder sees of a ceremony.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Its id.
+    pub id: CeremonyId,
+    /// Shares needed.
+    pub threshold: u8,
+    /// Share numbers entered.
+    pub entered: Vec<u8>,
+    /// When it is dropped.
+    pub expires: UnixMillis,
+}
+
+impl Ceremony {
+    /// One that has begun now, bound to the header.
+    pub(super) fn begin(header: &SealHeader, now: UnixMillis, timeout: Ttl) -> Result<Self, VaultError> {
+        let quorum = Quorum::new(header.threshold, header.shares)
+            .map_err(|error| VaultError::SealRecord { what: error.to_string() })?;
+        let mut nonce = [0; 16];
+        rng().fill_bytes(&mut nonce);
+        Ok(Self {
+            id: CeremonyId(header.ceremony_id("unseal", nonce)),
+            quorum,
+            timeout,
+            progress: UnsealProgress::new(quorum, timeout),
+            shares: Vec::new(),
+            expires: now.plus(timeout),
+        })
+    }
+
+    pub(super) fn id(&self) -> CeremonyId {
+        self.id
+    }
+
+    pub(super) fn has_expired(&self, now: UnixMillis) -> bool {
+        self.expires <= now
+    }
+
+    pub(super) fn shares(&self) -> &[Share] {
+        &self.shares
+    }
+
+    /// Counts a share that was found good.
+    pub(super) fn enter(&mut self, share: Share, now: UnixMillis) -> Result<Entered, VaultError> {
+        let out_of_range =
+            || VaultError::SealRecord { what: "the threshold or a share number is out of range".to_owned() };
+        let number = ShareNumber::new(share.number()).ok_or_else(out_of_range)?;
+        let entered = self.progress.enter(number, now);
+        if matches!(entered, Entered::More { .. } | Entered::Complete) {
+            self.shares.push(share);
+        }
+        Ok(entered)
+    }
+
+    /// Takes the last share back: what the quorum was for could not be tried, and the others need not come again.
+    pub(super) fn take_last_back(&mut self, now: UnixMillis) {
+        drop(self.shares.pop());
+        self.progress = UnsealProgress::new(self.quorum, self.timeout);
+        for number in self.shares.iter().filter_map(|share| ShareNumber::new(share.number())) {
+            self.progress.enter(number, now);
+        }
+    }
+
+    pub(super) fn seen(&self) -> Progress {
+        Progress {
+            id: self.id,
+            threshold: self.progress.threshold(),
+            entered: self.shares.iter().map(Share::number).collect(),
+            expires: self.expires,
+        }
+    }
+}
