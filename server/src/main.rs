@@ -98,7 +98,10 @@ async fn serve(path: &Path, config: Config, built: Built, environment: &Environm
             .until_stop(|| {
                 match tls.reload() {
                     Ok(()) => tracing::info!("certificates reloaded"),
-                    Err(error) => tracing::error!(%error, "certificates not reloaded; the old ones stay"),
+                    Err(error) => {
+                        let error = format!("{:#}", anyhow::Error::from(error));
+                        tracing::error!(error, "certificates not reloaded; the old ones stay");
+                    }
                 }
                 match Config::load(&path, &again) {
                     Ok(config) => drop(log.set_level(config.log.level)),

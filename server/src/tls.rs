@@ -4,6 +4,7 @@
 //! Absent on purpose: session resumption (it would skip the check of the certificate), system roots, OCSP.
 
 mod anchor;
+mod dates;
 mod error;
 mod identity;
 mod load;

@@ -7,6 +7,7 @@ pub(crate) mod values;
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{audit, completions, exec, init, policy, principal, secret, share, unseal};
@@ -30,6 +31,16 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The error without an argument that has no place: it may be a value or a share.
+pub(crate) fn discreet(mut error: clap::Error) -> clap::Error {
+    let stray = error.kind() == ErrorKind::UnknownArgument
+        && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(text)) if !text.starts_with('-'));
+    if stray {
+        error.remove(ContextKind::InvalidArg);
+    }
+    error
 }
 
 /// What holds for every command.
@@ -194,5 +205,11 @@ mod tests {
             assert!(said.contains("values are never arguments"), "{said}");
             assert!(!said.contains("hunter2"), "{said}");
         }
+        for line in ["keystead secret put shop/db password=hunter2", "keystead unseal hunter2"] {
+            let said = discreet(parse(line).unwrap_err()).to_string();
+            assert!(said.contains("unexpected argument"), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+        assert!(discreet(parse("keystead seal --colour").unwrap_err()).to_string().contains("--colour"));
     }
 }

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => {
+            let usage = args::discreet(usage);
             // Help and version are no errors. When even this cannot be printed, the exit code has to do.
             let _printed = usage.print();
             return if usage.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };

@@ -121,6 +121,18 @@ pub enum CertificateRefused {
     /// A key usage that does not include signing.
     #[error("the key usage does not allow digital signatures")]
     KeyUsage,
+    /// The server's certificate before its first date.
+    #[error("it is not valid before {begins}")]
+    NotYetValid {
+        /// Its first moment.
+        begins: String,
+    },
+    /// The server's certificate after its last date.
+    #[error("it ended at {ended}")]
+    Expired {
+        /// Its last moment.
+        ended: String,
+    },
     /// A trust anchor that is not a CA.
     #[error("not a CA certificate; pinning a leaf would let its holder name itself")]
     NotCa,

@@ -12,6 +12,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::anchor::Anchor;
+use super::dates::LastDate;
 use super::error::TlsError;
 use super::identity::{PeerIdentity, SerialOfIssuer};
 use super::verify::BoundedVerifier;
@@ -42,11 +43,13 @@ pub struct TlsState {
     /// One verifier a CA, to tell which of them a chain ends at.
     anchors: Arc<[Anchor]>,
     revoked: HashSet<SerialOfIssuer>,
+    last_date: LastDate,
 }
 
 impl TlsState {
-    fn load(files: &TlsConfig) -> Result<Self, TlsError> {
+    fn load(files: &TlsConfig, now_ms: u64) -> Result<Self, TlsError> {
         let chain = load::certificates(&files.cert_file)?;
+        let last_date = LastDate::of(&files.cert_file, &chain, now_ms)?;
         let key = load::private_key(&files.key_file)?;
         let certificates = load::trust_anchors(&files.client_ca_file)?;
         let (crls, revoked) = load::crls(&files.crl_files)?;
@@ -84,7 +87,8 @@ impl TlsState {
         // A resumed session would skip the check of the certificate against the lists of today.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        Ok(Self { server: Arc::new(server), anchors, revoked: revoked.into_iter().collect() })
+        let revoked = revoked.into_iter().collect();
+        Ok(Self { server: Arc::new(server), anchors, revoked, last_date })
     }
 
     /// What rustls needs for a handshake.
@@ -123,6 +127,13 @@ impl TlsState {
     }
 }
 
+fn load_now(files: &TlsConfig) -> Result<TlsState, TlsError> {
+    let now_ms = UnixTime::now().as_secs().saturating_mul(1000);
+    let state = TlsState::load(files, now_ms)?;
+    state.last_date.log(now_ms);
+    Ok(state)
+}
+
 /// Holds the generation in force.
 #[derive(Debug)]
 pub struct TlsReloader {
@@ -133,13 +144,13 @@ pub struct TlsReloader {
 impl TlsReloader {
     /// Loads the files for the first time.
     pub fn load(files: TlsConfig) -> Result<Self, TlsError> {
-        let state = ArcSwap::from_pointee(TlsState::load(&files)?);
+        let state = ArcSwap::from_pointee(load_now(&files)?);
         Ok(Self { files, state })
     }
 
     /// Loads them again; on an error, what was in force stays so.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.state.store(Arc::new(TlsState::load(&self.files)?));
+        self.state.store(Arc::new(load_now(&self.files)?));
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints,
@@ -11,6 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::dates::LastDate;
 use super::testing::{HOUR, INTERMEDIATE, Leaf, TestCa, client, dates, files, localhost, now, uri, write};
 use super::{CertificateRefused, PeerIdentity, PeerRefused, San, TlsError, TlsReloader, verify};
 
@@ -36,7 +39,7 @@ async fn shake_under(
     shake(&reloader, &server_ca, Some(leaf)).await
 }
 
-fn millis(time: std::time::Duration) -> u64 {
+fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap()
 }
 
@@ -191,6 +194,65 @@ async fn a_revoked_intermediate_ends_what_it_issued() {
     write(&dir.path().join("0.crl"), &root.crl(&[INTERMEDIATE], now() + HOUR));
     reloader.reload().unwrap();
     assert!(reloader.is_revoked(&identity));
+}
+
+/// Puts a certificate of these dates, with its key, in the place of the server's.
+fn replace_server(files: &crate::config::TlsConfig, from: Duration, until: Duration) {
+    let leaf = TestCa::new("ca").leaf(1, |params| dates(params, from, until));
+    write(&files.cert_file, &super::testing::pem("CERTIFICATE", &leaf.chain[0]));
+    write(&files.key_file, &leaf.key.serialize_pem());
+}
+
+#[test]
+fn a_server_certificate_out_of_its_dates_never_comes_into_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = TestCa::new("ca");
+    let files = files(dir.path(), &ca, &[&ca], &[]);
+    let reloader = TlsReloader::load(files.clone()).unwrap();
+    let first = reloader.current();
+
+    replace_server(&files, now() - 2 * HOUR, now() - HOUR);
+    for refused in [reloader.reload(), TlsReloader::load(files.clone()).map(drop)] {
+        let Err(TlsError::Certificate { path, entry: 1, source: CertificateRefused::Expired { .. } }) =
+            refused
+        else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(path, files.cert_file);
+    }
+    replace_server(&files, now() + HOUR, now() + 2 * HOUR);
+    for refused in [reloader.reload(), TlsReloader::load(files.clone()).map(drop)] {
+        assert!(matches!(
+            refused,
+            Err(TlsError::Certificate { entry: 1, source: CertificateRefused::NotYetValid { .. }, .. })
+        ));
+    }
+    assert!(Arc::ptr_eq(&first, &reloader.current()), "the old one stays");
+
+    replace_server(&files, now() - HOUR, now() + HOUR);
+    reloader.reload().unwrap();
+    assert!(!Arc::ptr_eq(&first, &reloader.current()));
+}
+
+#[test]
+fn a_server_certificate_counts_to_its_last_second_and_is_warned_of_before() {
+    let day = 24 * HOUR;
+    let leaf = TestCa::new("ca").leaf(1, |params| dates(params, 100 * day, 130 * day));
+    let at = |time: Duration| LastDate::of(Path::new("server.pem"), &leaf.chain, millis(time));
+    let message = |time| {
+        let TlsError::Certificate { source, .. } = at(time).unwrap_err() else { panic!("another error") };
+        source.to_string()
+    };
+    assert_eq!(
+        message(100 * day - Duration::from_millis(1)),
+        "it is not valid before 1970-04-11T00:00:00.000Z"
+    );
+    assert_eq!(message(130 * day + Duration::from_secs(1)), "it ended at 1970-05-11T00:00:00.999Z");
+    let last = at(100 * day).unwrap();
+    assert_eq!(at(130 * day + Duration::from_millis(999)).unwrap(), last);
+    for (time, left) in [(100, None), (116, None), (117, Some(13)), (130, Some(0)), (131, Some(0))] {
+        assert_eq!(last.few_days_left(millis(time * day)), left, "day {time}");
+    }
 }
 
 #[test]

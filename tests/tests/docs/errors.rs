@@ -15,7 +15,9 @@ fn the_page_of_errors_has_every_reason_once_and_no_other() {
     let page = page::text("docs/reference/errors.md");
     let mut listed = BTreeSet::new();
     for line in page.lines() {
-        let Some((reason, _)) = line.strip_prefix("| `").and_then(|row| row.split_once('`')) else { continue };
+        let Some((reason, _)) = line.strip_prefix("| `").and_then(|row| row.split_once('`')) else {
+            continue;
+        };
         assert!(listed.insert(reason.to_owned()), "{reason} is on the page twice");
     }
     assert!(code.len() > 50, "{code:?}");

@@ -19,9 +19,10 @@ pub(crate) struct Package {
     program: &'static str,
 }
 
-const PACKAGES: [Package; 6] = [
+const PACKAGES: [Package; 7] = [
     Package { name: "softhsm2", reason: "the HSM of the demo and the tests", program: "softhsm2-util" },
     Package { name: "opensc", reason: "pkcs11-tool, to look into a token", program: "pkcs11-tool" },
+    Package { name: "openssl", reason: "the certificates of the operator's guide", program: "openssl" },
     Package { name: "g++", reason: "compiles RocksDB and aws-lc", program: "g++" },
     Package { name: "clang", reason: "reads RocksDB's C header", program: "clang" },
     Package { name: "libclang-dev", reason: "reads RocksDB's C header", program: "clang" },

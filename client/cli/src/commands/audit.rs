@@ -55,13 +55,13 @@ pub(crate) async fn run(
 /// The columns that matter to a person and their widths: entries come one by one, so that none is known beforehand.
 const COLUMNS: [(&str, usize); 8] = [
     ("SEQUENCE", 8),
-    ("TIME", 30),
+    ("TIME", 24),
     ("KIND", 8),
     ("PRINCIPAL", 18),
     ("ACTION", 17),
     ("RESOURCE", 26),
     ("DECISION", 14),
-    ("OUTCOME", 10),
+    ("OUTCOME", 15),
 ];
 
 fn head() -> String {

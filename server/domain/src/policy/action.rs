@@ -133,19 +133,18 @@ actions! {
 
 /// A word that names no action. The message says which action was meant, or where all are listed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("action: '{}' is not one of the actions; {}", .word.escape_default(), Hint(.word))]
+#[error("action: '{}' is not one of the actions; {}", .word.escape_default(), self.hint())]
 pub struct UnknownAction {
     /// The word.
     pub word: String,
 }
 
-struct Hint<'a>(&'a str);
-
-impl fmt::Display for Hint<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Action::like(self.0) {
-            Some(action) => write!(f, "did you mean {action}?"),
-            None => f.write_str("docs/reference/policies.md lists them"),
+impl UnknownAction {
+    /// Which action was meant, or where to find them all.
+    pub(super) fn hint(&self) -> String {
+        match Action::like(&self.word) {
+            Some(action) => format!("did you mean {action}?"),
+            None => "docs/reference/policies.md lists them".to_owned(),
         }
     }
 }

@@ -4,9 +4,11 @@
 //! grammar, strict validation against the schema, only known annotations, a scoped principal in a permit, and
 //! canonical ids in every entity it names, so that no rule fails to bite because of a spelling.
 
+use std::fmt::Display;
+
 use cedar_policy::{
     ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
-    ResourceConstraint, ValidationMode,
+    ResourceConstraint, ValidationError, ValidationMode,
 };
 use miette::Diagnostic;
 
@@ -14,7 +16,7 @@ use crate::name::{GroupName, PolicyName};
 use crate::path::{FolderPath, is_below};
 use crate::principal::{PrincipalKind, PrincipalName};
 
-use super::action::ActionSet;
+use super::action::{Action, ActionSet};
 use super::complexity::{self, MAX_DEPTH, MAX_OPERATORS};
 use super::error::{PolicyError, PolicyProblem, Position, is_hidden, printable};
 use super::resource::{Resource, ResourceKind};
@@ -153,7 +155,13 @@ impl Document<'_> {
 
     fn validate(&self, set: &PolicySet, strictness: Strictness) -> Result<(), PolicyError> {
         let result = VOCABULARY.validator.validate(set, ValidationMode::Strict);
-        let error = result.validation_errors().next().map(|error| (error.policy_id(), located(error)));
+        let error = result.validation_errors().next().map(|error| {
+            let told = match error {
+                ValidationError::UnrecognizedActionId(unknown) => unknown_action(unknown),
+                other => located(other),
+            };
+            (error.policy_id(), told)
+        });
         let warning = || {
             let wanted = strictness == Strictness::Written;
             let mut warnings = result.validation_warnings().filter(move |_| wanted);
@@ -268,6 +276,19 @@ fn resource_scope(constraint: &ResourceConstraint) -> ResourceScope {
             _ => ResourceScope::Any,
         },
     }
+}
+
+/// As [`located`], with our hint: Cedar's may lead from a misspelled action to a whole group of them.
+fn unknown_action(error: &(impl Diagnostic + Display)) -> (Option<usize>, String) {
+    let (offset, _) = located(error);
+    let message = error.to_string();
+    let id = message.split_once("`Keystead::Action::\"").and_then(|(_, rest)| rest.split_once('"'));
+    let hint = match id.map(|(id, _)| Action::parse(id)) {
+        None => "an action is written Keystead::Action::\"secrets:read\"".to_owned(),
+        Some(Ok(_)) => "no policy can grant it".to_owned(),
+        Some(Err(unknown)) => unknown.hint(),
+    };
+    (offset, format!("{message} ({hint})"))
 }
 
 /// Where a diagnostic points, and what it says with its hint.

@@ -32,8 +32,18 @@ fn a_name_the_schema_does_not_know_is_refused_where_it_stands() {
     assert!(matches!(refused_at(text, 2, 22), PolicyProblem::Invalid { .. }));
     let text = "permit (principal == Keystead::Service::\"api\", action == Keystead::Action::\"secrets:raed\", resource);";
     assert!(matches!(refused_at(text, 1, 58), PolicyProblem::Invalid { .. }));
-    let shown = refused(text).to_string();
-    assert!(shown.contains("secrets:read"), "{shown}");
+    for (action, hint) in [
+        (r#"Keystead::Action::"secrets:raed""#, "did you mean secrets:read?"),
+        (r#"Keystead::Action::"secrets:*""#, "docs/reference/policies.md lists them"),
+        (r#"Keystead::Action::"system:init""#, "no policy can grant it"),
+        (r#"Action::"secrets:read""#, r#"an action is written Keystead::Action::"secrets:read""#),
+    ] {
+        let text =
+            format!(r#"permit (principal == Keystead::Service::"api", action == {action}, resource);"#);
+        let shown = refused(&text).to_string();
+        let told = format!("policy shop, line 1, column 58: unrecognized action `{action}` ({hint})");
+        assert_eq!(shown, told);
+    }
     for text in [
         r#"permit (principal == Keystead::Service::"api", action == Keystead::Action::"system:init", resource);"#,
         r#"permit (principal == Keystead::Service::"api", action, resource) when { context.pier == ip("::1") };"#,
