@@ -1,6 +1,6 @@
 //! Tests of what policies decide: one behaviour each, over documents as somebody would write them. Which
 //! documents are refused is in `refusals`, the comparison with an evaluator without index or cache in
-//! `model`.
+//! `model`, the page of the vocabulary in `page`.
 
 use std::net::IpAddr;
 
