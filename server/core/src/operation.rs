@@ -172,7 +172,7 @@ pub async fn run_stream<Op: StreamOperation>(
     ctx: RequestContext,
     op: Op,
 ) -> Result<impl Stream<Item = Result<Op::Item, VaultError>> + Send + 'static, VaultError> {
-    let open = vault.unsealed()?;
+    let open = vault.opened().await?;
     let mut entry = Entry::begin(&open, &ctx, Op::ACTION, op.resource());
     let (caller, _) = identify(&open, &ctx, &mut entry).await?;
     decide::<Op>(&open, &caller, Op::ACTION, Grant::Policy, &mut entry).await?;

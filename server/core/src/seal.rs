@@ -213,7 +213,7 @@ impl Vault {
     /// # Errors
     /// Those of the gate.
     pub async fn seal(self: &Arc<Self>, ctx: RequestContext) -> Result<(), VaultError> {
-        let open = self.unsealed()?;
+        let open = self.opened().await?;
         operation::run(&open, ctx, SealVault { vault: Arc::clone(self) }).await?;
         drop(open);
         // Sealed means wiped: those still inside end first.

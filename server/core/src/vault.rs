@@ -118,6 +118,17 @@ impl Vault {
         }
     }
 
+    /// Holds the vault open, or says truly why it is shut.
+    ///
+    /// # Errors
+    /// `NotInitialized`, `Sealed`.
+    pub async fn opened(&self) -> Result<OpenVault, VaultError> {
+        match self.unsealed() {
+            Err(VaultError::Sealed) if self.seal_record().await?.is_none() => Err(VaultError::NotInitialized),
+            opened => opened,
+        }
+    }
+
     /// Whether keys are open.
     pub fn is_unsealed(&self) -> bool {
         self.running.load().is_some()

@@ -45,7 +45,7 @@ impl AuthService for Api {
         request: Request<v1::WhoAmIRequest>,
     ) -> Result<Response<v1::WhoAmIResponse>, Status> {
         let (context, _) = self.open(request)?;
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let answer = operation::run(&vault, context, WhoAmI).await.map_err(refuse)?;
         Ok(Response::new(v1::WhoAmIResponse {
             principal: answer.principal.to_string(),
@@ -66,7 +66,7 @@ impl AuthService for Api {
             record: record(&principal).map_err(refuse)?,
             etag: Some(principal.etag).filter(|etag| !etag.is_empty()),
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let stored = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::PutPrincipalResponse { principal: Some(shown(stored)) }))
     }
@@ -77,7 +77,7 @@ impl AuthService for Api {
     ) -> Result<Response<v1::GetPrincipalResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = ReadPrincipal { name: convert::registered_name(&message.name).map_err(refuse)? };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let principal = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::GetPrincipalResponse { principal: Some(shown(principal)) }))
     }
@@ -91,7 +91,7 @@ impl AuthService for Api {
             limit: convert::page_size(message.page_size).map_err(refuse)?,
             after: convert::page_token(&message.page_token).map_err(refuse)?,
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let page = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::ListPrincipalsResponse {
             principals: page.principals.into_iter().map(shown).collect(),
@@ -105,7 +105,7 @@ impl AuthService for Api {
     ) -> Result<Response<v1::DeletePrincipalResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = DeletePrincipal { name: convert::registered_name(&message.name).map_err(refuse)? };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::DeletePrincipalResponse {}))
     }
@@ -115,7 +115,7 @@ impl AuthService for Api {
         request: Request<v1::RevokeSelfRequest>,
     ) -> Result<Response<v1::RevokeSelfResponse>, Status> {
         let (context, _) = self.open(request)?;
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         operation::run(&vault, context, RevokeSelf).await.map_err(refuse)?;
         Ok(Response::new(v1::RevokeSelfResponse {}))
     }

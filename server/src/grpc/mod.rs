@@ -51,8 +51,8 @@ impl Api {
         &self.0.vault
     }
 
-    fn unsealed(&self) -> Result<OpenVault, Status> {
-        self.vault().unsealed().map_err(status::refuse)
+    async fn unsealed(&self) -> Result<OpenVault, Status> {
+        self.vault().opened().await.map_err(status::refuse)
     }
 
     /// Takes a request apart: its message, and who sent it as far as the edge knows.

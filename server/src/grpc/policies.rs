@@ -32,7 +32,7 @@ impl PoliciesService for Api {
             text: policy.text,
             etag: Some(policy.etag).filter(|etag| !etag.is_empty()),
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let stored = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::PutPolicyResponse { policy: Some(shown(stored)) }))
     }
@@ -43,7 +43,7 @@ impl PoliciesService for Api {
     ) -> Result<Response<v1::GetPolicyResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = ReadPolicy { name: convert::policy_name(&message.name).map_err(refuse)? };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let policy = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::GetPolicyResponse { policy: Some(shown(policy)) }))
     }
@@ -57,7 +57,7 @@ impl PoliciesService for Api {
             limit: convert::page_size(message.page_size).map_err(refuse)?,
             after: convert::page_token(&message.page_token).map_err(refuse)?,
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let page = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::ListPoliciesResponse {
             policies: page.policies.into_iter().map(shown).collect(),
@@ -71,7 +71,7 @@ impl PoliciesService for Api {
     ) -> Result<Response<v1::DeletePolicyResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = DeletePolicy { name: convert::policy_name(&message.name).map_err(refuse)? };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::DeletePolicyResponse {}))
     }
@@ -88,7 +88,7 @@ impl PoliciesService for Api {
             resource: Resource::parse(&message.resource)
                 .map_err(|error| refuse(convert::invalid("resource", error)))?,
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let decision = operation::run(&vault, context, op).await.map_err(refuse)?;
         let verdict = match decision.verdict {
             Verdict::Allow => v1::PolicyDecision::Allow,

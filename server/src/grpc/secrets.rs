@@ -57,7 +57,7 @@ impl SecretsService for Api {
             expected: message.expected_version,
             request_id: convert::request_id(&message.request_id).map_err(refuse)?,
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let stored = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(PutSecretResponse { version: Some(convert::version(&stored)) }))
     }
@@ -68,7 +68,7 @@ impl SecretsService for Api {
     ) -> Result<Response<GetSecretResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = read_of(&message)?;
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         read(&vault, context, op).await.map(Response::new)
     }
 
@@ -81,7 +81,7 @@ impl SecretsService for Api {
         for (context, message) in contexts {
             reads.push((context, read_of(&message)?));
         }
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let mut answers =
             stream::iter(reads).map(|(context, op)| read(&vault, context, op)).buffered(READS_AT_A_TIME);
         let (mut responses, mut bytes) = (Vec::new(), 0_usize);
@@ -107,7 +107,7 @@ impl SecretsService for Api {
             limit: convert::page_size(message.page_size).map_err(refuse)?,
             after: convert::page_token(&message.page_token).map_err(refuse)?,
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let page = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(ListSecretsResponse {
             entries: page.entries.into_iter().map(convert::listed).collect(),
@@ -121,7 +121,7 @@ impl SecretsService for Api {
     ) -> Result<Response<GetSecretHistoryResponse>, Status> {
         let (context, message) = self.open(request)?;
         let op = SecretHistory { path: convert::path(&message.path).map_err(refuse)? };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let (versions, current_version) = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(GetSecretHistoryResponse { versions: shown(&versions), current_version }))
     }
@@ -135,7 +135,7 @@ impl SecretsService for Api {
             path: convert::path(&message.path).map_err(refuse)?,
             versions: convert::versions(message.versions, true).map_err(refuse)?,
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let versions = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(DeleteSecretVersionsResponse { versions: shown(&versions) }))
     }
@@ -149,7 +149,7 @@ impl SecretsService for Api {
             path: convert::path(&message.path).map_err(refuse)?,
             versions: convert::versions(message.versions, false).map_err(refuse)?,
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let versions = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(UndeleteSecretVersionsResponse { versions: shown(&versions) }))
     }
@@ -163,7 +163,7 @@ impl SecretsService for Api {
             path: convert::path(&message.path).map_err(refuse)?,
             versions: convert::versions(message.versions, false).map_err(refuse)?,
         };
-        let vault = self.unsealed()?;
+        let vault = self.unsealed().await?;
         let versions = operation::run(&vault, context, op).await.map_err(refuse)?;
         let mut masters: Vec<u32> = versions.iter().map(|version| version.master_version).collect();
         masters.sort_unstable();

@@ -35,7 +35,7 @@ fn every_rpc_has_a_row_and_every_row_an_rpc() {
             0 => wrong.push(format!(
                 "{0} has no row. If only policies grant it, add this to table.rs, otherwise write out its cells:\n    \
                  Row {{\n        rpc: \"{0}\",\n        message: |at| v1::{1} {{ ..Default::default() }}.encode_to_vec(),\n        \
-                 uninitialized: SHUT,\n        sealed: SHUT,\n        unsealed: gated(NO, OK),\n        absent: OK,\n    }},",
+                 uninitialized: UNMADE,\n        sealed: SHUT,\n        unsealed: gated(NO, OK),\n        absent: OK,\n    }},",
                 rpc.name, rpc.input,
             )),
             rows => wrong.push(format!("{} has {rows} rows", rpc.name)),

@@ -114,6 +114,8 @@ const fn identified(certificate: Cell, token: Cell) -> Cells {
 
 /// Nobody, and nobody learns more.
 const SHUT: Cells = everybody(CLOSED);
+/// There is no vault yet.
+const UNMADE: Cells = everybody((Code::FailedPrecondition, "NOT_INITIALIZED"));
 
 /// Open to anybody who can connect.
 const OPEN: Cells = everybody(OK);
@@ -170,7 +172,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "SystemService/Seal",
         message: |_| v1::SealRequest {}.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: OK,
@@ -178,7 +180,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "AuthService/WhoAmI",
         message: |_| v1::WhoAmIRequest {}.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: identified(OK, OK),
         absent: OK,
@@ -189,7 +191,7 @@ pub(crate) const TABLE: &[Row] = &[
             let principal = v1::Principal { name: at.principal.clone(), ..Default::default() };
             v1::PutPrincipalRequest { principal: Some(principal) }.encode_to_vec()
         },
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: OK,
@@ -197,7 +199,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "AuthService/GetPrincipal",
         message: |at| v1::GetPrincipalRequest { name: at.principal.clone() }.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: NONE,
@@ -205,7 +207,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "AuthService/ListPrincipals",
         message: |_| v1::ListPrincipalsRequest::default().encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: OK,
@@ -213,7 +215,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "AuthService/DeletePrincipal",
         message: |at| v1::DeletePrincipalRequest { name: at.principal.clone() }.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: NONE,
@@ -225,7 +227,7 @@ pub(crate) const TABLE: &[Row] = &[
             let policy = v1::Policy { name: at.policy.clone(), text, ..Default::default() };
             v1::PutPolicyRequest { policy: Some(policy) }.encode_to_vec()
         },
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: OK,
@@ -233,7 +235,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "PoliciesService/GetPolicy",
         message: |at| v1::GetPolicyRequest { name: at.policy.clone() }.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: NONE,
@@ -241,7 +243,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "PoliciesService/ListPolicies",
         message: |_| v1::ListPoliciesRequest::default().encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: OK,
@@ -249,7 +251,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "PoliciesService/DeletePolicy",
         message: |at| v1::DeletePolicyRequest { name: at.policy.clone() }.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: NONE,
@@ -261,7 +263,7 @@ pub(crate) const TABLE: &[Row] = &[
             let resource = format!("secret/{}", at.secret);
             v1::ExplainPolicyRequest { principal, action, resource }.encode_to_vec()
         },
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: OK,
@@ -273,7 +275,7 @@ pub(crate) const TABLE: &[Row] = &[
             v1::PutSecretRequest { path: at.secret.clone(), value: Some(value), ..Default::default() }
                 .encode_to_vec()
         },
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(OK, OK),
         absent: OK,
@@ -281,7 +283,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "SecretsService/GetSecret",
         message: |at| v1::GetSecretRequest { path: at.secret.clone(), version: 0 }.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(OK, OK),
         absent: NONE,
@@ -292,7 +294,7 @@ pub(crate) const TABLE: &[Row] = &[
             let one = v1::GetSecretRequest { path: at.secret.clone(), version: 0 };
             v1::BatchGetSecretsRequest { requests: vec![one.clone(), one] }.encode_to_vec()
         },
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(OK, OK),
         absent: NONE,
@@ -302,7 +304,7 @@ pub(crate) const TABLE: &[Row] = &[
         message: |at| {
             v1::ListSecretsRequest { folder: at.folder.clone(), ..Default::default() }.encode_to_vec()
         },
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(OK, OK),
         absent: OK,
@@ -310,7 +312,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "SecretsService/GetSecretHistory",
         message: |at| v1::GetSecretHistoryRequest { path: at.secret.clone() }.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(OK, OK),
         absent: NONE,
@@ -320,7 +322,7 @@ pub(crate) const TABLE: &[Row] = &[
         message: |at| {
             v1::DeleteSecretVersionsRequest { path: at.secret.clone(), versions: vec![1] }.encode_to_vec()
         },
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(OK, OK),
         absent: NONE,
@@ -330,7 +332,7 @@ pub(crate) const TABLE: &[Row] = &[
         message: |at| {
             v1::UndeleteSecretVersionsRequest { path: at.secret.clone(), versions: vec![1] }.encode_to_vec()
         },
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(OK, OK),
         absent: NONE,
@@ -340,7 +342,7 @@ pub(crate) const TABLE: &[Row] = &[
         message: |at| {
             v1::DestroySecretVersionsRequest { path: at.secret.clone(), versions: vec![1] }.encode_to_vec()
         },
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(OK, OK),
         absent: NONE,
@@ -348,7 +350,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "AuditService/TailAudit",
         message: |_| v1::TailAuditRequest { last: 1, follow: false }.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, OK),
         absent: OK,
@@ -356,7 +358,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         rpc: "AuthService/RevokeSelf",
         message: |_| v1::RevokeSelfRequest {}.encode_to_vec(),
-        uninitialized: SHUT,
+        uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: identified(TOKENLESS, OK),
         absent: OK,
