@@ -284,5 +284,4 @@ fn number(tag: u8, value: &[u8]) -> Result<u64, BodyError> {
 }
 
 #[cfg(test)]
-#[path = "body_tests.rs"]
 mod tests;

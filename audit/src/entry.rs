@@ -290,5 +290,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-#[path = "entry_tests.rs"]
 mod tests;

@@ -320,5 +320,4 @@ impl Drop for ReserveWait {
 }
 
 #[cfg(test)]
-#[path = "log_tests.rs"]
 mod tests;

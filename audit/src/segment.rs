@@ -272,5 +272,4 @@ fn parse_file_header(bytes: &[u8]) -> Result<TreeEdge, HeaderFault> {
 }
 
 #[cfg(test)]
-#[path = "segment_tests.rs"]
 mod tests;

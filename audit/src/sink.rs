@@ -352,5 +352,4 @@ fn write_cursor(path: &Path, position: u64) -> Result<(), SinkError> {
 }
 
 #[cfg(test)]
-#[path = "sink_tests.rs"]
 mod tests;

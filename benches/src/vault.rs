@@ -9,10 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 use keystead_client::{Client, RetryPolicy, SecretValue};
-use keystead_tests::{Identity, ServerProcess};
+use keystead_tests::{Identity, ServerProcess, children_of};
 
 use crate::load::{READ_PATHS, VALUE_BYTES, read_path};
-use crate::machine;
 
 /// Services that have policies too, so that the caller's is one among several.
 const NEIGHBOURS: u32 = 9;
@@ -53,7 +52,7 @@ impl Vault {
 
     /// The processes that run the PKCS#11 module.
     pub(crate) fn hsm(&self) -> Result<Vec<u32>> {
-        machine::children_of(self.process.id())
+        Ok(children_of(self.process.id())?)
     }
 
     /// Connections of the service, to this vault or to a server with the same certificates.

@@ -345,5 +345,4 @@ fn take_sealed(from: &mut Fields<'_>) -> Result<HsmSealed, FrameError> {
 }
 
 #[cfg(test)]
-#[path = "protocol_tests.rs"]
 mod tests;

@@ -180,7 +180,6 @@ impl Server {
         let mut warnings = built.warnings;
         let locked = arena().locked();
         if !locked {
-            tracing::warn!("{UNLOCKED}");
             warnings.push(UNLOCKED.to_owned());
         }
         if audit.status().state != keystead_audit::State::Ready {

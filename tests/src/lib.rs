@@ -20,7 +20,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use pki::{Identity, Pki};
-pub use process::ServerProcess;
+pub use process::{ServerProcess, children_of};
 pub use programs::{cli, server};
 pub use site::{ADMIN_SPIFFE, Site, spiffe_matcher};
 pub use vault::{TestVault, TestVaultBuilder};

@@ -1,7 +1,8 @@
 //! The real server binary as a child process, for what only a process shows: kills, signals, logs, exit codes.
 
 use std::fmt::Write;
-use std::io::{BufRead, BufReader};
+use std::fs;
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -163,5 +164,39 @@ impl Drop for ServerProcess {
             drop(child.kill());
             drop(child.wait());
         }
+    }
+}
+
+/// The processes whose parent is this one.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn children_of(parent: u32) -> io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(child) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // A process may be gone by now.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{child}/stat")) else { continue };
+        // The name in field 2 may hold anything, but ends at the last parenthesis.
+        let of = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        if of == Some(parent) {
+            children.push(child);
+        }
+    }
+    Ok(children)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_its_children() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(children_of(std::process::id()).unwrap().contains(&child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -4,23 +4,32 @@
 //! public constructor. Leaving one out does not compile:
 //!
 //! ```compile_fail
-//! use keystead_core::{request::Permit, secrets::ReadSecret};
-//! let permit: Permit<ReadSecret> = Permit { caller: todo!(), intent: None, op: std::marker::PhantomData };
+//! use keystead_core::{request::{Caller, Permit}, secrets::ReadSecret};
+//! fn made_up(caller: Caller) -> Permit<ReadSecret> {
+//!     Permit { caller, intent: None, view: None, op: std::marker::PhantomData }
+//! }
 //! ```
 //! Without identification (a caller cannot be made up):
 //! ```compile_fail
-//! use keystead_core::request::Caller;
-//! let caller = Caller { record: todo!(), method: todo!(), expires: todo!(), session: None, peer: todo!() };
+//! use keystead_core::request::{Caller, Peer};
+//! use keystead_domain::{policy::Method, principal::PrincipalRecord, time::UnixMillis};
+//! fn made_up(record: std::sync::Arc<PrincipalRecord>, expires: UnixMillis, peer: Peer) -> Caller {
+//!     Caller { record, method: Method::Certificate, expires, session: None, peer }
+//! }
 //! ```
 //! Without a decision:
 //! ```compile_fail
 //! use keystead_core::{request::Allowed, secrets::ReadSecret};
-//! let allowed: Allowed<ReadSecret> = Allowed { op: std::marker::PhantomData };
+//! fn made_up() -> Allowed<ReadSecret> {
+//!     Allowed { op: std::marker::PhantomData }
+//! }
 //! ```
 //! Without a place in the audit log:
 //! ```compile_fail
 //! use keystead_core::request::Reserved;
-//! let reserved = Reserved { slots: Vec::new() };
+//! fn made_up() -> Reserved {
+//!     Reserved { slots: Vec::new() }
+//! }
 //! ```
 //! With the permit of another operation:
 //! ```compile_fail
@@ -33,7 +42,9 @@
 //! ```compile_fail
 //! use keystead_core::request::SystemPermit;
 //! enum Job {}
-//! let permit: SystemPermit<Job> = SystemPermit { intent: 7, job: std::marker::PhantomData };
+//! fn made_up() -> SystemPermit<Job> {
+//!     SystemPermit { intent: 7, job: std::marker::PhantomData }
+//! }
 //! ```
 //! The same with the right permit compiles, so the refusals above are for the reasons named:
 //! ```

@@ -5,13 +5,12 @@ use keystead_client::{Client, InitRequest, PutOptions, SecretBytes, SecretValue,
 use keystead_storage::{Batch, Keyspace, Storage};
 use keystead_storage_rocksdb::{Options, RocksStorage};
 use keystead_tests::canary::{Canaries, files_below};
-use keystead_tests::{ADMIN_SPIFFE, ServerProcess, spiffe_matcher, until};
+use keystead_tests::{ADMIN_SPIFFE, ServerProcess, children_of, spiffe_matcher, until};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::services::http_get;
-use crate::signals::children;
 
 const VALUE: &str = "canary-value-7f3a9c51";
 const FIELD: &str = "canary-field-0b44de82";
@@ -60,7 +59,7 @@ async fn provoke(server: &ServerProcess, operator: &Client, errors: &mut Errors)
     }
     let (tokens, aside) = (&server.token().tokens, server.dir().join("aside"));
     std::fs::rename(tokens, &aside).unwrap();
-    for id in children(server.id()) {
+    for id in children_of(server.id()).unwrap() {
         kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), Signal::KILL).unwrap();
     }
     let value = || SecretValue::data(REFUSED);

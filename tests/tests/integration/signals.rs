@@ -2,22 +2,10 @@
 
 use std::path::Path;
 
-use keystead_tests::{ServerProcess, raw, until};
+use keystead_tests::{ServerProcess, children_of, raw, until};
 use rustix::process::Signal;
 
 use crate::{get, put};
-
-/// The processes whose parent is `parent`.
-pub(crate) fn children(parent: u32) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let id = entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?;
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        let after_name = stat.rsplit_once(')')?.1;
-        let of = after_name.split_whitespace().nth(1)?.parse::<u32>().ok()?;
-        (of == parent).then_some(id)
-    });
-    processes.collect()
-}
 
 async fn gone(processes: Vec<u32>) {
     assert!(!processes.is_empty(), "an HSM process runs while the server does");
@@ -35,7 +23,7 @@ async fn sigterm_drains_seals_and_ends_well() {
     let operator = server.operator();
     put(&operator, "a", "x").await;
     let follower = operator.audit().tail(0, true).await.unwrap();
-    let workers = children(server.id());
+    let workers = children_of(server.id()).unwrap();
     let status = server.terminate().await;
     assert_eq!(status.code(), Some(0), "{}", server.stderr());
     gone(workers).await;
@@ -105,7 +93,7 @@ async fn a_killed_server_comes_back_with_what_it_promised() {
     let mut server = ServerProcess::start().await;
     server.init().await;
     server.unseal().await;
-    let workers = children(server.id());
+    let workers = children_of(server.id()).unwrap();
     for number in 0..10 {
         put(&server.operator(), &format!("k/{number}"), "x").await;
     }

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use keystead_tests::{ServerProcess, until};
+use keystead_tests::{ServerProcess, children_of, until};
 
 use crate::needles::{Needles, PART};
 
@@ -60,19 +60,8 @@ impl fmt::Debug for Found {
 /// The server and its HSM processes.
 pub(crate) fn processes(server: &ServerProcess) -> Vec<u32> {
     let mut all = vec![server.id()];
-    all.extend(children(server.id()));
+    all.extend(children_of(server.id()).unwrap());
     all
-}
-
-/// The children of a process.
-pub(crate) fn children(parent: u32) -> Vec<u32> {
-    let parent = format!("PPid:\t{parent}");
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let id = entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?;
-        let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-        status.lines().any(|line| line == parent).then_some(id)
-    });
-    processes.collect()
 }
 
 /// Searches the server and its HSM process, if there is one.

@@ -4,10 +4,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use keystead_tests::{ServerProcess, server, until};
+use keystead_tests::{ServerProcess, children_of, server, until};
 
 use crate::namespace::inside;
-use crate::process::{children, line_of, mappings, processes};
+use crate::process::{line_of, mappings, processes};
 
 const NO_PRIVILEGES: &str = "--bounding-set=-all --inh-caps=-all";
 
@@ -52,7 +52,7 @@ fn a_server_that_may_not_lock_memory_says_so_in_its_status_and_log() {
         process.init().await;
         process.unseal().await;
         assert_eq!(line_of(process.id(), "status", "VmLck:"), "0 kB");
-        assert_eq!(children(process.id()).len(), 1);
+        assert_eq!(children_of(process.id()).unwrap().len(), 1);
         assert!(!mappings(process.id()).iter().any(|mapping| mapping.has("lo")));
 
         let status = process.local().system().status().await.unwrap();

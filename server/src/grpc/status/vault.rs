@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// The status of a use case's error. It keeps the error for [`log_failure`] if it is the server's failure.
 pub fn refuse(error: VaultError) -> Status {
     let parts = ErrorParts::new(code(&error), error.reason(), error.to_string());
-    let failed = matches!(parts.code, Code::Internal | Code::Unavailable | Code::DataLoss)
+    let failed = matches!(parts.code, Code::Internal | Code::Unavailable | Code::DataLoss | Code::Unknown)
         && !matches!(error, VaultError::Sealed);
     let mut status = details(parts, &error).into_status();
     if failed {

@@ -243,23 +243,6 @@ fn listening(said: &Mutex<String>) -> Option<SocketAddr> {
     line.split_whitespace().find_map(|word| word.strip_prefix("address="))?.parse().ok()
 }
 
-/// The processes that a process started.
-pub(crate) fn children_of(process: u32) -> Result<Vec<u32>> {
-    let mut children = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let Some(child) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // A process may be gone by now.
-        let Ok(text) = std::fs::read_to_string(format!("/proc/{child}/stat")) else { continue };
-        let parent = text.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-        if parent == Some(process) {
-            children.push(child);
-        }
-    }
-    Ok(children)
-}
-
 fn ran(command: &mut Command, stdin: &str) -> Result<Ran> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot start the keystead command")?;

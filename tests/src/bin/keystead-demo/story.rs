@@ -4,11 +4,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use keystead_client::{Client, ConnectCause, Error, v1};
-use keystead_tests::Identity;
+use keystead_tests::{Identity, children_of};
 use rustls::ProtocolVersion;
 
 use crate::forgery::{forged, mistyped};
-use crate::stage::{OPERATOR, Ran, Stage, children_of};
+use crate::stage::{OPERATOR, Ran, Stage};
 use crate::teller::{Teller, shortened};
 
 /// The exit code of the CLI when the server said no, and when it failed by itself.

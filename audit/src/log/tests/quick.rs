@@ -130,16 +130,6 @@ fn a_write_that_fails_halfway_is_cut_off_and_tried_again_by_the_thread() {
 
 #[test]
 fn a_sealer_that_panics_on_its_callers_thread_closes_the_log_and_lets_go_of_its_files() {
-    struct Broken;
-    impl BodySealer for Broken {
-        fn key_id(&self) -> [u8; 16] {
-            [0; 16]
-        }
-
-        fn seal(&self, _: &[u8], _: u64, _: &[u8]) -> Result<Vec<u8>, SealFailed> {
-            panic!("a fault in the sealer")
-        }
-    }
     let dir = TempDir::new().unwrap();
     let log = AuditLog::open(dir.path(), unhurried()).unwrap();
     settled(&log);

@@ -143,16 +143,6 @@ fn unsynced_entries_become_durable_after_the_interval() {
 
 #[test]
 fn a_sealer_that_panics_closes_the_log_and_answers_everybody() {
-    struct Broken;
-    impl BodySealer for Broken {
-        fn key_id(&self) -> [u8; 16] {
-            [0; 16]
-        }
-
-        fn seal(&self, _: &[u8], _: u64, _: &[u8]) -> Result<Vec<u8>, SealFailed> {
-            panic!("a fault in the sealer")
-        }
-    }
     let dir = TempDir::new().unwrap();
     let log = AuditLog::open(dir.path(), options()).unwrap();
     let input = BodyInput::Sealed(body("x"), Arc::new(Broken));

@@ -1,5 +1,9 @@
 //! The log as a whole: what is acknowledged stays, what does not fit is refused, what failed is undone.
 
+mod full_disk;
+mod quick;
+mod slots;
+
 use super::*;
 use crate::entry::{Entry, StoredBody};
 use crate::error::FrameFault;
@@ -22,6 +26,19 @@ pub(crate) fn options() -> OpenOptions {
 
 pub(crate) fn body(text: &str) -> Body {
     Body { principal: "service/shop".into(), resource: text.into(), ..Body::default() }
+}
+
+/// A sealer that panics.
+struct Broken;
+
+impl BodySealer for Broken {
+    fn key_id(&self) -> [u8; 16] {
+        [0; 16]
+    }
+
+    fn seal(&self, _: &[u8], _: u64, _: &[u8]) -> Result<Vec<u8>, SealFailed> {
+        panic!("a fault in the sealer")
+    }
 }
 
 fn record(log: &AuditLog, text: &str, durability: Durability) -> Result<u64, AuditError> {
@@ -358,12 +375,3 @@ fn closing_writes_what_is_queued() {
     assert!(pending.into_iter().map(Recorded::wait).all(|result| result.is_ok()));
     assert_eq!(verify(dir.path()).unwrap().size, 100);
 }
-
-#[path = "full_disk_tests.rs"]
-mod full_disk;
-
-#[path = "quick_tests.rs"]
-mod quick;
-
-#[path = "slot_tests.rs"]
-mod slots;
