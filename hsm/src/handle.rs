@@ -86,11 +86,6 @@ impl HsmHandle {
         Ok(Self(Arc::new(Shared { commands, front, in_flight: Arc::new(Semaphore::new(IN_FLIGHT)) })))
     }
 
-    /// Loads the module and finds the token, without logging in: for the start of a server and `hsm check`.
-    pub async fn probe(&self) -> Result<TokenInfo, HsmError> {
-        self.order(Command::Probe).await
-    }
-
     /// How the token is reached now, without asking it.
     pub fn status(&self) -> HsmStatus {
         let front = self.0.front.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,6 +143,10 @@ impl HsmHandle {
 
 #[async_trait]
 impl HsmLogin for HsmHandle {
+    async fn probe(&self) -> Result<TokenInfo, HsmError> {
+        self.order(Command::Probe).await
+    }
+
     async fn login(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError> {
         self.order(|answer| Command::Login(pin, answer)).await
     }

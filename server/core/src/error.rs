@@ -160,13 +160,14 @@ pub enum VaultError {
         /// Which check failed.
         what: String,
     },
-    /// The token is not the one the vault was made with.
+    /// The token is none of those that the vault has keys on.
     #[error(
-        "the token in the HSM is {found}, but this vault was made with {expected}; configure the right one"
+        "the token in the HSM is {found}, but this vault's keys are on {}; configure the right one",
+        .expected.join(" and ")
     )]
     OtherToken {
-        /// Serial in the seal record.
-        expected: String,
+        /// Serials in the seal record.
+        expected: Vec<String>,
         /// Serial of the token there.
         found: String,
     },

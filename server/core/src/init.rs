@@ -17,7 +17,7 @@ use keystead_crypto::mac::LookupKey;
 use keystead_crypto::names::NameKey;
 use keystead_crypto::ports::{Hsm, HsmKey, HsmKeyPurpose};
 use keystead_crypto::record::{self, SystemKey};
-use keystead_crypto::seal_record::{SealHeader, SealRecord};
+use keystead_crypto::seal_record::{QBox, SealHeader, SealRecord, TokenWay, Way, WayBoxes};
 use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::shamir::{self, Sharing};
 use keystead_crypto::share::{SCHEME_GF256, Share};
@@ -222,22 +222,28 @@ impl Vault {
             threshold: init.quorum.threshold(),
             shares: init.quorum.shares(),
             scheme: SCHEME_GF256,
-            token_serial: token,
-            master_version: 1,
             q_version: 1,
+            former_q_version: None,
             audit_key,
+            endorsed_keys: Vec::new(),
+            signer: 0,
+            ways: vec![Way::Token(TokenWay {
+                serial: token.clone(),
+                oldest_master: 1,
+                master: 1,
+                audit_key: 0,
+            })],
             share_digests: shares.iter().map(Share::digest).collect(),
             created_ms: now.0,
         };
-        let boxing = unseal_key.box_q(hsm.as_ref(), *id.as_bytes(), 1, &keys.q, &mut rng());
-        let q_box = boxing.await.map_err(seal_failed)?;
-        let record = SealRecord {
-            header: header.sign(hsm.as_ref()).await.map_err(seal_failed)?,
-            pin_box: unseal_key
-                .pin_box_seal(*id.as_bytes(), 1, init.pin.expose(), &mut rng())
-                .map_err(seal_failed)?,
-            q_box,
+        let place = header.box_place(&token);
+        let boxing = unseal_key.box_q(hsm.as_ref(), place, &keys.q, &mut rng());
+        let boxes = WayBoxes {
+            pins: vec![unseal_key.pin_box_seal(place, init.pin.expose(), &mut rng()).map_err(seal_failed)?],
+            q: vec![QBox { version: 1, sealed: boxing.await.map_err(seal_failed)? }],
         };
+        let record =
+            SealRecord { header: header.sign(hsm.as_ref()).await.map_err(seal_failed)?, boxes: vec![boxes] };
 
         let mut batch = Batch::new();
         batch.require(Keyspace::Seal, keyspace::seal_record(), Precondition::Absent);

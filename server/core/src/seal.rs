@@ -264,8 +264,7 @@ impl Vault {
             return Ok(Some(known));
         }
         let record = SealRecord::decode(&stored.value).map_err(|_| corrupt(Keyspace::Seal, &at))?;
-        let header = record.header.verify();
-        let header = header.map_err(|error| VaultError::SealRecord { what: error.to_string() })?;
+        let header = record.verify().map_err(|error| VaultError::SealRecord { what: error.to_string() })?;
         let seal = Arc::new(TrustedSeal { revision: stored.revision, record, header });
         self.seal.store(Some(Arc::clone(&seal)));
         Ok(Some(seal))

@@ -145,6 +145,16 @@ impl<'a> Reader<'a> {
         self.array(field).map(u8::from_be_bytes)
     }
 
+    /// A number of things that follow, as `u8`.
+    pub fn count(&mut self, field: &'static str, min: usize, max: usize) -> Result<usize, CodecError> {
+        let found = usize::from(self.u8(field)?);
+        if (min..=max).contains(&found) {
+            Ok(found)
+        } else {
+            Err(CodecError::Length { field, found, min, max })
+        }
+    }
+
     /// Two bytes, big-endian.
     pub fn u16(&mut self, field: &'static str) -> Result<u16, CodecError> {
         self.array(field).map(u16::from_be_bytes)

@@ -132,6 +132,8 @@ pub struct VerifyingKey {
 /// Logging in, and making the keys of a new vault.
 #[async_trait]
 pub trait HsmLogin: Send + Sync {
+    /// Which token there is, without logging in.
+    async fn probe(&self) -> Result<TokenInfo, HsmError>;
     /// Logs in with the PIN and runs the live self-test. Once refused, the same PIN is not sent again.
     async fn login(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError>;
     /// Logs out, forgets the PIN and ends the module's process.

@@ -1,166 +1,33 @@
-//! The seal record: a public, signed header that says which shares open the vault, and the two boxes that they open.
+//! The seal record: a public, signed header that says which shares open the vault and which ways lead to its keys, and
+//! the boxes that shares and a way open together.
 //!
-//! Invariants: the header is signed by the audit key and names it; a share names it too, so a forged header with a key
-//! of its own is found by the first true share. Digests tell wrong shares apart without telling anything of right ones.
-//! Absent: who may start an unsealing, and its progress (domain).
+//! Invariants: the header is signed by an audit key that it names; shares name the first of them, and the others are
+//! vouched for by one before them, so a forged header is found by the first true share. Digests tell wrong shares apart
+//! without telling anything of right ones. Absent: who may start an unsealing, and its progress (domain).
 
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+mod header;
+mod way;
 
 use crate::codec::{CodecError, Reader, Writer};
-use crate::envelope::{MAX_TOKEN_BYTES, read_sealed, write_sealed};
+use crate::envelope::{read_sealed, write_sealed};
 use crate::error::CryptoError;
-use crate::ports::{HsmSealed, Signer, VerifyingKey};
-use crate::share::{SCHEME_GF256, Share, ShareError};
+use crate::ports::{HsmSealed, Signer};
 use crate::unseal_key::PIN_BOX_BYTES;
 
-const HEADER_MAGIC: [u8; 4] = *b"KSSH";
+pub use self::header::{EndorsedKey, SealHeader, endorse};
+pub use self::way::{MAX_WAYS, RecoveryWay, TokenWay, Way};
+
 const RECORD_MAGIC: [u8; 4] = *b"KSSR";
 const FORMAT: u8 = 1;
 const SIGN_LABEL: &str = "keystead/v1/seal-header";
 const HEADER: &str = "seal header";
 const RECORD: &str = "seal record";
-/// Fixed fields, the longest serial and key, and 255 digests.
-const MAX_HEADER_BYTES: usize = 64 + MAX_TOKEN_BYTES + 128 + 255 * 32;
-
-/// What everybody may know about the seal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealHeader {
-    /// The vault.
-    pub vault: [u8; 16],
-    /// The epoch of shares and epoch key; counts from 1.
-    pub epoch: u32,
-    /// How many shares are needed.
-    pub threshold: u8,
-    /// How many there are.
-    pub shares: u8,
-    /// How the key was split: [`SCHEME_GF256`].
-    pub scheme: u8,
-    /// The token that holds M and the epoch key.
-    pub token_serial: String,
-    /// The version of M that wraps now.
-    pub master_version: u32,
-    /// The version of Q in the box.
-    pub q_version: u32,
-    /// The audit key that signed this.
-    pub audit_key: VerifyingKey,
-    /// Of each share, in the order of their numbers.
-    pub share_digests: Vec<[u8; 32]>,
-    /// When it was made, in milliseconds since 1970.
-    pub created_ms: u64,
-}
-
-impl SealHeader {
-    /// The header's bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new();
-        out.raw(&HEADER_MAGIC).u8(FORMAT).raw(&self.vault).u32(self.epoch);
-        out.u8(self.scheme).u8(self.threshold).u8(self.shares);
-        out.text(&self.token_serial).u32(self.master_version).u32(self.q_version);
-        self.audit_key.write(&mut out);
-        out.u64(self.created_ms);
-        for digest in &self.share_digests {
-            out.raw(digest);
-        }
-        out.finish()
-    }
-
-    /// Reads it back, strictly.
-    pub fn decode(bytes: &[u8]) -> Result<Self, CryptoError> {
-        Self::read(bytes).map_err(CryptoError::malformed(HEADER))
-    }
-
-    fn read(bytes: &[u8]) -> Result<Self, CodecError> {
-        let mut reader = Reader::new(HEADER, bytes);
-        reader.magic(HEADER_MAGIC, FORMAT)?;
-        let vault = reader.array("vault id")?;
-        let epoch = reader.u32("epoch")?;
-        let scheme = reader.known("scheme", &[SCHEME_GF256])?;
-        let threshold = reader.u8("threshold")?;
-        let shares = reader.u8("number of shares")?;
-        if threshold < 2 || threshold > shares {
-            return Err(CodecError::Invalid { field: "threshold" });
-        }
-        let token_serial = reader.text("token serial", 1, MAX_TOKEN_BYTES)?.to_owned();
-        let master_version = reader.u32("master version")?;
-        let q_version = reader.u32("version of Q")?;
-        if epoch == 0 || master_version == 0 || q_version == 0 {
-            return Err(CodecError::Invalid { field: "epoch and versions" });
-        }
-        let audit_key = VerifyingKey::read(&mut reader)?;
-        let created_ms = reader.u64("time of making")?;
-        let share_digests =
-            (0..shares).map(|_| reader.array("share digest")).collect::<Result<Vec<_>, _>>()?;
-        reader.finish()?;
-        Ok(Self {
-            vault,
-            epoch,
-            threshold,
-            shares,
-            scheme,
-            token_serial,
-            master_version,
-            q_version,
-            audit_key,
-            share_digests,
-            created_ms,
-        })
-    }
-
-    /// Has the audit key sign it. The module's answer is verified before it is believed.
-    pub async fn sign(&self, signer: &dyn Signer) -> Result<SignedSealHeader, CryptoError> {
-        let bytes = self.encode();
-        Self::decode(&bytes)?;
-        let signature = signer.sign(&signed_bytes(&bytes)).await?;
-        let signed = SignedSealHeader { bytes, signature };
-        signed.verify()?;
-        Ok(signed)
-    }
-
-    /// The id of a ceremony on this header: the first 16 bytes of SHA-256(label ‖ what ‖ nonce ‖ header), so that another
-    /// header, purpose or beginning is another ceremony.
-    pub fn ceremony_id(&self, what: &str, nonce: [u8; 16]) -> [u8; 16] {
-        let bound =
-            Writer::new().text("keystead/v1/ceremony").text(what).raw(&nonce).bytes(&self.encode()).finish();
-        let mut id = [0; 16];
-        for (to, from) in id.iter_mut().zip(Sha256::digest(&bound)) {
-            *to = from;
-        }
-        id
-    }
-
-    /// Whether a share is one of those that open this vault now; if not, why.
-    pub fn check_share(&self, share: &Share) -> Result<(), ShareError> {
-        if share.scheme() != self.scheme {
-            return Err(ShareError::UnknownScheme { scheme: share.scheme() });
-        }
-        if share.vault() != self.vault {
-            return Err(ShareError::OtherVault { share: share.vault(), expected: self.vault });
-        }
-        if share.epoch() != self.epoch {
-            return Err(ShareError::OtherEpoch { share: share.epoch(), expected: self.epoch });
-        }
-        let fingerprint = self.audit_key.fingerprint();
-        if share.audit_fingerprint() != fingerprint {
-            return Err(ShareError::OtherAuditKey {
-                share: share.audit_fingerprint(),
-                expected: fingerprint,
-            });
-        }
-        if share.threshold() != self.threshold {
-            return Err(ShareError::OtherThreshold { share: share.threshold(), expected: self.threshold });
-        }
-        let number = share.number();
-        let index = usize::from(number).checked_sub(1).ok_or(ShareError::ZeroNumber)?;
-        let digest =
-            self.share_digests.get(index).ok_or(ShareError::NumberTooHigh { number, shares: self.shares })?;
-        if bool::from(digest.ct_eq(&share.digest())) {
-            Ok(())
-        } else {
-            Err(ShareError::WrongShare { number })
-        }
-    }
-}
+/// PIN boxes of a token: two while its PIN is being changed.
+const MAX_PIN_BOXES: usize = 2;
+/// Boxes of Q on one way: two while it is being replaced.
+const MAX_Q_BOXES: usize = 2;
+/// Well above 255 digests, 16 audit keys and 8 ways.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// A seal header with the signature of the audit key that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,7 +42,8 @@ impl SignedSealHeader {
     /// The header, if its own audit key signed it. Whether that is the vault's key, a share or the module must say.
     pub fn verify(&self) -> Result<SealHeader, CryptoError> {
         let header = SealHeader::decode(&self.bytes)?;
-        header.audit_key.verify(HEADER, &signed_bytes(&self.bytes), &self.signature)?;
+        header.check_endorsements()?;
+        header.known_key(header.signer)?.verify(HEADER, &signed_bytes(&self.bytes), &self.signature)?;
         Ok(header)
     }
 
@@ -200,9 +68,46 @@ impl SignedSealHeader {
     }
 }
 
+impl SealHeader {
+    /// Has its signer sign it. The module's answer is verified before it is believed.
+    pub async fn sign(&self, signer: &dyn Signer) -> Result<SignedSealHeader, CryptoError> {
+        let bytes = self.encode();
+        Self::decode(&bytes)?;
+        let signature = signer.sign(&signed_bytes(&bytes)).await?;
+        let signed = SignedSealHeader { bytes, signature };
+        signed.verify()?;
+        Ok(signed)
+    }
+}
+
 /// What is signed: the label keeps a header from passing as a checkpoint.
 fn signed_bytes(header: &[u8]) -> Vec<u8> {
     Writer::new().text(SIGN_LABEL).bytes(header).finish()
+}
+
+/// Q for one way: under U, and that sealed by the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QBox {
+    /// The version of Q inside.
+    pub version: u32,
+    /// What the way made.
+    pub sealed: HsmSealed,
+}
+
+/// What shares and one way open.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WayBoxes {
+    /// A token's PIN under U: one, or the one it is being changed to and the one before. None for a recovery key.
+    pub pins: Vec<Vec<u8>>,
+    /// Q, the newest version first.
+    pub q: Vec<QBox>,
+}
+
+impl WayBoxes {
+    /// The box of one version of Q.
+    pub fn q_box(&self, version: u32) -> Option<&HsmSealed> {
+        self.q.iter().find(|q| q.version == version).map(|q| &q.sealed)
+    }
 }
 
 /// The whole seal record.
@@ -210,23 +115,44 @@ fn signed_bytes(header: &[u8]) -> Vec<u8> {
 pub struct SealRecord {
     /// The public part.
     pub header: SignedSealHeader,
-    /// The PIN under U.
-    pub pin_box: Vec<u8>,
-    /// Q under U under the epoch key.
-    pub q_box: HsmSealed,
+    /// Of each way, in the header's order.
+    pub boxes: Vec<WayBoxes>,
 }
 
 impl SealRecord {
+    /// The header, if it is signed and the boxes are those of its ways.
+    pub fn verify(&self) -> Result<SealHeader, CryptoError> {
+        let header = self.header.verify()?;
+        let fits = self.boxes.len() == header.ways.len()
+            && header.ways.iter().zip(&self.boxes).all(|(way, boxes)| header.boxes_fit(way, boxes));
+        if fits {
+            Ok(header)
+        } else {
+            Err(CryptoError::malformed(RECORD)(CodecError::Invalid { field: "boxes" }))
+        }
+    }
+
     /// The record's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
         out.raw(&RECORD_MAGIC).u8(FORMAT);
-        out.bytes(&self.header.bytes).bytes(&self.header.signature).bytes(&self.pin_box);
-        write_sealed(&mut out, &self.q_box);
+        out.bytes(&self.header.bytes).bytes(&self.header.signature);
+        out.u8(u8::try_from(self.boxes.len()).unwrap_or(0));
+        for way in &self.boxes {
+            out.u8(u8::try_from(way.pins.len()).unwrap_or(0));
+            for pin in &way.pins {
+                out.bytes(pin);
+            }
+            out.u8(u8::try_from(way.q.len()).unwrap_or(0));
+            for q in &way.q {
+                out.u32(q.version);
+                write_sealed(&mut out, &q.sealed);
+            }
+        }
         out.finish()
     }
 
-    /// Reads it back, strictly. The signature is not verified yet.
+    /// Reads it back, strictly. Nothing is verified yet.
     pub fn decode(bytes: &[u8]) -> Result<Self, CryptoError> {
         Self::read(bytes).map_err(CryptoError::malformed(RECORD))
     }
@@ -234,14 +160,24 @@ impl SealRecord {
     fn read(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut reader = Reader::new(RECORD, bytes);
         reader.magic(RECORD_MAGIC, FORMAT)?;
-        let record = Self {
-            header: SignedSealHeader::read(&mut reader)?,
-            pin_box: reader.bytes("PIN box", PIN_BOX_BYTES, PIN_BOX_BYTES)?.to_vec(),
-            q_box: read_sealed(&mut reader)?,
-        };
+        let header = SignedSealHeader::read(&mut reader)?;
+        let ways = reader.count("ways", 1, MAX_WAYS)?;
+        let boxes = (0..ways).map(|_| read_boxes(&mut reader)).collect::<Result<_, _>>()?;
         reader.finish()?;
-        Ok(record)
+        Ok(Self { header, boxes })
     }
+}
+
+fn read_boxes(reader: &mut Reader<'_>) -> Result<WayBoxes, CodecError> {
+    let pins = reader.count("PIN boxes", 0, MAX_PIN_BOXES)?;
+    let pins = (0..pins)
+        .map(|_| reader.bytes("PIN box", PIN_BOX_BYTES, PIN_BOX_BYTES).map(<[u8]>::to_vec))
+        .collect::<Result<_, _>>()?;
+    let q = reader.count("boxes of Q", 1, MAX_Q_BOXES)?;
+    let q = (0..q)
+        .map(|_| Ok(QBox { version: reader.u32("version of Q")?, sealed: read_sealed(reader)? }))
+        .collect::<Result<_, CodecError>>()?;
+    Ok(WayBoxes { pins, q })
 }
 
 #[cfg(test)]

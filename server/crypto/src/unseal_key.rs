@@ -28,6 +28,17 @@ pub const MAX_PIN_BYTES: usize = 255;
 pub const PIN_BOX_BYTES: usize = 32 + 256 + 16;
 const Q_INNER_BYTES: usize = 32 + 32 + 16;
 
+/// Which box it is.
+#[derive(Debug, Clone, Copy)]
+pub struct BoxPlace<'a> {
+    /// The vault.
+    pub vault: [u8; 16],
+    /// The epoch of the shares.
+    pub epoch: u32,
+    /// The name of the way (see [`crate::seal_record::Way::name`]).
+    pub way: &'a str,
+}
+
 /// The unseal key.
 #[derive(Debug)]
 pub struct UnsealKey(LockedKey);
@@ -49,8 +60,7 @@ impl UnsealKey {
     /// Seals the token's PIN.
     pub fn pin_box_seal(
         &self,
-        vault: [u8; 16],
-        epoch: u32,
+        place: BoxPlace<'_>,
         pin: &[u8],
         rng: &mut impl CryptoRng,
     ) -> Result<Vec<u8>, CryptoError> {
@@ -60,17 +70,12 @@ impl UnsealKey {
         for (to, from) in padded.iter_mut().zip([length].iter().chain(pin)) {
             *to = *from;
         }
-        self.seal(PIN_BOX, PIN_LABEL, &place(vault, epoch), padded.as_slice(), rng)
+        self.seal(PIN_BOX, PIN_LABEL, &place.bytes(), padded.as_slice(), rng)
     }
 
     /// Opens the PIN box. A wrong unseal key is found here.
-    pub fn pin_box_open(
-        &self,
-        vault: [u8; 16],
-        epoch: u32,
-        sealed: &[u8],
-    ) -> Result<SecretBytes, CryptoError> {
-        let opened = self.open(PIN_BOX, PIN_LABEL, &place(vault, epoch), sealed)?;
+    pub fn pin_box_open(&self, place: BoxPlace<'_>, sealed: &[u8]) -> Result<SecretBytes, CryptoError> {
+        let opened = self.open(PIN_BOX, PIN_LABEL, &place.bytes(), sealed)?;
         let malformed = CryptoError::NotAuthentic { what: PIN_BOX };
         let Some((length, padded)) = opened.expose().split_first() else { return Err(malformed) };
         match padded.split_at_checked(usize::from(*length)) {
@@ -83,26 +88,19 @@ impl UnsealKey {
         }
     }
 
-    /// Seals Q for the module to box: the inner half of Q's box.
+    /// Seals Q for a way to box: the inner half of Q's box.
     pub fn q_inner_seal(
         &self,
-        vault: [u8; 16],
-        epoch: u32,
+        place: BoxPlace<'_>,
         q: &Q,
         rng: &mut impl CryptoRng,
     ) -> Result<Vec<u8>, CryptoError> {
-        self.seal(Q_BOX, Q_LABEL, &q_place(vault, epoch, q.version()), q.expose(), rng)
+        self.seal(Q_BOX, Q_LABEL, &place.of_q(q.version()), q.expose(), rng)
     }
 
     /// Opens the inner half of Q's box.
-    pub fn q_inner_open(
-        &self,
-        vault: [u8; 16],
-        epoch: u32,
-        q_version: u32,
-        sealed: &[u8],
-    ) -> Result<Q, CryptoError> {
-        let opened = self.open(Q_BOX, Q_LABEL, &q_place(vault, epoch, q_version), sealed)?;
+    pub fn q_inner_open(&self, place: BoxPlace<'_>, q_version: u32, sealed: &[u8]) -> Result<Q, CryptoError> {
+        let opened = self.open(Q_BOX, Q_LABEL, &place.of_q(q_version), sealed)?;
         LockedKey::from_slice(opened.expose())
             .map(|key| Q::new(q_version, key))
             .ok_or(CryptoError::NotAuthentic { what: Q_BOX })
@@ -112,18 +110,17 @@ impl UnsealKey {
     pub fn box_q<'a>(
         &self,
         hsm: &'a dyn KeyWrapper,
-        vault: [u8; 16],
-        epoch: u32,
+        place: BoxPlace<'_>,
         q: &Q,
         mut rng: &mut dyn CryptoRng,
     ) -> impl Future<Output = Result<HsmSealed, CryptoError>> + Send + use<'a> {
-        let inner = self.q_inner_seal(vault, epoch, q, &mut rng);
-        let bound = q_box_aad(vault, epoch, q.version());
+        let inner = self.q_inner_seal(place, q, &mut rng);
+        let (key, bound) = (place.epoch_key(), q_box_aad(place, q.version()));
         async move {
             let inner = inner?;
-            let sealed = hsm.wrap(epoch_key(epoch), &bound, &inner).await?;
+            let sealed = hsm.wrap(key, &bound, &inner).await?;
             check_sealed(&sealed, Q_INNER_BYTES)?;
-            if hsm.unwrap(epoch_key(epoch), &bound, &sealed).await? != inner {
+            if hsm.unwrap(key, &bound, &sealed).await? != inner {
                 return Err(CryptoError::lied("a fresh box of Q opened to other bytes"));
             }
             Ok(sealed)
@@ -134,18 +131,16 @@ impl UnsealKey {
     pub async fn unbox_q(
         &self,
         hsm: &dyn KeyWrapper,
-        vault: [u8; 16],
-        epoch: u32,
+        place: BoxPlace<'_>,
         q_version: u32,
         sealed: &HsmSealed,
     ) -> Result<Q, CryptoError> {
-        let bound = q_box_aad(vault, epoch, q_version);
-        let inner = match hsm.unwrap(epoch_key(epoch), &bound, sealed).await {
+        let inner = match hsm.unwrap(place.epoch_key(), &q_box_aad(place, q_version), sealed).await {
             Ok(inner) => inner,
             Err(HsmError::NotAuthentic) => return Err(CryptoError::NotAuthentic { what: Q_BOX }),
             Err(other) => return Err(other.into()),
         };
-        self.q_inner_open(vault, epoch, q_version, &inner)
+        self.q_inner_open(place, q_version, &inner)
     }
 
     fn seal(
@@ -176,19 +171,21 @@ impl UnsealKey {
     }
 }
 
-fn epoch_key(epoch: u32) -> HsmKey {
-    HsmKey { purpose: HsmKeyPurpose::Epoch, version: epoch }
-}
+impl BoxPlace<'_> {
+    fn bytes(self) -> Vec<u8> {
+        Writer::new().raw(&self.vault).u32(self.epoch).text(self.way).finish()
+    }
 
-fn place(vault: [u8; 16], epoch: u32) -> Vec<u8> {
-    Writer::new().raw(&vault).u32(epoch).finish()
-}
+    fn of_q(self, q_version: u32) -> Vec<u8> {
+        Writer::new().raw(&self.bytes()).u32(q_version).finish()
+    }
 
-fn q_place(vault: [u8; 16], epoch: u32, q_version: u32) -> Vec<u8> {
-    Writer::new().raw(&vault).u32(epoch).u32(q_version).finish()
+    fn epoch_key(self) -> HsmKey {
+        HsmKey { purpose: HsmKeyPurpose::Epoch, version: self.epoch }
+    }
 }
 
 /// What the module binds Q's box to.
-fn q_box_aad(vault: [u8; 16], epoch: u32, q_version: u32) -> Vec<u8> {
-    Writer::new().text(Q_BOX_LABEL).raw(&q_place(vault, epoch, q_version)).finish()
+fn q_box_aad(place: BoxPlace<'_>, q_version: u32) -> Vec<u8> {
+    Writer::new().text(Q_BOX_LABEL).raw(&place.of_q(q_version)).finish()
 }

@@ -10,7 +10,7 @@ use crate::mac::LookupKey;
 use crate::names::{DirectoryEntry, NameKey};
 use crate::ports::{HsmKey, HsmKeyPurpose, Signer};
 use crate::record::{self, SystemKey};
-use crate::seal_record::{SealHeader, SealRecord};
+use crate::seal_record::{QBox, SealHeader, SealRecord, TokenWay, Way, WayBoxes};
 use crate::shamir::{self, Sharing};
 use crate::share::{SCHEME_GF256, Share};
 use crate::testing::{MemoryHsm, TestRng, hex};
@@ -157,23 +157,27 @@ fn shares_and_seal() {
         threshold: 2,
         shares: 3,
         scheme: SCHEME_GF256,
-        token_serial: SERIAL.into(),
-        master_version: 1,
         q_version: 1,
+        former_q_version: None,
         audit_key,
+        endorsed_keys: Vec::new(),
+        signer: 0,
+        ways: vec![Way::Token(TokenWay { serial: SERIAL.into(), oldest_master: 1, master: 1, audit_key: 0 })],
         share_digests: shares.iter().map(Share::digest).collect(),
         created_ms: 1_700_000_000_000,
     };
     let signed = block_on(header.sign(&hsm)).unwrap();
     check("seal.header", &hex(&signed.bytes));
     check("seal.signature", &hex(&signed.signature));
-    let pin_box = key.pin_box_seal(VAULT, 1, b"1234", &mut TestRng::counting(0)).unwrap();
+    let place = header.box_place(SERIAL);
+    let pin_box = key.pin_box_seal(place, b"1234", &mut TestRng::counting(0)).unwrap();
     check("seal.pin-box", &hex(&pin_box));
-    let inner = key.q_inner_seal(VAULT, 1, &q, &mut TestRng::counting(0)).unwrap();
+    let inner = key.q_inner_seal(place, &q, &mut TestRng::counting(0)).unwrap();
     check("seal.q-inner", &hex(&inner));
-    let q_box = block_on(key.box_q(&hsm, VAULT, 1, &q, &mut TestRng::counting(0))).unwrap();
-    check("seal.q-box", &hex(&[q_box.iv.as_slice(), &q_box.ciphertext].concat()));
-    let record = SealRecord { header: signed, pin_box, q_box };
+    let sealed = block_on(key.box_q(&hsm, place, &q, &mut TestRng::counting(0))).unwrap();
+    check("seal.q-box", &hex(&[sealed.iv.as_slice(), &sealed.ciphertext].concat()));
+    let boxes = WayBoxes { pins: vec![pin_box], q: vec![QBox { version: 1, sealed }] };
+    let record = SealRecord { header: signed, boxes: vec![boxes] };
     check("seal.record.sha256", &sha256(&record.encode()));
 }
 

@@ -42,7 +42,7 @@ impl Ceremony {
         let mut nonce = [0; 16];
         rng().fill_bytes(&mut nonce);
         Ok(Self {
-            id: CeremonyId(header.ceremony_id("unseal", nonce)),
+            id: CeremonyId(header.ceremony_id("unseal", &[], nonce)),
             quorum,
             timeout,
             progress: UnsealProgress::new(quorum, timeout),

@@ -9,11 +9,12 @@ use keystead_crypto::arena::LockedKey;
 use keystead_crypto::codec::Reader;
 use keystead_crypto::mac::LookupKey;
 use keystead_crypto::names::NameKey;
-use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose};
+use keystead_crypto::ports::{Hsm, HsmError, HsmKey, HsmKeyPurpose};
 use keystead_crypto::record::{self, SystemKey};
-use keystead_crypto::seal_record::{SealHeader, SealRecord};
+use keystead_crypto::seal_record::{SealHeader, SealRecord, TokenWay, Way, WayBoxes};
 use keystead_crypto::shamir;
 use keystead_crypto::share::Share;
+use keystead_crypto::unseal_key::UnsealKey;
 use keystead_domain::id::RecordId;
 use keystead_storage::{Keyspace, Range, Storage, keyspace};
 
@@ -63,29 +64,18 @@ async fn try_open(
     let hsm = Arc::clone(&vault.parts.hsm);
     let id = vault_id(header);
     let unseal_key = shamir::combine(shares)?;
-    let pin = unseal_key
-        .pin_box_open(header.vault, header.epoch, &record.pin_box)
-        .map_err(|_| VaultError::SealRecord { what: "the shares do not open it".to_owned() })?;
-    let token = hsm.login(pin).await?;
-    if token.serial != header.token_serial {
-        return Err(VaultError::OtherToken { expected: header.token_serial.clone(), found: token.serial });
-    }
-    let bound = [
-        HsmKey { purpose: HsmKeyPurpose::Master, version: header.master_version },
-        HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch },
-        HsmKey { purpose: HsmKeyPurpose::Audit, version: 1 },
-    ];
-    hsm.bind(id.tag(), &bound).await?;
-    if hsm.verifying_key().await? != header.audit_key {
-        return Err(VaultError::SealRecord { what: "its audit key is not the token's".to_owned() });
-    }
-    let q = unseal_key
-        .unbox_q(hsm.as_ref(), header.vault, header.epoch, header.q_version, &record.q_box)
-        .await
-        .map_err(|error| match error {
-            CryptoError::Hsm(error) => VaultError::Hsm(error),
-            error => VaultError::SealRecord { what: error.to_string() },
-        })?;
+    let way = find_way(hsm.as_ref(), record, header).await?;
+    log_in(hsm.as_ref(), &unseal_key, header, &way).await?;
+    bind(hsm.as_ref(), header, &way).await?;
+    let place = header.box_place(&way.token.serial);
+    let q_box = way.boxes.q_box(header.q_version).ok_or_else(|| broken("it has no box of Q"))?;
+    let q =
+        unseal_key.unbox_q(hsm.as_ref(), place, header.q_version, q_box).await.map_err(
+            |error| match error {
+                CryptoError::Hsm(error) => VaultError::Hsm(error),
+                error => VaultError::SealRecord { what: error.to_string() },
+            },
+        )?;
     drop(unseal_key);
 
     vault.parts.audit.bind_origin(&format!("{id}/{}", vault.parts.options.node))?;
@@ -93,8 +83,8 @@ async fn try_open(
     let mut keys = Keys {
         vault: id,
         hsm,
-        token: token.serial,
-        master_version: header.master_version,
+        token: way.token.serial.clone(),
+        master_version: way.token.master,
         q,
         systems: HashMap::new(),
         current_system: [0; 16],
@@ -119,6 +109,70 @@ async fn try_open(
         opener: Arc::clone(&vault.opener),
         sealer,
     }))
+}
+
+/// A token of the seal record, with its boxes.
+pub(super) struct OpenWay<'a> {
+    pub(super) token: &'a TokenWay,
+    pub(super) boxes: &'a WayBoxes,
+}
+
+/// The way that goes through this token. Asked before a PIN is sent: a PIN belongs to one token.
+async fn find_way<'a>(
+    hsm: &dyn Hsm,
+    record: &'a SealRecord,
+    header: &'a SealHeader,
+) -> Result<OpenWay<'a>, VaultError> {
+    let found = hsm.probe().await?.serial;
+    let ways = header.ways.iter().zip(&record.boxes);
+    let mut tokens = ways.filter_map(|(way, boxes)| way.token().map(|token| OpenWay { token, boxes }));
+    tokens.find(|way| way.token.serial == found).ok_or_else(|| VaultError::OtherToken {
+        expected: header.ways.iter().filter_map(Way::token).map(|token| token.serial.clone()).collect(),
+        found,
+    })
+}
+
+/// Logs in with the PIN that the shares open. While a PIN is being changed there are two, and the token takes one.
+async fn log_in(
+    hsm: &dyn Hsm,
+    unseal_key: &UnsealKey,
+    header: &SealHeader,
+    way: &OpenWay<'_>,
+) -> Result<(), VaultError> {
+    let mut refused = broken("it has no PIN box");
+    for pin_box in &way.boxes.pins {
+        let pin = unseal_key
+            .pin_box_open(header.box_place(&way.token.serial), pin_box)
+            .map_err(|_| broken("the shares do not open it"))?;
+        match hsm.login(pin).await {
+            Ok(token) if token.serial == way.token.serial => return Ok(()),
+            Ok(token) => {
+                let expected = vec![way.token.serial.clone()];
+                return Err(VaultError::OtherToken { expected, found: token.serial });
+            }
+            Err(HsmError::PinRefused) => refused = HsmError::PinRefused.into(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(refused)
+}
+
+/// Binds the keys that the header names, and makes sure that the token has the vault's audit key.
+async fn bind(hsm: &dyn Hsm, header: &SealHeader, way: &OpenWay<'_>) -> Result<(), VaultError> {
+    let masters = (way.token.oldest_master..=way.token.master)
+        .map(|version| HsmKey { purpose: HsmKeyPurpose::Master, version });
+    let mut bound: Vec<_> = masters.collect();
+    bound.push(HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch });
+    bound.push(HsmKey { purpose: HsmKeyPurpose::Audit, version: 1 });
+    hsm.bind(vault_id(header).tag(), &bound).await?;
+    if header.audit_key_at(way.token.audit_key) != Some(&hsm.verifying_key().await?) {
+        return Err(broken("its audit key is not the token's"));
+    }
+    Ok(())
+}
+
+fn broken(what: &str) -> VaultError {
+    VaultError::SealRecord { what: what.to_owned() }
 }
 
 async fn load_system_keys(keys: &mut Keys, storage: &dyn Storage) -> Result<(), VaultError> {

@@ -6,12 +6,20 @@ use subtle::ConstantTimeEq;
 
 use super::*;
 use crate::envelope::Q;
-use crate::ports::{HsmError, SignatureAlgorithm};
+use crate::ports::{HsmError, SignatureAlgorithm, VerifyingKey};
 use crate::shamir::{Sharing, combine, split};
+use crate::share::{SCHEME_GF256, Share, ShareError};
 use crate::testing::{Lie, MemoryHsm, system_rng};
-use crate::unseal_key::UnsealKey;
+use crate::unseal_key::{BoxPlace, UnsealKey};
 
 const VAULT: [u8; 16] = [0x77; 16];
+const SERIAL: &str = "0123456789abcdef";
+
+fn token(serial: &str) -> Way {
+    Way::Token(TokenWay { serial: serial.into(), oldest_master: 1, master: 1, audit_key: 0 })
+}
+
+const PLACE: BoxPlace<'static> = BoxPlace { vault: VAULT, epoch: 1, way: SERIAL };
 
 struct Sealed {
     record: SealRecord,
@@ -36,31 +44,38 @@ fn sealed(hsm: &MemoryHsm) -> Sealed {
         threshold: 3,
         shares: 5,
         scheme: SCHEME_GF256,
-        token_serial: "0123456789abcdef".into(),
-        master_version: 1,
         q_version: 2,
+        former_q_version: None,
         audit_key,
+        endorsed_keys: Vec::new(),
+        signer: 0,
+        ways: vec![token(SERIAL)],
         share_digests: shares.iter().map(Share::digest).collect(),
         created_ms: 1_700_000_000_000,
     };
-    let record = SealRecord {
-        header: block_on(header.sign(hsm)).unwrap(),
-        pin_box: key.pin_box_seal(VAULT, 4, b"1234", &mut rng).unwrap(),
-        q_box: block_on(key.box_q(hsm, VAULT, 4, &q, &mut rng)).unwrap(),
+    let boxes = WayBoxes {
+        pins: vec![key.pin_box_seal(header.box_place(SERIAL), b"1234", &mut rng).unwrap()],
+        q: vec![QBox {
+            version: 2,
+            sealed: block_on(key.box_q(hsm, header.box_place(SERIAL), &q, &mut rng)).unwrap(),
+        }],
     };
+    let record = SealRecord { header: block_on(header.sign(hsm)).unwrap(), boxes: vec![boxes] };
     Sealed { record, header, shares, q }
 }
 
 /// Opens a stored seal record as the server does.
 fn open(hsm: &MemoryHsm, stored: &[u8], shares: &[Share]) -> Option<(Vec<u8>, Q)> {
     let record = SealRecord::decode(stored).ok()?;
-    let header = record.header.verify().ok()?;
+    let header = record.verify().ok()?;
     for share in shares {
         header.check_share(share).ok()?;
     }
     let key = combine(shares).ok()?;
-    let pin = key.pin_box_open(header.vault, header.epoch, &record.pin_box).ok()?;
-    let q = key.unbox_q(hsm, header.vault, header.epoch, header.q_version, &record.q_box);
+    let way = header.ways[0].name();
+    let pin = key.pin_box_open(header.box_place(&way), &record.boxes[0].pins[0]).ok()?;
+    let q_box = record.boxes[0].q_box(header.q_version)?;
+    let q = key.unbox_q(hsm, header.box_place(&way), header.q_version, q_box);
     Some((pin.into_exposed(), block_on(q).ok()?))
 }
 
@@ -70,7 +85,7 @@ fn a_quorum_of_shares_opens_pin_and_q() {
     let Sealed { record, header, shares, q } = sealed(&hsm);
     let stored = record.encode();
     assert_eq!(SealRecord::decode(&stored), Ok(record.clone()));
-    assert_eq!(record.header.verify(), Ok(header));
+    assert_eq!(record.verify(), Ok(header));
     let (pin, opened) = open(&hsm, &stored, &shares[1..4]).unwrap();
     assert_eq!(pin, b"1234");
     assert_eq!(opened.version(), 2);
@@ -168,7 +183,7 @@ fn a_module_that_lies_about_the_box_of_q_is_not_believed() {
     let q = Q::generate(1, &mut system_rng());
     for lie in [Lie::OtherBytes, Lie::ShortBytes, Lie::LongIv, Lie::NoEncryption] {
         let hsm = MemoryHsm::lying(lie);
-        let error = block_on(key.box_q(&hsm, VAULT, 1, &q, &mut system_rng())).unwrap_err();
+        let error = block_on(key.box_q(&hsm, PLACE, &q, &mut system_rng())).unwrap_err();
         assert!(matches!(error, CryptoError::Hsm(HsmError::Lied { .. })), "{lie:?}: {error:?}");
     }
 }
@@ -178,18 +193,22 @@ fn a_box_opens_only_for_its_vault_epoch_and_version() {
     let hsm = MemoryHsm::honest();
     let key = UnsealKey::generate(&mut system_rng());
     let q = Q::generate(1, &mut system_rng());
-    let q_box = block_on(key.box_q(&hsm, VAULT, 1, &q, &mut system_rng())).unwrap();
-    let pin_box = key.pin_box_seal(VAULT, 1, b"pin", &mut system_rng()).unwrap();
-    assert!(block_on(key.unbox_q(&hsm, VAULT, 1, 1, &q_box)).is_ok());
-    for (vault, epoch, version) in [([0; 16], 1, 1), (VAULT, 2, 1), (VAULT, 1, 2)] {
-        let error = block_on(key.unbox_q(&hsm, vault, epoch, version, &q_box)).unwrap_err();
+    let q_box = block_on(key.box_q(&hsm, PLACE, &q, &mut system_rng())).unwrap();
+    let pin_box = key.pin_box_seal(PLACE, b"pin", &mut system_rng()).unwrap();
+    assert!(block_on(key.unbox_q(&hsm, PLACE, 1, &q_box)).is_ok());
+    let other_vault = BoxPlace { vault: [0; 16], ..PLACE };
+    let other_epoch = BoxPlace { epoch: 2, ..PLACE };
+    let other_way = BoxPlace { way: "fedcba9876543210", ..PLACE };
+    for (place, version) in [(other_vault, 1), (other_epoch, 1), (other_way, 1), (PLACE, 2)] {
+        let error = block_on(key.unbox_q(&hsm, place, version, &q_box)).unwrap_err();
         assert_eq!(error, CryptoError::NotAuthentic { what: "box of Q" });
     }
-    assert!(key.pin_box_open(VAULT, 2, &pin_box).is_err());
-    assert!(key.pin_box_open([0; 16], 1, &pin_box).is_err());
+    for place in [other_vault, other_epoch, other_way] {
+        assert!(key.pin_box_open(place, &pin_box).is_err());
+    }
     let other = UnsealKey::generate(&mut system_rng());
-    assert!(other.pin_box_open(VAULT, 1, &pin_box).is_err());
-    assert!(block_on(other.unbox_q(&hsm, VAULT, 1, 1, &q_box)).is_err());
+    assert!(other.pin_box_open(PLACE, &pin_box).is_err());
+    assert!(block_on(other.unbox_q(&hsm, PLACE, 1, &q_box)).is_err());
 }
 
 #[test]
@@ -197,19 +216,89 @@ fn pin_boxes_are_all_of_one_length() {
     let key = UnsealKey::generate(&mut system_rng());
     for length in [0, 4, 255] {
         let pin = vec![b'7'; length];
-        let sealed = key.pin_box_seal(VAULT, 1, &pin, &mut system_rng()).unwrap();
+        let sealed = key.pin_box_seal(PLACE, &pin, &mut system_rng()).unwrap();
         assert_eq!(sealed.len(), PIN_BOX_BYTES);
-        assert_eq!(key.pin_box_open(VAULT, 1, &sealed).unwrap().expose(), pin);
+        assert_eq!(key.pin_box_open(PLACE, &sealed).unwrap().expose(), pin);
     }
-    let error = key.pin_box_seal(VAULT, 1, &[b'7'; 256], &mut system_rng()).unwrap_err();
+    let error = key.pin_box_seal(PLACE, &[b'7'; 256], &mut system_rng()).unwrap_err();
     assert_eq!(error, CryptoError::TooLong { what: "PIN", found: 256, max: 255 });
+}
+
+#[test]
+fn further_audit_keys_count_when_one_before_vouches_for_them() {
+    let hsm = MemoryHsm::honest();
+    let Sealed { header, .. } = sealed(&hsm);
+    let second = ed25519_dalek::SigningKey::from_bytes(&[2; 32]);
+    let key = VerifyingKey {
+        algorithm: SignatureAlgorithm::Ed25519,
+        bytes: second.verifying_key().to_bytes().to_vec(),
+    };
+    let signature = block_on(endorse(&hsm, &header.audit_key, VAULT, &key)).unwrap();
+    let endorsed = EndorsedKey { key, by: 0, signature };
+    let two = SealHeader { endorsed_keys: vec![endorsed.clone()], signer: 1, ..header };
+    let sign = |header: &SealHeader| {
+        let bytes = header.encode();
+        let signature = ed25519_dalek::Signer::sign(&second, &signed_bytes(&bytes)).to_bytes().to_vec();
+        SignedSealHeader { bytes, signature }
+    };
+    assert_eq!(sign(&two).verify(), Ok(two.clone()));
+    let other_vault = SealHeader { vault: [1; 16], ..two.clone() };
+    let error = CryptoError::SignatureInvalid { what: "endorsement of an audit key" };
+    assert_eq!(sign(&other_vault).verify(), Err(error.clone()));
+    let mut forged = two.clone();
+    forged.endorsed_keys[0].signature[0] ^= 1;
+    assert_eq!(sign(&forged).verify(), Err(error));
+    let by_itself = SealHeader { endorsed_keys: vec![EndorsedKey { by: 1, ..endorsed }], ..two.clone() };
+    assert!(SealHeader::decode(&by_itself.encode()).is_err());
+    assert!(SealHeader::decode(&SealHeader { signer: 2, ..two }.encode()).is_err());
+}
+
+#[test]
+fn boxes_must_be_those_of_the_ways() {
+    let hsm = MemoryHsm::honest();
+    let Sealed { record, header, .. } = sealed(&hsm);
+    let with = |boxes: Vec<WayBoxes>| SealRecord { boxes, ..record.clone() }.verify();
+    let good = record.boxes[0].clone();
+    assert_eq!(with(vec![good.clone()]), Ok(header));
+    let older = QBox { version: 1, sealed: good.q[0].sealed.clone() };
+    for boxes in [
+        vec![good.clone(), good.clone()],
+        vec![WayBoxes { pins: Vec::new(), ..good.clone() }],
+        vec![WayBoxes { q: vec![older.clone()], ..good.clone() }],
+        vec![WayBoxes { q: vec![good.q[0].clone(), older], ..good.clone() }],
+    ] {
+        assert!(with(boxes).is_err());
+    }
+}
+
+#[test]
+fn ways_are_told_apart_by_their_names_and_one_is_a_token() {
+    let Sealed { header, .. } = sealed(&MemoryHsm::honest());
+    let recovery = Way::Recovery(RecoveryWay { recipient: "age1example".into() });
+    let with = |ways: Vec<Way>| SealHeader::decode(&SealHeader { ways, ..header.clone() }.encode()).is_ok();
+    assert!(with(vec![token("a"), token("b"), recovery.clone()]));
+    assert!(!with(vec![token("a"), token("a")]), "one name twice");
+    assert!(!with(vec![recovery]), "no token");
+    assert!(!with(Vec::new()));
+    let unknown_key = TokenWay { serial: "a".into(), oldest_master: 1, master: 1, audit_key: 1 };
+    assert!(!with(vec![Way::Token(unknown_key.clone())]));
+    assert!(!with(vec![Way::Token(TokenWay { oldest_master: 2, audit_key: 0, ..unknown_key })]));
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    let token = ("[ -~]{1,64}", 1u32..100, 0u32..100).prop_map(|(serial, oldest, more)| {
+        Way::Token(TokenWay { serial, oldest_master: oldest, master: oldest + more, audit_key: 0 })
+    });
+    let recovery = "age1[a-z0-9]{1,60}".prop_map(|recipient| Way::Recovery(RecoveryWay { recipient }));
+    prop_oneof![token, recovery]
 }
 
 proptest! {
     #[test]
     fn headers_parse_as_printed(
-        vault: [u8; 16], epoch in 1u32.., threshold in 2u8..10, more in 0u8..10, token_serial in "[ -~]{1,64}",
-        master_version in 1u32.., q_version in 1u32.., key: [u8; 32], created_ms: u64, p256: bool,
+        vault: [u8; 16], epoch in 1u32.., threshold in 2u8..10, more in 0u8..10, first in "[ -~]{1,64}",
+        rest in prop::collection::vec(way(), 0..7), q_version in 2u32.., former in prop::option::of(1u32..2),
+        key: [u8; 32], created_ms: u64, p256: bool, endorsed in 0u8..15,
     ) {
         let shares = threshold + more;
         let audit_key = if p256 {
@@ -217,9 +306,21 @@ proptest! {
         } else {
             VerifyingKey { algorithm: SignatureAlgorithm::Ed25519, bytes: key.to_vec() }
         };
+        let mut ways = vec![token(&first)];
+        for way in rest {
+            if ways.iter().all(|other| other.name() != way.name()) {
+                ways.push(way);
+            }
+        }
         let header = SealHeader {
-            vault, epoch, threshold, shares, scheme: 1, token_serial, master_version, q_version, audit_key,
-            share_digests: vec![key; usize::from(shares)], created_ms,
+            vault, epoch, threshold, shares, scheme: 1, q_version, former_q_version: former, created_ms,
+            endorsed_keys: (0..endorsed)
+                .map(|by| EndorsedKey { key: audit_key.clone(), by, signature: vec![by; 64] })
+                .collect(),
+            audit_key,
+            signer: endorsed,
+            ways,
+            share_digests: vec![key; usize::from(shares)],
         };
         prop_assert_eq!(SealHeader::decode(&header.encode()), Ok(header));
     }
