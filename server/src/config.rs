@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::tls::San;
+use keystead_domain::CertificateMatcher;
 
 pub use build::SOFTHSM_MODULE;
 pub use describe::Described;
@@ -77,7 +77,7 @@ pub struct OperatorConfig {
     /// Its name.
     pub name: String,
     /// The name that its certificate must hold.
-    pub san: San,
+    pub identity: CertificateMatcher,
 }
 
 /// The PKCS#11 module and its token.

@@ -190,7 +190,7 @@ mod tests {
             assert_eq!(mode(path), 0o600);
         }
         let config = Config::dev(dir.path()).unwrap();
-        assert_eq!(config.operators[0].san.as_str(), OPERATOR_SPIFFE);
+        assert_eq!(config.operators[0].identity.value(), OPERATOR_SPIFFE);
         TlsReloader::load(config.tls).unwrap();
     }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use keystead_audit::{
     AuditLog, InvalidNode, JsonSink, JsonSinkOptions, OpenError, OpenOptions, SinkError, WhileUnavailable,
@@ -24,11 +25,15 @@ use keystead_proto::v1::secrets_service_server::SecretsServiceServer;
 use keystead_proto::v1::system_service_server::SystemServiceServer;
 use keystead_storage::{Storage, StorageError};
 use keystead_storage_rocksdb::{Options as RocksOptions, RocksStorage};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
-use crate::config::{Config, ReadDurability};
+use crate::config::{Config, Limits, ReadDurability};
+use crate::grpc::Api;
 use crate::grpc::layers::FrontLayer;
-use crate::grpc::{self, Api};
 use crate::listener::{ListenError, Listener, transport};
 use crate::telemetry::{MetricsListener, ScrapeError, ServerMetrics, methods_of};
 use crate::tls::{TlsError, TlsReloader};
@@ -164,11 +169,7 @@ impl Server {
                     ReadDurability::Os => CoreDurability::Os,
                 },
                 unseal_timeout: config.seal.unseal_timeout,
-                operators: config
-                    .operators
-                    .iter()
-                    .filter_map(|operator| grpc::matcher(&operator.san))
-                    .collect(),
+                operators: config.operators.iter().map(|operator| operator.identity.clone()).collect(),
             },
         });
         let sink = start_sink(&config, &audit, &vault)?;
@@ -224,35 +225,17 @@ impl Server {
         self,
         stop: impl Future<Output = &'static str> + Send + 'static,
     ) -> Result<(), StartError> {
-        let cancel = CancellationToken::new();
+        let (stopping, cancel) = (CancellationToken::new(), CancellationToken::new());
+        let background = TaskTracker::new();
         let (health, health_service) = tonic_health::server::health_reporter();
-        let background = tokio_util::task::TaskTracker::new();
-        let stopping = CancellationToken::new();
-        let run = tasks::run(
-            Arc::clone(&self.vault),
-            health,
-            Arc::clone(&self.metrics),
-            stopping.clone(),
-            cancel.clone(),
-        );
-        background.spawn(run);
+        let (vault, metrics) = (Arc::clone(&self.vault), Arc::clone(&self.metrics));
+        background.spawn(tasks::run(vault, health, metrics, stopping.clone(), cancel.clone()));
         if let Some(listener) = self.metrics_listener {
             background.spawn(listener.serve(Arc::clone(&self.metrics), cancel.clone()));
         }
         let limits = &self.config.limits;
-        let (api, largest) = (self.api, limits.max_message_bytes);
-        let router = transport(limits)
-            .layer(FrontLayer::new(limits.request_timeout, Arc::clone(&self.metrics)))
-            .add_service(health_service)
-            .add_service(descriptors().build_v1()?)
-            .add_service(descriptors().build_v1alpha()?)
-            .add_service(SystemServiceServer::new(api.clone()).max_decoding_message_size(largest))
-            .add_service(SecretsServiceServer::new(api.clone()).max_decoding_message_size(largest))
-            .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(largest))
-            .add_service(PoliciesServiceServer::new(api.clone()).max_decoding_message_size(largest))
-            .add_service(AuditServiceServer::new(api).max_decoding_message_size(largest));
-        let incoming =
-            self.listener.accept(limits, Arc::clone(&self.tls), Arc::clone(&self.metrics), stopping.clone());
+        let router = router(self.api, limits, &self.metrics)?.add_service(health_service);
+        let incoming = self.listener.accept(limits, self.tls, Arc::clone(&self.metrics), stopping.clone());
 
         let told = stopping.clone();
         let why = tokio::spawn(async move {
@@ -261,22 +244,8 @@ impl Server {
             why
         });
         let drain = stopping.clone().cancelled_owned();
-        let mut serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, drain));
-        let ended = tokio::select! {
-            ended = &mut serving => Some(ended),
-            () = stopping.cancelled() => None,
-        };
-        let served = match ended {
-            Some(ended) => ended?.map_err(StartError::from),
-            None => match tokio::time::timeout(limits.drain_timeout, &mut serving).await {
-                Ok(ended) => ended?.map_err(StartError::from),
-                Err(_) => {
-                    tracing::warn!("open requests did not end in time and are cut off");
-                    serving.abort();
-                    Ok(())
-                }
-            },
-        };
+        let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, drain));
+        let served = until_drained(serving, &stopping, limits.drain_timeout).await;
         stopping.cancel();
         cancel.cancel();
         let why = if why.is_finished() { why.await? } else { "serving ended" };
@@ -289,6 +258,44 @@ impl Server {
         self.storage.close().await?;
         self.audit.close();
         served
+    }
+}
+
+/// The services behind their layer.
+fn router(
+    api: Api,
+    limits: &Limits,
+    metrics: &Arc<ServerMetrics>,
+) -> Result<Router<Stack<FrontLayer, Identity>>, StartError> {
+    let largest = limits.max_message_bytes;
+    Ok(transport(limits)
+        .layer(FrontLayer::new(limits.request_timeout, Arc::clone(metrics)))
+        .add_service(descriptors().build_v1()?)
+        .add_service(descriptors().build_v1alpha()?)
+        .add_service(SystemServiceServer::new(api.clone()).max_decoding_message_size(largest))
+        .add_service(SecretsServiceServer::new(api.clone()).max_decoding_message_size(largest))
+        .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(largest))
+        .add_service(PoliciesServiceServer::new(api.clone()).max_decoding_message_size(largest))
+        .add_service(AuditServiceServer::new(api).max_decoding_message_size(largest)))
+}
+
+/// Waits until serving ends: by itself, or once it is `stopping` and open requests have ended or had their time.
+async fn until_drained(
+    mut serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    stopping: &CancellationToken,
+    patience: Duration,
+) -> Result<(), StartError> {
+    let ended = tokio::select! {
+        ended = &mut serving => Ok(ended),
+        () = stopping.cancelled() => tokio::time::timeout(patience, &mut serving).await,
+    };
+    match ended {
+        Ok(served) => Ok(served??),
+        Err(_) => {
+            tracing::warn!("open requests did not end in time and are cut off");
+            serving.abort();
+            Ok(())
+        }
     }
 }
 

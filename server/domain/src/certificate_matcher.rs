@@ -49,7 +49,7 @@ pub enum MatcherError {
         length: usize,
     },
     /// A character outside the alphabet of this kind of name.
-    #[error("certificate matcher: byte {position} is '{}', which a {kind} may not have here", .found.escape_default())]
+    #[error("certificate matcher: byte {position} is '{}', which the {kind} may not have here", .found.escape_default())]
     Character {
         /// Which kind of name.
         kind: &'static str,

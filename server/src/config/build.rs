@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keystead_domain::{CertificateMatcher, MatcherError};
+
 use super::keys::{self, Value};
 use super::source::{self, Source, Table};
 use super::{
@@ -13,7 +15,6 @@ use super::{
     ReadDurability, SealConfig, ServerConfig, TlsConfig,
 };
 use crate::env::{Environment, SOFTHSM2_CONF};
-use crate::tls::San;
 
 impl Config {
     /// Reads and checks a file and the overrides.
@@ -116,6 +117,19 @@ impl Config {
 /// Where Debian and Ubuntu put SoftHSM.
 pub const SOFTHSM_MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 
+/// How an operator's certificate may be named: the key, what it allows, and how it is read.
+type IdentityKind = (&'static str, &'static str, fn(&str) -> Result<CertificateMatcher, MatcherError>);
+
+const IDENTITIES: [IdentityKind; 3] = [
+    (
+        "spiffe",
+        "a SPIFFE ID such as spiffe://example.org/operator/ann (trust domain in lower case, no empty or dot segments)",
+        CertificateMatcher::spiffe,
+    ),
+    ("dns", "a DNS name in lower case, without wildcard or trailing dot", CertificateMatcher::dns),
+    ("email", "an e-mail address with a host in lower case", CertificateMatcher::email),
+];
+
 fn operators(path: &Path, base: &Path, source: &Source) -> Result<Vec<OperatorConfig>, ConfigError> {
     let mut operators: Vec<OperatorConfig> = Vec::new();
     for (table, at) in &source.operators {
@@ -124,25 +138,19 @@ fn operators(path: &Path, base: &Path, source: &Source) -> Result<Vec<OperatorCo
         if operators.iter().any(|known| known.name == operator) {
             return Err(ConfigError::OperatorTwice { at: at.clone(), operator });
         }
-        let sans = [
-            reader.text("spiffe").ok().map(San::SpiffeUri),
-            reader.text("dns").ok().map(San::Dns),
-            reader.text("email").ok().map(San::Email),
-        ];
-        let mut sans = sans.into_iter().flatten();
-        match (sans.next(), sans.next()) {
-            (Some(san), None) if san.is_well_formed() => {
-                operators.push(OperatorConfig { name: operator, san })
-            }
-            (Some(san), None) => {
-                return Err(ConfigError::BadValue {
-                    at: at.clone(),
-                    key: format!("{}.{}", keys::OPERATORS, san.kind()),
-                    allowed: san.allowed().to_owned(),
-                });
-            }
-            _ => return Err(ConfigError::OperatorSan { at: at.clone(), operator }),
-        }
+        let mut given = IDENTITIES.iter().filter_map(|kind| Some((kind, reader.text(kind.0).ok()?)));
+        let (Some(((name, allowed, read), text)), None) = (given.next(), given.next()) else {
+            return Err(ConfigError::OperatorSan { at: at.clone(), operator });
+        };
+        let at = table.get(name).map_or_else(|| at.clone(), |(_, at)| at.clone());
+        let identity = read(&text).map_err(|problem| ConfigError::OperatorIdentity {
+            at,
+            operator: operator.clone(),
+            key: name,
+            problem: Box::new(problem),
+            allowed,
+        })?;
+        operators.push(OperatorConfig { name: operator, identity });
     }
     Ok(operators)
 }

@@ -33,7 +33,7 @@ impl fmt::Display for Described<'_> {
             path(out, "tls.crl_files", file)?;
         }
         for operator in operators {
-            writeln!(out, "operators.{} = {}", operator.name, operator.san)?;
+            writeln!(out, "operators.{} = {}", operator.name, operator.identity)?;
         }
         path(out, "hsm.module", &hsm.module)?;
         if let Some(digest) = hsm.module_sha256 {

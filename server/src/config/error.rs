@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use keystead_domain::MatcherError;
+
 use super::source::Origin;
 
 /// Why a configuration is not taken. Every variant names the place, the key and what is allowed; none holds a value.
@@ -94,6 +96,20 @@ pub enum ConfigError {
         at: Origin,
         /// The operator's name.
         operator: String,
+    },
+    /// An operator whose certificate name could be in no certificate that counts.
+    #[error("{at}: operator `{operator}`: `operators.{key}` is not allowed: {problem}; allowed: {allowed}")]
+    OperatorIdentity {
+        /// Where.
+        at: Origin,
+        /// The operator's name.
+        operator: String,
+        /// The key's name there.
+        key: &'static str,
+        /// What is wrong, without the value.
+        problem: Box<MatcherError>,
+        /// What is allowed.
+        allowed: &'static str,
     },
     /// Two operators of one name.
     #[error("{at}: the operators.name `{operator}` stands here a second time; allowed: names used once")]

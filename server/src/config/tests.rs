@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 
+use keystead_domain::CertificateMatcher;
+
 use super::{Config, ConfigError, LogFormat, ReadDurability, keys};
 use crate::env::{Environment, OVERRIDE_PREFIX};
-use crate::tls::San;
 
 const MINIMAL: &str = r#"
 [server]
@@ -61,7 +62,7 @@ fn everything_can_be_set() {
     assert_eq!(config.hsm.module_sha256, Some([0xab; 32]));
     assert_eq!(config.hsm.sessions, 8);
     assert_eq!(config.hsm.env, [("SOFTHSM2_CONF".to_owned(), "/c".to_owned())]);
-    assert_eq!(config.operators[1].san, San::Email("bob@a.org".into()));
+    assert_eq!(config.operators[1].identity, CertificateMatcher::email("bob@a.org").unwrap());
     assert_eq!(config.audit.durability, ReadDurability::Os);
     assert_eq!(config.audit.reserve_bytes, 2 << 20);
     assert_eq!(config.audit.json_file.as_deref(), Some(Path::new("/etc/keystead/audit.json")));
@@ -90,7 +91,19 @@ fn errors_name_place_key_and_what_is_allowed() {
         ("[[operators]]\ndns = \"a\"", "`operators.name` is missing"),
         ("[[operators]]\nname = \"a\"", "operator `a` needs exactly one of"),
         ("[[operators]]\nname = \"a\"\ndns = \"a\"\nemail = \"a@b\"", "operator `a` needs exactly one of"),
-        ("[[operators]]\nname = \"a\"\ndns = \"*.b\"", "`operators.dns` is not allowed"),
+        (
+            "[[operators]]\nname = \"a\"\ndns = \"*.b\"",
+            ":13:7: operator `a`: `operators.dns` is not allowed: certificate matcher: byte 0 is '*'",
+        ),
+        // Well-formed for TLS, but nothing that a principal or an operator can be known by.
+        (
+            "[[operators]]\nname = \"a\"\nspiffe = \"spiffe://a.org\"",
+            "operator `a`: `operators.spiffe` is not allowed: certificate matcher: not a complete SPIFFE id",
+        ),
+        (
+            "[[operators]]\nname = \"a\"\nemail = \"a!b@a.org\"",
+            "byte 1 is '!', which the e-mail address may not have here; allowed: an e-mail address",
+        ),
         (
             "[[operators]]\nname = \"a\"\ndns = \"a\"\n[[operators]]\nname = \"a\"\ndns = \"b\"",
             "`a` stands here a second time",

@@ -133,7 +133,7 @@ impl Api {
 }
 
 /// A SAN as policies and principals name it; one in another spelling identifies nobody.
-pub fn matcher(san: &San) -> Option<CertificateMatcher> {
+fn matcher(san: &San) -> Option<CertificateMatcher> {
     match san {
         San::SpiffeUri(uri) => CertificateMatcher::spiffe(uri),
         San::Dns(name) => CertificateMatcher::dns(name),

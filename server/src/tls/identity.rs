@@ -53,17 +53,6 @@ impl San {
                 }
             }
     }
-
-    /// What [`San::is_well_formed`] allows, in words.
-    pub fn allowed(&self) -> &'static str {
-        match self {
-            Self::SpiffeUri(_) => {
-                "a SPIFFE ID such as spiffe://example.org/service/shop (trust domain in lower case, no empty or dot segments)"
-            }
-            Self::Dns(_) => "a DNS name in lower case, without wildcard or trailing dot",
-            Self::Email(_) => "an e-mail address with a host in lower case",
-        }
-    }
 }
 
 impl fmt::Display for San {
