@@ -54,7 +54,7 @@ pub(crate) async fn run(
                 let open = *state.borrow_and_update();
                 tell(&health, &metrics, open).await;
                 if open {
-                    settle(&vault).await;
+                    keep_up(&vault).await;
                 }
             }
             _ = upkeep.tick() => {
@@ -71,15 +71,6 @@ async fn tell(health: &HealthReporter, metrics: &ServerMetrics, open: bool) {
     let status = if open { ServingStatus::Serving } else { ServingStatus::NotServing };
     for service in NEED_OPEN {
         health.set_service_status(service, status).await;
-    }
-}
-
-async fn settle(vault: &Vault) {
-    let Ok(open) = vault.unsealed() else { return };
-    match open.settle_after_crash().await {
-        Ok(0) => {}
-        Ok(settled) => tracing::warn!(settled, "outcomes that a crash left out were derived and recorded"),
-        Err(error) => tracing::error!(%error, "outcomes that a crash left out could not be derived"),
     }
 }
 

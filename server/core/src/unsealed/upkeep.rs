@@ -2,15 +2,13 @@
 //! out.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use keystead_audit::{Body, BodyInput, Durability, EntryKind, UnixMillis as AuditMillis};
 use keystead_crypto::arena::LockedKey;
-use keystead_storage::{Batch, Keyspace, Precondition, Range, StorageError, keyspace};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
 use keystead_domain::policy::Resource;
+use keystead_storage::{Batch, Keyspace, Precondition, Range, StorageError, keyspace};
 
 use super::UnsealedVault;
 use crate::audit_trail::sealer::{AuditSealer, day_of};
@@ -23,7 +21,7 @@ use crate::secrets::request_ids;
 const ENTRIES_A_STEP: usize = 1024;
 
 impl UnsealedVault {
-    /// Called every few seconds while open.
+    /// Called when the vault has opened, and every few seconds while it is open.
     ///
     /// # Errors
     /// Those of the store; the next call tries again.
@@ -39,7 +37,10 @@ impl UnsealedVault {
         }
         if !self.settled.load(Ordering::Acquire) {
             // The low water must not pass an intent that nobody has looked at.
-            self.settle_after_crash().await?;
+            let settled = self.settle_after_crash().await?;
+            if settled > 0 {
+                tracing::warn!(settled, "outcomes that a crash left out were derived and recorded");
+            }
         }
         self.tidy_request_ids().await?;
         self.keep_low_water().await
@@ -92,10 +93,7 @@ impl UnsealedVault {
 
     /// Writes the outcomes that a crash left out: a marker in the store says that the change took effect. Returns how
     /// many there were.
-    ///
-    /// # Errors
-    /// Those of store and log.
-    pub async fn settle_after_crash(&self) -> Result<usize, VaultError> {
+    async fn settle_after_crash(&self) -> Result<usize, VaultError> {
         let until = self.opened_at;
         let snapshot = self.storage.snapshot().await?;
         let low = match snapshot.get(Keyspace::Meta, &keyspace::meta_audit_low_water()).await? {
