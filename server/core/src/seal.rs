@@ -150,7 +150,15 @@ impl Vault {
                 self.forget_keys().await;
                 Err(error)
             }
-            (Ok(Step::More(_)), Err(error)) | (Err(error), _) => Err(error),
+            // No record, no share.
+            (Ok(Step::More(_)), Err(error)) => {
+                if let Some(under_way) = ceremony {
+                    under_way.take_last_back(self.parts.clock.now());
+                }
+                drop(ceremony.take_if(|under_way| under_way.shares().is_empty()));
+                Err(error)
+            }
+            (Err(error), _) => Err(error),
         }
     }
 

@@ -144,3 +144,21 @@ async fn a_token_that_is_away_costs_only_the_last_share() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_share_that_cannot_be_recorded_does_not_count() {
+    let vault = TestVault::builder().sealed().start().await;
+    let system = vault.local().system();
+    vault.vault().audit().close();
+    assert_eq!(reason(system.submit_share(&share(&vault, 0), "").await), "AUDIT_UNAVAILABLE");
+    assert_eq!(system.status().await.unwrap().unseal, None, "nothing is under way");
+
+    let vault = TestVault::builder().quorum(3, 5).sealed().start().await;
+    let system = vault.local().system();
+    let first = system.submit_share(&share(&vault, 0), "").await.unwrap().unseal.unwrap();
+    vault.vault().audit().close();
+    for _ in 0..2 {
+        assert_eq!(reason(system.submit_share(&share(&vault, 1), "").await), "AUDIT_UNAVAILABLE");
+        assert_eq!(system.status().await.unwrap().unseal.unwrap(), first);
+    }
+}

@@ -75,7 +75,8 @@ impl Ceremony {
         Ok(entered)
     }
 
-    /// Takes the last share back: what the quorum was for could not be tried, and the others need not come again.
+    /// Takes the last share back: it could not be recorded, or what the quorum was for could not be tried. The others need
+    /// not come again.
     pub(super) fn take_last_back(&mut self, now: UnixMillis) {
         drop(self.shares.pop());
         self.progress = UnsealProgress::new(self.quorum, self.timeout);
