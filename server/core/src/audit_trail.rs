@@ -102,6 +102,10 @@ impl Entry {
         self.body.request_id.as_deref().unwrap_or_default()
     }
 
+    pub(crate) fn asked(&mut self, detail: Detail) {
+        self.body.detail.extend(owned(detail));
+    }
+
     pub(crate) fn identified(&mut self, caller: &Caller) {
         self.body.principal = caller.principal().to_string();
         self.body.method = caller.method().as_str().into();
@@ -212,9 +216,7 @@ impl Entry {
         match result {
             Ok(output) => {
                 self.body.outcome = "ok".into();
-                self.body
-                    .detail
-                    .extend(detail(output).into_iter().map(|(name, value)| (name.to_owned(), value)));
+                self.body.detail.extend(owned(detail(output)));
             }
             Err(error) => self.body.outcome = error.reason().into(),
         }
@@ -240,6 +242,10 @@ impl Entry {
     }
 }
 
+fn owned(detail: Detail) -> impl Iterator<Item = (String, String)> {
+    detail.into_iter().map(|(name, value)| (name.to_owned(), value))
+}
+
 /// An entry of a sealed vault: clear, and naming nobody's data.
 pub(crate) struct ClearEntry {
     pub(crate) kind: EntryKind,
@@ -261,7 +267,7 @@ impl ClearEntry {
             outcome: self.outcome.into(),
             peer: self.peer.map(|peer| peer.describe()),
             intent: self.intent,
-            detail: self.detail.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            detail: owned(self.detail).collect(),
             ..Body::default()
         };
         // Anybody may be refused; what is kept for operators is for them.

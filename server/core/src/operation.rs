@@ -55,6 +55,11 @@ pub trait Operation: Send + Sized + 'static {
     /// On what.
     fn resource(&self) -> Resource;
 
+    /// What else the audit entry should say of the request, whatever becomes of it.
+    fn asked(&self) -> Detail {
+        Detail::new()
+    }
+
     /// Does it.
     fn handle(
         self,
@@ -76,6 +81,7 @@ pub async fn run<Op: Operation>(
     op: Op,
 ) -> Result<Op::Output, VaultError> {
     let mut entry = Entry::begin(vault, &ctx, Op::ACTION, op.resource());
+    entry.asked(op.asked());
     let (caller, view) = identify(vault, &ctx, &mut entry).await?;
     let allowed = decide::<Op>(vault, &caller, Op::ACTION, Op::GRANT, &mut entry).await?;
     match Op::EFFECT {

@@ -357,6 +357,14 @@ impl Operation for ExplainPolicy {
         Resource::System
     }
 
+    fn asked(&self) -> Detail {
+        vec![
+            ("explained_principal", self.principal.to_string()),
+            ("explained_action", self.action.as_str().to_owned()),
+            ("explained_resource", self.resource.to_string()),
+        ]
+    }
+
     async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Decision, VaultError> {
         let snapshot = permit.view(vault).await?;
         let groups = auth::groups_of(vault, &*snapshot, &self.principal).await?;
@@ -377,6 +385,9 @@ impl Operation for ExplainPolicy {
     }
 
     fn detail(output: &Decision) -> Detail {
-        vec![("explained", output.determining.join(","))]
+        vec![
+            ("explained_decision", output.verdict.as_str().to_owned()),
+            ("explained_policies", output.determining.join(",")),
+        ]
     }
 }

@@ -134,6 +134,30 @@ async fn explain_says_which_statement_decides() {
 }
 
 #[tokio::test]
+async fn the_trail_says_what_was_explained_and_to_whom() {
+    let vault = TestVault::start().await;
+    let operator = vault.operator();
+    let shop = vault.service("shop").await;
+    vault.policy("shop", SHOP).await;
+    operator.policies().explain("service/shop", "secrets:read", "secret/shop/a").await.unwrap();
+    let refused = shop.policies().explain("operator/admin", "system:seal", "system").await;
+    assert_eq!(reason(refused), "DENIED");
+
+    let entries = vault.audit().await;
+    let mut explained = entries.iter().filter(|entry| entry.action == "policies:explain");
+    let (answered, refused) = (explained.next().unwrap(), explained.next().unwrap());
+    let detail = |entry: &v1::AuditEntry, name: &str| entry.detail.get(name).cloned().unwrap_or_default();
+    let asked =
+        |entry| ["principal", "action", "resource"].map(|what| detail(entry, &format!("explained_{what}")));
+    assert_eq!(asked(answered), ["service/shop", "secrets:read", "secret/shop/a"]);
+    assert_eq!(detail(answered, "explained_decision"), "allow");
+    assert_eq!(detail(answered, "explained_policies"), "shop#0");
+    assert_eq!((refused.kind.as_str(), refused.principal.as_str()), ("refused", "service/shop"));
+    assert_eq!(asked(refused), ["operator/admin", "system:seal", "system"]);
+    assert_eq!(detail(refused, "explained_decision"), "", "nothing was answered");
+}
+
+#[tokio::test]
 async fn what_needs_approval_is_refused_as_that() {
     let vault = TestVault::start().await;
     let shop = vault.service("shop").await;
