@@ -167,6 +167,17 @@ impl HsmLogin for HsmHandle {
         done(self.call(Request::DestroyKey { vault_tag, key }).await?)
     }
 
+    async fn list_keys(&self, vault_tag: [u8; 8]) -> Result<Vec<HsmKey>, HsmError> {
+        match self.call(Request::ListKeys { vault_tag }).await? {
+            Reply::Keys(keys) if keys.is_sorted_by(|one, next| one < next) => Ok(keys),
+            _ => Err(lied("the order of a list of keys")),
+        }
+    }
+
+    async fn change_pin(&self, current: SecretBytes, new: SecretBytes) -> Result<(), HsmError> {
+        self.order(|answer| Command::ChangePin(current, new, answer)).await
+    }
+
     async fn bind(&self, vault_tag: [u8; 8], keys: &[HsmKey]) -> Result<(), HsmError> {
         let keys = keys.to_vec();
         self.order(|answer| Command::Bind(vault_tag, keys, answer)).await

@@ -46,6 +46,8 @@ pub(crate) enum Request {
     AnchorLoad,
     Random { bytes: u32 },
     Shutdown,
+    ListKeys { vault_tag: [u8; 8] },
+    ChangePin { current: SecretBytes, new: SecretBytes },
 }
 
 /// On whose word a PIN is sent, since each wrong one brings a token nearer to locking.
@@ -78,12 +80,13 @@ pub(crate) enum Reply {
     Bytes(SecretBytes),
     Key(VerifyingKey),
     Anchor(Option<(u64, Vec<u8>)>),
+    Keys(Vec<HsmKey>),
 }
 
 impl Request {
     /// Whether doing it twice is the same as doing it once.
     pub(crate) fn repeatable(&self) -> bool {
-        !matches!(self, Self::CreateKey { .. })
+        !matches!(self, Self::CreateKey { .. } | Self::ChangePin { .. })
     }
 
     pub(crate) fn encode(&self, id: u64) -> Result<Zeroizing<Vec<u8>>, FrameError> {
@@ -109,8 +112,7 @@ impl Request {
             Self::Bind { vault_tag, keys } => {
                 to.u8(3);
                 to.raw(vault_tag);
-                to.length(keys.len());
-                keys.iter().for_each(|key| put_key(&mut to, *key));
+                put_keys(&mut to, keys);
             }
             Self::CreateKey { vault_tag, key } => {
                 to.u8(4);
@@ -150,6 +152,15 @@ impl Request {
                 to.u32(*bytes);
             }
             Self::Shutdown => to.u8(13),
+            Self::ListKeys { vault_tag } => {
+                to.u8(14);
+                to.raw(vault_tag);
+            }
+            Self::ChangePin { current, new } => {
+                to.u8(15);
+                to.field(current.expose());
+                to.field(new.expose());
+            }
         }
         to.finish()
     }
@@ -177,11 +188,7 @@ impl Request {
                     tag => return Err(FrameError::UnknownTag { what: "care", tag }),
                 },
             },
-            3 => {
-                let vault_tag = from.array()?;
-                let keys = (0..from.length()?).map(|_| take_key(&mut from)).collect::<Result<_, _>>()?;
-                Self::Bind { vault_tag, keys }
-            }
+            3 => Self::Bind { vault_tag: from.array()?, keys: take_keys(&mut from)? },
             4 => Self::CreateKey { vault_tag: from.array()?, key: take_key(&mut from)? },
             5 => Self::DestroyKey { vault_tag: from.array()?, key: take_key(&mut from)? },
             6 => Self::Wrap {
@@ -200,6 +207,11 @@ impl Request {
             11 => Self::AnchorLoad,
             12 => Self::Random { bytes: from.u32()? },
             13 => Self::Shutdown,
+            14 => Self::ListKeys { vault_tag: from.array()? },
+            15 => Self::ChangePin {
+                current: SecretBytes::copy_from(from.field()?),
+                new: SecretBytes::copy_from(from.field()?),
+            },
             tag => return Err(FrameError::UnknownTag { what: "request", tag }),
         };
         from.end()?;
@@ -243,6 +255,10 @@ pub(crate) fn encode_answer(
             to.u64(*counter);
             to.field(value);
         }
+        Ok(Reply::Keys(keys)) => {
+            to.u8(7);
+            put_keys(&mut to, keys);
+        }
         Err(error) => put_error(&mut to, error),
     }
     to.finish()
@@ -267,6 +283,7 @@ pub(crate) fn decode_answer(frame: &[u8]) -> Result<(u64, Result<Reply, HsmError
         })),
         5 => Ok(Reply::Anchor(None)),
         6 => Ok(Reply::Anchor(Some((from.u64()?, from.field()?.to_vec())))),
+        7 => Ok(Reply::Keys(take_keys(&mut from)?)),
         tag => Err(take_error(tag, &mut from)?),
     };
     from.end()?;
@@ -291,6 +308,7 @@ fn put_error(to: &mut Writer, error: &HsmError) {
         HsmError::Lied { what } => put_reason(to, 135, what),
         HsmError::Unsupported { what } => put_reason(to, 136, what),
         HsmError::Misconfigured { what } => put_reason(to, 137, what),
+        HsmError::PinUncertain => to.u8(138),
     }
 }
 
@@ -306,6 +324,7 @@ fn take_error(tag: u8, from: &mut Fields<'_>) -> Result<HsmError, FrameError> {
         135 => HsmError::Lied { what: from.text()? },
         136 => HsmError::Unsupported { what: from.text()? },
         137 => HsmError::Misconfigured { what: from.text()? },
+        138 => HsmError::PinUncertain,
         tag => return Err(FrameError::UnknownTag { what: "answer", tag }),
     })
 }
@@ -320,6 +339,7 @@ fn put_key(to: &mut Writer, key: HsmKey) {
         HsmKeyPurpose::Master => 1,
         HsmKeyPurpose::Epoch => 2,
         HsmKeyPurpose::Audit => 3,
+        HsmKeyPurpose::Auto => 4,
     });
     to.u32(key.version);
 }
@@ -329,9 +349,19 @@ fn take_key(from: &mut Fields<'_>) -> Result<HsmKey, FrameError> {
         1 => HsmKeyPurpose::Master,
         2 => HsmKeyPurpose::Epoch,
         3 => HsmKeyPurpose::Audit,
+        4 => HsmKeyPurpose::Auto,
         tag => return Err(FrameError::UnknownTag { what: "key purpose", tag }),
     };
     Ok(HsmKey { purpose, version: from.u32()? })
+}
+
+fn put_keys(to: &mut Writer, keys: &[HsmKey]) {
+    to.length(keys.len());
+    keys.iter().for_each(|key| put_key(to, *key));
+}
+
+fn take_keys(from: &mut Fields<'_>) -> Result<Vec<HsmKey>, FrameError> {
+    (0..from.length()?).map(|_| take_key(from)).collect()
 }
 
 fn put_sealed(to: &mut Writer, sealed: &HsmSealed) {

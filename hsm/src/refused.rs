@@ -24,6 +24,12 @@ impl RefusedPins {
         self.digests.contains(&self.digest(pin))
     }
 
+    /// Forgets one that the token takes by now.
+    pub(crate) fn remove(&mut self, pin: &[u8]) {
+        let digest = self.digest(pin);
+        self.digests.retain(|other| *other != digest);
+    }
+
     fn digest(&self, pin: &[u8]) -> [u8; 32] {
         Sha256::new().chain_update(self.salt).chain_update(pin).finalize().into()
     }
@@ -40,5 +46,8 @@ mod tests {
         refused.insert(b"1111");
         assert!(refused.contains(b"1111") && !refused.contains(b"2222"));
         assert_eq!(refused.digests.len(), 1);
+        refused.insert(b"2222");
+        refused.remove(b"1111");
+        assert!(!refused.contains(b"1111") && refused.contains(b"2222"));
     }
 }

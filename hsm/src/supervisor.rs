@@ -2,13 +2,14 @@
 //! after the token took it, and dropped when the token no longer does; a login that nobody asked for keeps away from a
 //! token that counts wrong PINs. Absent: ordinary requests; callers send those to the connection themselves.
 
+mod change_pin;
+mod kept;
+
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use keystead_crypto::arena::LockedBytes;
 use keystead_crypto::ports::{HsmError, HsmKey, TokenInfo};
 use keystead_crypto::secret::SecretBytes;
-use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -17,11 +18,8 @@ use crate::connection::Connection;
 use crate::handle::HsmStatus;
 use crate::protocol::{Care, Reply, Request, Start};
 use crate::refused::RefusedPins;
+use kept::{Kept, Pins};
 
-/// The pause after a second failure in a row; it doubles from there.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A child that lived this long was no failure of starting.
 const STEADY: Duration = Duration::from_secs(5);
 /// How long an orderly end may take before the child is killed.
@@ -35,6 +33,7 @@ pub(crate) enum Command {
     Probe(Answer<TokenInfo>),
     Login(SecretBytes, Answer<TokenInfo>),
     Bind([u8; 8], Vec<HsmKey>, Answer<()>),
+    ChangePin(SecretBytes, SecretBytes, Answer<()>),
     Connect(Answer<Arc<Connection>>),
     Logout(oneshot::Sender<()>),
     /// Some child is gone.
@@ -57,18 +56,6 @@ pub(crate) struct Supervisor {
     front: Arc<Mutex<Front>>,
     refused: RefusedPins,
     kept: Option<Kept>,
-}
-
-/// What is needed to get back to where we were. Exists only while logged in.
-struct Kept {
-    pin: LockedBytes,
-    token: TokenInfo,
-    bound: Option<([u8; 8], Vec<HsmKey>)>,
-    /// The last login without being asked ended without a word from the token: it may have counted.
-    uncertain: bool,
-    up_since: Instant,
-    next_try: Instant,
-    pause: Duration,
 }
 
 impl Supervisor {
@@ -106,6 +93,7 @@ impl Supervisor {
             Command::Probe(answer) => drop(answer.send(self.probe())),
             Command::Login(pin, answer) => drop(answer.send(self.login(&pin))),
             Command::Bind(vault_tag, keys, answer) => drop(answer.send(self.bind(vault_tag, keys))),
+            Command::ChangePin(current, new, answer) => drop(answer.send(self.change_pin(&current, &new))),
             Command::Connect(answer) => drop(answer.send(self.connect())),
             Command::Logout(answer) => {
                 self.log_out();
@@ -209,8 +197,6 @@ impl Supervisor {
                 if again {
                     kept.put_off();
                     self.kept = Some(kept);
-                } else if error == HsmError::PinRefused {
-                    self.refused.insert(kept.pin.expose());
                 }
                 self.show(None, HsmStatus::Down { reason: error.clone() });
                 Err(error)
@@ -219,19 +205,28 @@ impl Supervisor {
     }
 
     /// The error comes with whether another try, later, may be made without a person.
-    fn try_again(&self, kept: &mut Kept) -> Result<Arc<Connection>, (HsmError, bool)> {
+    fn try_again(&mut self, kept: &mut Kept) -> Result<Arc<Connection>, (HsmError, bool)> {
         let (connection, token) = self.start().map_err(|error| (error, true))?;
         if token.serial != kept.token.serial {
             let what = format!("token {} answers in place of {}", token.serial, kept.token.serial);
             return Err((HsmError::Misconfigured { what }, true));
         }
-        let silent = std::mem::replace(&mut kept.uncertain, true);
-        let care = if silent { Care::AgainAfterSilence } else { Care::Again };
-        let login = Request::Login { pin: SecretBytes::copy_from(kept.pin.expose()), care };
-        connection.ask(&login, self.config.deadline).map_err(|error| {
-            let again = matches!(error, HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. });
-            (error, again)
-        })?;
+        match &mut kept.pins {
+            Pins::Taken(pin) => {
+                let silent = std::mem::replace(&mut kept.uncertain, true);
+                let care = if silent { Care::AgainAfterSilence } else { Care::Again };
+                let login = login_request(pin.expose(), care);
+                connection.ask(&login, self.config.deadline).map_err(|error| {
+                    if error == HsmError::PinRefused {
+                        self.refused.insert(pin.expose());
+                    }
+                    let again =
+                        matches!(error, HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. });
+                    (error, again)
+                })?;
+            }
+            Pins::Either(pins) => kept.pins = Pins::Taken(self.settle(&connection, pins)?),
+        }
         kept.uncertain = false;
         if let Some((vault_tag, keys)) = &kept.bound {
             let bind = Request::Bind { vault_tag: *vault_tag, keys: keys.clone() };
@@ -266,28 +261,20 @@ impl Supervisor {
         if self.refused.contains(pin.expose()) {
             return Err(HsmError::PinRefused);
         }
-        let same = self.kept.as_ref().is_some_and(|kept| kept.pin.expose().ct_eq(pin.expose()).into());
-        if let Some(kept) = self.kept.as_ref().filter(|_| same && self.live().is_some()) {
+        let same = self.kept.as_ref().filter(|kept| kept.took(pin.expose()));
+        if let Some(kept) = same.filter(|_| self.live().is_some()) {
             return Ok(kept.token.clone());
         }
         // A login that stands is replaced only by one that succeeds.
         let (connection, _) = self.start()?;
-        let login = Request::Login { pin: SecretBytes::copy_from(pin.expose()), care: Care::ByPerson };
+        let login = login_request(pin.expose(), Care::ByPerson);
         let token = connection.ask(&login, self.config.deadline).and_then(expect_token);
         let token = token.inspect_err(|error| {
             if *error == HsmError::PinRefused {
                 self.refused.insert(pin.expose());
             }
         })?;
-        self.kept = Some(Kept {
-            pin: LockedBytes::copy_from(pin.expose()),
-            token: token.clone(),
-            bound: None,
-            uncertain: false,
-            up_since: Instant::now(),
-            next_try: Instant::now(),
-            pause: Duration::ZERO,
-        });
+        self.kept = Some(Kept::new(pin.expose(), token.clone()));
         self.show(Some(Arc::new(connection)), HsmStatus::Ready { token: token.clone() });
         Ok(token)
     }
@@ -319,11 +306,8 @@ impl Supervisor {
     }
 }
 
-impl Kept {
-    fn put_off(&mut self) {
-        self.next_try = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-    }
+fn login_request(pin: &[u8], care: Care) -> Request {
+    Request::Login { pin: SecretBytes::copy_from(pin), care }
 }
 
 fn expect_token(reply: Reply) -> Result<TokenInfo, HsmError> {

@@ -5,8 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn keys() -> impl Strategy<Value = HsmKey> {
-    let purposes =
-        prop_oneof![Just(HsmKeyPurpose::Master), Just(HsmKeyPurpose::Epoch), Just(HsmKeyPurpose::Audit)];
+    let purposes = prop::sample::select(HsmKeyPurpose::ALL.to_vec());
     (purposes, any::<u32>()).prop_map(|(purpose, version)| HsmKey { purpose, version })
 }
 
@@ -55,6 +54,11 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(()).prop_map(|()| Request::AnchorLoad),
         any::<u32>().prop_map(|bytes| Request::Random { bytes }),
         Just(()).prop_map(|()| Request::Shutdown),
+        any::<[u8; 8]>().prop_map(|vault_tag| Request::ListKeys { vault_tag }),
+        (bytes(), bytes()).prop_map(|(current, new)| Request::ChangePin {
+            current: SecretBytes::new(current),
+            new: SecretBytes::new(new)
+        }),
     ]
 }
 
@@ -71,10 +75,12 @@ fn answers() -> impl Strategy<Value = Result<Reply, HsmError>> {
         bytes().prop_map(|bytes| Ok(Reply::Bytes(SecretBytes::new(bytes)))),
         (algorithm, bytes()).prop_map(|(algorithm, bytes)| Ok(Reply::Key(VerifyingKey { algorithm, bytes }))),
         prop::option::of((any::<u64>(), bytes())).prop_map(|value| Ok(Reply::Anchor(value))),
+        prop::collection::vec(keys(), 0..5).prop_map(|keys| Ok(Reply::Keys(keys))),
         ".{0,30}".prop_map(|reason| Err(HsmError::Unavailable { reason })),
         any::<u64>().prop_map(|millis| Err(HsmError::DeadlineExceeded { millis })),
         Just(()).prop_map(|()| Err(HsmError::PinRefused)),
         Just(()).prop_map(|()| Err(HsmError::PinLocked)),
+        Just(()).prop_map(|()| Err(HsmError::PinUncertain)),
         Just(()).prop_map(|()| Err(HsmError::NotLoggedIn)),
         (".{0,30}", 0..1000_usize).prop_map(|(what, found)| Err(HsmError::NotUnique { what, found })),
         Just(()).prop_map(|()| Err(HsmError::NotAuthentic)),

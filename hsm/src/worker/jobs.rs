@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use cryptoki::session::Session;
 use keystead_crypto::ports::{HsmError, HsmSealed};
+use keystead_crypto::secret::SecretBytes;
 
 use super::fault::{Fault, Remedy, remedy, verdict};
 use super::token::{BoundKey, Token, lock};
@@ -109,6 +110,12 @@ fn attempt(token: &Token, session: &mut Option<Session>, request: &Request) -> R
         }
         Request::DestroyKey { vault_tag, key } => {
             objects::destroy(session, *vault_tag, *key)?;
+            Ok(Reply::Done)
+        }
+        Request::ListKeys { vault_tag } => Ok(Reply::Keys(objects::list(session, *vault_tag)?)),
+        Request::ChangePin { current, new } => {
+            let copy = |pin: &SecretBytes| SecretBytes::copy_from(pin.expose());
+            token.change_pin(copy(current), copy(new))?;
             Ok(Reply::Done)
         }
         Request::Wrap { key, aad, plaintext } => {

@@ -2,13 +2,14 @@
 //! allows what a template leaves out; a search that does not find exactly one key is an error, since labels need not be
 //! unique. Absent: any attribute that would let a key leave the token.
 
+use std::collections::BTreeSet;
+
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki::types::Ulong;
 use data_encoding::HEXLOWER;
 use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose};
-use sha2::{Digest, Sha256};
 
 use super::fault::Fault;
 
@@ -16,35 +17,35 @@ const AES_256_BYTES: Ulong = Ulong::new(32);
 /// The OID 1.3.101.112 (id-Ed25519) in DER.
 const ED25519_OID: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
 
-/// The word for a purpose in labels.
-pub(super) fn purpose_name(purpose: HsmKeyPurpose) -> &'static str {
-    match purpose {
-        HsmKeyPurpose::Master => "master",
-        HsmKeyPurpose::Epoch => "epoch",
-        HsmKeyPurpose::Audit => "audit",
-    }
-}
-
 /// The anchor's label.
 pub(super) fn anchor_label(vault_tag: [u8; 8]) -> String {
     format!("keystead/{}/anchor", HEXLOWER.encode(&vault_tag))
 }
 
-fn key_label(vault_tag: [u8; 8], key: HsmKey) -> String {
-    format!("keystead/{}/{}/{}", HEXLOWER.encode(&vault_tag), purpose_name(key.purpose), key.version)
-}
-
 /// Label and id, which is derived from it.
 fn names(vault_tag: [u8; 8], key: HsmKey) -> [Attribute; 2] {
-    let label = key_label(vault_tag, key);
-    let digest: [u8; 32] = Sha256::digest(label.as_bytes()).into();
-    let id = digest.into_iter().take(16).collect();
-    [Attribute::Label(label.into_bytes()), Attribute::Id(id)]
+    [Attribute::Label(key.label(vault_tag).into_bytes()), Attribute::Id(key.id(vault_tag).to_vec())]
+}
+
+/// The keys of a vault that are there, by their labels.
+pub(super) fn list(session: &Session, vault_tag: [u8; 8]) -> Result<Vec<HsmKey>, Fault> {
+    let mut keys = BTreeSet::new();
+    for (class, signs) in [(ObjectClass::SECRET_KEY, false), (ObjectClass::PRIVATE_KEY, true)] {
+        for handle in session.find_objects(&[Attribute::Class(class), Attribute::Token(true)])? {
+            let found = session.get_attributes(handle, &[AttributeType::Label])?;
+            let key = found.iter().find_map(|attribute| match attribute {
+                Attribute::Label(label) => HsmKey::from_label(vault_tag, std::str::from_utf8(label).ok()?),
+                _ => None,
+            });
+            keys.extend(key.filter(|key| (key.purpose == HsmKeyPurpose::Audit) == signs));
+        }
+    }
+    Ok(keys.into_iter().collect())
 }
 
 /// Makes a key and reads its flags back; one that is not as asked for is destroyed again.
 pub(super) fn create(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<(), Fault> {
-    let label = key_label(vault_tag, key);
+    let label = key.label(vault_tag);
     if !all(session, vault_tag, key)?.is_empty() {
         return Err(HsmError::Misconfigured { what: format!("the token has a key {label} already") }.into());
     }
@@ -65,7 +66,9 @@ pub(super) fn create(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Resu
     };
     let checked = match key.purpose {
         HsmKeyPurpose::Audit => find_pair(session, vault_tag, key).map(|_| ()),
-        HsmKeyPurpose::Master | HsmKeyPurpose::Epoch => find_cipher(session, vault_tag, key).map(|_| ()),
+        HsmKeyPurpose::Master | HsmKeyPurpose::Epoch | HsmKeyPurpose::Auto => {
+            find_cipher(session, vault_tag, key).map(|_| ())
+        }
     };
     if checked.is_err() {
         for handle in made {
@@ -125,10 +128,10 @@ fn find(
     search.extend(names(vault_tag, key));
     let found = session.find_objects(&search)?;
     let [handle] = found.as_slice() else {
-        let what = format!("key {} ({class})", key_label(vault_tag, key));
+        let what = format!("key {} ({class})", key.label(vault_tag));
         return Err(HsmError::NotUnique { what, found: found.len() }.into());
     };
-    check(session, *handle, &key_label(vault_tag, key), &flags)?;
+    check(session, *handle, &key.label(vault_tag), &flags)?;
     Ok(*handle)
 }
 
@@ -146,7 +149,7 @@ fn check(session: &Session, handle: ObjectHandle, label: &str, wanted: &[Attribu
 
 /// Every object by a key's label, whatever its class or id.
 fn all(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<Vec<ObjectHandle>, Fault> {
-    let label = Attribute::Label(key_label(vault_tag, key).into_bytes());
+    let label = Attribute::Label(key.label(vault_tag).into_bytes());
     Ok(session.find_objects(&[Attribute::Token(true), label])?)
 }
 

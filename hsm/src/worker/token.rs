@@ -9,9 +9,10 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
-use cryptoki::types::RawAuthPin;
+use cryptoki::types::{AuthPin, RawAuthPin};
 use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose, TokenInfo};
 use keystead_crypto::secret::SecretBytes;
+use zeroize::Zeroize;
 
 use super::cipher::KnownAnswer;
 use super::fault::{Fault, verdict};
@@ -107,6 +108,24 @@ impl Token {
         Ok(())
     }
 
+    /// Changes the user's PIN, on a session of its own, so that a stale one cannot make it be sent twice.
+    pub(super) fn change_pin(&self, current: SecretBytes, new: SecretBytes) -> Result<(), HsmError> {
+        let found = self.module.get_token_info(self.slot).map_err(|error| verdict(&error))?;
+        let (least, most) = (found.min_pin_length(), found.max_pin_length());
+        if !(least..=most).contains(&new.len()) {
+            let what = format!("a new PIN of {} bytes; the token takes {least} to {most}", new.len());
+            return Err(HsmError::Misconfigured { what });
+        }
+        let (current, new) = (text_pin(current)?, text_pin(new)?);
+        let session = self.session().map_err(|error| verdict(&error))?;
+        session.set_pin(&current, &new).map_err(|error| match error {
+            Error::Pkcs11(RvError::PinInvalid | RvError::PinLenRange | RvError::PinTooWeak, _) => {
+                HsmError::Misconfigured { what: "the token does not take a new PIN like this one".to_owned() }
+            }
+            error => verdict(&error),
+        })
+    }
+
     /// Finds and checks the keys of a vault; on failure the former binding stays.
     pub(super) fn bind(&self, session: &Session, vault_tag: [u8; 8], keys: &[HsmKey]) -> Result<(), Fault> {
         let mut found = HashMap::new();
@@ -131,7 +150,7 @@ impl Token {
         let bound = lock(&self.bound);
         let found = bound.as_ref().and_then(|bound| bound.keys.get(&key)).cloned();
         found.ok_or_else(|| HsmError::NotUnique {
-            what: format!("bound {} key of version {}", objects::purpose_name(key.purpose), key.version),
+            what: format!("bound {} key of version {}", key.purpose.word(), key.version),
             found: 0,
         })
     }
@@ -170,6 +189,16 @@ fn find_key(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<BoundK
         let handle = objects::find_cipher(session, vault_tag, key)?;
         Ok(BoundKey::Cipher { handle, known: KnownAnswer::make(session, handle)? })
     }
+}
+
+/// PKCS#11 PINs are UTF-8.
+fn text_pin(pin: SecretBytes) -> Result<AuthPin, HsmError> {
+    let text = String::from_utf8(pin.into_exposed()).map_err(|error| {
+        // The error holds the bytes.
+        error.into_bytes().zeroize();
+        HsmError::Misconfigured { what: "a PIN that is not UTF-8 cannot be changed".to_owned() }
+    })?;
+    Ok(AuthPin::from(text))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

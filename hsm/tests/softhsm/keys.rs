@@ -113,3 +113,35 @@ async fn a_key_destroyed_by_somebody_else_is_missed_by_name() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_keys_of_a_vault_are_listed_sorted_and_once() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    assert_eq!(hsm.list_keys(OTHER_TAG).await.unwrap(), []);
+    let second = HsmKey { version: 2, ..MASTER };
+    for key in [AUTO, second] {
+        hsm.create_key(TAG, key).await.unwrap();
+    }
+    hsm.create_key(OTHER_TAG, AUTO).await.unwrap();
+    let unknown =
+        ["other/1", "master/03", "master/4/5"].map(|end| format!("keystead/7661756c742d2d31/{end}"));
+    for label in [LABEL, "", "keystead"].into_iter().chain(unknown.iter().map(String::as_str)) {
+        bench.pkcs11_tool(&["--keygen", "--key-type", "AES:32", "--label", label, "--sensitive"]);
+    }
+    assert_eq!(hsm.list_keys(TAG).await.unwrap(), [MASTER, second, EPOCH, AUDIT, AUTO]);
+    assert_eq!(hsm.list_keys(OTHER_TAG).await.unwrap(), [AUTO]);
+    hsm.destroy_key(TAG, AUDIT).await.unwrap();
+    assert_eq!(hsm.list_keys(TAG).await.unwrap(), [MASTER, second, EPOCH, AUTO]);
+}
+
+#[tokio::test]
+async fn an_auto_key_wraps_like_an_epoch_key() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    hsm.create_key(TAG, AUTO).await.unwrap();
+    hsm.bind(TAG, &[AUTO, EPOCH]).await.unwrap();
+    let sealed = hsm.wrap(AUTO, b"aad", b"boxed").await.unwrap();
+    assert_eq!(hsm.unwrap(AUTO, b"aad", &sealed).await.unwrap(), b"boxed");
+    assert_eq!(hsm.unwrap(EPOCH, b"aad", &sealed).await, Err(HsmError::NotAuthentic));
+}

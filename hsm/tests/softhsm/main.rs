@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, in its fixtures too"
 )]
 
+mod change_pin;
 mod config;
 mod keys;
 mod login;
@@ -28,6 +29,7 @@ const TAG: [u8; 8] = *b"vault--1";
 const MASTER: HsmKey = HsmKey { purpose: HsmKeyPurpose::Master, version: 1 };
 const EPOCH: HsmKey = HsmKey { purpose: HsmKeyPurpose::Epoch, version: 1 };
 const AUDIT: HsmKey = HsmKey { purpose: HsmKeyPurpose::Audit, version: 1 };
+const AUTO: HsmKey = HsmKey { purpose: HsmKeyPurpose::Auto, version: 1 };
 const ALL: [HsmKey; 3] = [MASTER, EPOCH, AUDIT];
 
 /// A token and a directory that go away with the test.

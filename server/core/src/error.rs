@@ -226,6 +226,7 @@ impl VaultError {
             Self::Hsm(error) => match error {
                 HsmError::PinRefused => "HSM_PIN_REFUSED",
                 HsmError::PinLocked => "HSM_PIN_LOCKED",
+                HsmError::PinUncertain => "HSM_PIN_UNCERTAIN",
                 HsmError::Misconfigured { .. }
                 | HsmError::NotUnique { .. }
                 | HsmError::Unsupported { .. } => "HSM_MISCONFIGURED",

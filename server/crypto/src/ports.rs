@@ -21,6 +21,9 @@ pub enum HsmError {
         /// The deadline in milliseconds.
         millis: u64,
     },
+    /// The child or the token was lost while the PIN was changed, and neither PIN could be shown to be the token's.
+    #[error("the token's PIN may be the old one or the new one; log in again with one of them by hand")]
+    PinUncertain,
     /// The token refused the PIN. A program never tries it again.
     #[error("the token refused the PIN; it is not tried again by program, since tokens lock")]
     PinRefused,
@@ -62,7 +65,7 @@ pub enum HsmError {
 }
 
 /// A key inside the module, by purpose and version. Label and id on the token are derived from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HsmKey {
     /// What it is for.
     pub purpose: HsmKeyPurpose,
@@ -73,12 +76,17 @@ pub struct HsmKey {
 impl HsmKey {
     /// The key's label on the token: `keystead/<vault tag in hex>/<purpose>/<version>`.
     pub fn label(&self, vault_tag: [u8; 8]) -> String {
-        let purpose = match self.purpose {
-            HsmKeyPurpose::Master => "master",
-            HsmKeyPurpose::Epoch => "epoch",
-            HsmKeyPurpose::Audit => "audit",
-        };
+        let purpose = self.purpose.word();
         format!("keystead/{:016x}/{purpose}/{}", u64::from_be_bytes(vault_tag), self.version)
+    }
+
+    /// The key whose label this is, if it is one of this vault. A label has one spelling.
+    pub fn from_label(vault_tag: [u8; 8], label: &str) -> Option<Self> {
+        let (rest, version) = label.rsplit_once('/')?;
+        let (_, word) = rest.rsplit_once('/')?;
+        let purpose = HsmKeyPurpose::ALL.into_iter().find(|purpose| purpose.word() == word)?;
+        let key = Self { purpose, version: version.parse().ok().filter(|version| *version > 0)? };
+        (key.label(vault_tag) == label).then_some(key)
     }
 
     /// The key's id on the token: the first 16 bytes of the SHA-256 of its label.
@@ -90,7 +98,7 @@ impl HsmKey {
 }
 
 /// What a key inside the module is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HsmKeyPurpose {
     /// M: wraps data keys.
     Master,
@@ -98,6 +106,23 @@ pub enum HsmKeyPurpose {
     Epoch,
     /// Signs seal headers and audit checkpoints.
     Audit,
+    /// Boxes Q for a vault that opens without shares.
+    Auto,
+}
+
+impl HsmKeyPurpose {
+    /// Every purpose.
+    pub const ALL: [Self; 4] = [Self::Master, Self::Epoch, Self::Audit, Self::Auto];
+
+    /// Its word in labels.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Epoch => "epoch",
+            Self::Audit => "audit",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 /// What the module wrapped, with all that is needed to open it again on the same token.
@@ -142,6 +167,19 @@ pub trait HsmLogin: Send + Sync {
     async fn create_key(&self, vault_tag: [u8; 8], key: HsmKey) -> Result<(), HsmError>;
     /// Destroys a key; absent is success.
     async fn destroy_key(&self, vault_tag: [u8; 8], key: HsmKey) -> Result<(), HsmError>;
+    /// The keys of one vault that the token holds, by their labels: sorted, each once, however many objects bear a label.
+    /// Labels of the vault that name no such key are left out. Flags are not looked at; `bind` does that.
+    async fn list_keys(&self, vault_tag: [u8; 8]) -> Result<Vec<HsmKey>, HsmError>;
+    /// Changes the PIN of the token's user; somebody must be logged in.
+    ///
+    /// * Success: the token takes `new` only, and `new` is used when the module's process has to log in again.
+    /// * [`HsmError::PinRefused`]: the token refused `current`, and no program sends it again. Nothing changed.
+    /// * [`HsmError::PinUncertain`]: the module's process was lost in the middle. Either PIN may be right; what needs
+    ///   the PIN later must keep both until a login shows which. To find out, each is sent at most once without being
+    ///   asked for, `new` first; if neither is taken, a person must log in.
+    /// * Any other error: nothing changed, and `current` is still the PIN. A length that the token does not take is
+    ///   [`HsmError::Misconfigured`], found before anything is sent.
+    async fn change_pin(&self, current: SecretBytes, new: SecretBytes) -> Result<(), HsmError>;
     /// Binds this connection to the keys of one vault (its id's first 8 bytes), after checking their flags.
     async fn bind(&self, vault_tag: [u8; 8], keys: &[HsmKey]) -> Result<(), HsmError>;
 }
@@ -195,3 +233,27 @@ pub trait Entropy: Send + Sync {
 pub trait Hsm: HsmLogin + KeyWrapper + Signer + Anchor + Entropy {}
 
 impl<T: HsmLogin + KeyWrapper + Signer + Anchor + Entropy> Hsm for T {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_names_its_key_and_nothing_else_does() {
+        let tag = *b"vault--1";
+        for purpose in HsmKeyPurpose::ALL {
+            let key = HsmKey { purpose, version: 7 };
+            assert_eq!(HsmKey::from_label(tag, &key.label(tag)), Some(key));
+            assert_eq!(HsmKey::from_label(*b"vault--2", &key.label(tag)), None);
+        }
+        for label in ["", "master/1", "keystead/7661756c742d2d31/anchor"] {
+            assert_eq!(HsmKey::from_label(tag, label), None, "{label}");
+        }
+        for end in
+            ["other/1", "master/0", "master/01", "master/+1", "master/1-mac", "master/4294967296", "master/"]
+        {
+            let label = format!("keystead/7661756c742d2d31/{end}");
+            assert_eq!(HsmKey::from_label(tag, &label), None, "{label}");
+        }
+    }
+}

@@ -99,6 +99,7 @@ fn code(error: &VaultError) -> Code {
             }
             HsmError::PinRefused
             | HsmError::PinLocked
+            | HsmError::PinUncertain
             | HsmError::Misconfigured { .. }
             | HsmError::NotUnique { .. }
             | HsmError::Unsupported { .. } => Code::FailedPrecondition,
