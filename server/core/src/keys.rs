@@ -9,7 +9,7 @@ use std::sync::Arc;
 use getrandom::SysRng;
 use keystead_crypto::CryptoError;
 use keystead_crypto::aad::{Aad, label};
-use keystead_crypto::envelope::{DataKey, InnerBlob, OpeningKey, Q, WrappedDataKey};
+use keystead_crypto::envelope::{DataKey, InnerBlob, OpeningKey, Q, TokenWay, Way, WrappedDataKey};
 use keystead_crypto::mac::LookupKey;
 use keystead_crypto::names::NameKey;
 use keystead_crypto::ports::Hsm;
@@ -77,24 +77,20 @@ impl Keys {
         }
     }
 
+    fn way(&self) -> TokenWay<'_> {
+        TokenWay { hsm: self.hsm.as_ref(), name: &self.token, master_version: self.master_version }
+    }
+
     /// A fresh data key for one plaintext, and its `data_keys` record.
     pub(crate) async fn create_data_key(&self, id: RecordId) -> Result<(DataKey, Vec<u8>), VaultError> {
         let key = DataKey::generate(&mut rng());
         let creating = {
             let aad = self.aad(label::DATA_KEY, Keyspace::DataKeys, id.as_bytes(), 0);
-            WrappedDataKey::create(
-                self.hsm.as_ref(),
-                &self.token,
-                self.master_version,
-                &self.q,
-                &aad,
-                &key,
-                &mut rng(),
-            )
+            WrappedDataKey::create(vec![Way::Token(self.way())], &self.q, &aad, &key, &mut rng())
         };
-        let (wrapped, inner) = creating.await.map_err(|error| data_key_error(error, id))?;
-        self.inner_blobs.insert(id, Arc::new(inner));
-        Ok((key, wrapped.encode()))
+        let created = creating.await.map_err(|error| data_key_error(error, id))?;
+        self.inner_blobs.insert(id, Arc::new(created.inner));
+        Ok((key, created.wrapped.encode()))
     }
 
     /// The data key, when its inner blob is at hand: no HSM, no store.
@@ -107,13 +103,10 @@ impl Keys {
     pub(crate) async fn open_data_key(&self, id: RecordId, stored: &[u8]) -> Result<OpeningKey, VaultError> {
         let wrapped = WrappedDataKey::decode(stored).map_err(|error| data_key_error(error, id))?;
         let aad = self.aad(label::DATA_KEY, Keyspace::DataKeys, id.as_bytes(), 0);
-        let inner = wrapped
-            .unwrap_inner(self.hsm.as_ref(), &self.token, &aad)
-            .await
-            .map_err(|error| data_key_error(error, id))?;
-        let key = self.open_inner(id, &inner)?;
-        self.inner_blobs.insert(id, Arc::new(inner));
-        Ok(key)
+        let opened =
+            wrapped.open(&[self.way()], &[&self.q], &aad).await.map_err(|error| data_key_error(error, id))?;
+        self.inner_blobs.insert(id, Arc::new(opened.inner));
+        Ok(opened.key)
     }
 
     /// Forgets a destroyed data key.

@@ -39,12 +39,12 @@ pub enum CryptoError {
         /// The version at hand.
         given: u32,
     },
-    /// No wrap in the list is for the token at hand.
-    #[error("the data key has no wrap for token {token:?}; it is wrapped for {wrapped_for:?}")]
+    /// No wrap in the list is for a way at hand, under a version of Q at hand.
+    #[error("the data key has no wrap for {token:?} that opens here; it is wrapped for {wrapped_for:?}")]
     NoWrapForToken {
-        /// The serial of the token at hand.
+        /// The ways at hand.
         token: String,
-        /// The serials that the list names.
+        /// The ways that the list names.
         wrapped_for: Vec<String>,
     },
     /// More bytes than the format has room for.
@@ -76,6 +76,12 @@ pub enum CryptoError {
     SignatureUnsupported {
         /// The algorithm.
         algorithm: SignatureAlgorithm,
+    },
+    /// It could not be sealed for offline recovery.
+    #[error("{what} could not be sealed for its recovery recipient")]
+    Recovery {
+        /// What was to be sealed.
+        what: &'static str,
     },
     /// The module did not do what was asked.
     #[error("the HSM did not do what was asked")]

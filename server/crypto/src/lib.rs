@@ -1,6 +1,6 @@
 //! Keystead's cryptography: the only crate that opens secrets.
 //!
-//! Invariants: no I/O, no clock; randomness is passed in; no function takes a nonce; what is read back is decoded
+//! Invariants: no I/O, no clock; randomness is passed in, except to age, which draws its own; no function takes a nonce; what is read back is decoded
 //! strictly, and one value has one encoding. Formats are normative in docs/storage-format.md.
 //! Absent on purpose: what is stored where (storage), who may open it (core), and how a module is reached (hsm).
 
@@ -17,6 +17,7 @@ pub mod mac;
 pub mod names;
 pub mod ports;
 pub mod record;
+pub mod recovery;
 pub mod seal_record;
 pub mod secret;
 pub mod shamir;

@@ -94,11 +94,14 @@ pub(crate) enum Lie {
     NoEncryption,
     /// Signs another message.
     OtherMessage,
+    /// Does not answer at all.
+    Away,
 }
 
 /// A module in memory: key = SHA-256 of its name, IV = a counter, so that vectors are fixed.
 pub(crate) struct MemoryHsm {
     pub(crate) lie: Lie,
+    token: u8,
     calls: Mutex<HashMap<&'static str, u64>>,
 }
 
@@ -108,7 +111,12 @@ impl MemoryHsm {
     }
 
     pub(crate) fn lying(lie: Lie) -> Self {
-        Self { lie, calls: Mutex::default() }
+        Self { lie, token: 1, calls: Mutex::default() }
+    }
+
+    /// Another token: its keys have the same names and other bytes.
+    pub(crate) fn of_token(token: u8) -> Self {
+        Self { lie: Lie::None, token, calls: Mutex::default() }
     }
 
     pub(crate) fn calls(&self, name: &'static str) -> u64 {
@@ -126,8 +134,15 @@ impl MemoryHsm {
         Sha256::digest(key.label(*b"memory\0\0")).into()
     }
 
-    fn cipher(key: HsmKey) -> Aes256Gcm {
-        Aes256Gcm::new(&Self::key(key).into())
+    fn cipher(&self, key: HsmKey) -> Aes256Gcm {
+        let mut key = Self::key(key);
+        key[0] ^= self.token ^ 1;
+        Aes256Gcm::new(&key.into())
+    }
+
+    fn answer(&self) -> Result<(), HsmError> {
+        let away = HsmError::Unavailable { reason: "it is away".to_owned() };
+        if self.lie == Lie::Away { Err(away) } else { Ok(()) }
     }
 
     pub(crate) fn signing_key() -> ed25519_dalek::SigningKey {
@@ -138,10 +153,11 @@ impl MemoryHsm {
 #[async_trait]
 impl KeyWrapper for MemoryHsm {
     async fn wrap(&self, key: HsmKey, aad: &[u8], plaintext: &[u8]) -> Result<HsmSealed, HsmError> {
+        self.answer()?;
         let mut iv = vec![0; 12];
         iv[4..].copy_from_slice(&self.count("wrap").to_be_bytes());
         let nonce = Nonce::try_from(iv.as_slice()).unwrap();
-        let mut ciphertext = Self::cipher(key).encrypt(&nonce, Payload { msg: plaintext, aad }).unwrap();
+        let mut ciphertext = self.cipher(key).encrypt(&nonce, Payload { msg: plaintext, aad }).unwrap();
         match self.lie {
             Lie::LongIv => iv.extend([0; 4]),
             Lie::NoEncryption => ciphertext = plaintext.to_vec(),
@@ -152,11 +168,13 @@ impl KeyWrapper for MemoryHsm {
 
     async fn unwrap(&self, key: HsmKey, aad: &[u8], sealed: &HsmSealed) -> Result<Vec<u8>, HsmError> {
         self.count("unwrap");
+        self.answer()?;
         if sealed.mechanism != 1 {
             return Err(HsmError::Unsupported { what: format!("mechanism {}", sealed.mechanism) });
         }
         let nonce = Nonce::try_from(sealed.iv.as_slice()).map_err(|_| HsmError::NotAuthentic)?;
-        let mut plaintext = Self::cipher(key)
+        let mut plaintext = self
+            .cipher(key)
             .decrypt(&nonce, Payload { msg: &sealed.ciphertext, aad })
             .map_err(|_| HsmError::NotAuthentic)?;
         match self.lie {

@@ -5,15 +5,17 @@ use futures::executor::block_on;
 
 use crate::aad::{Aad, label};
 use crate::arena::LockedKey;
-use crate::envelope::{DataKey, InnerBlob, Q, WrappedDataKey, wrap_aad};
+use crate::envelope::{DataKey, InnerBlob, Q, TokenWay, Way, WrappedDataKey, wrap_aad};
 use crate::mac::LookupKey;
 use crate::names::{DirectoryEntry, NameKey};
 use crate::ports::{HsmKey, HsmKeyPurpose, Signer};
 use crate::record::{self, SystemKey};
-use crate::seal_record::{QBox, SealHeader, SealRecord, TokenWay, Way, WayBoxes};
+use crate::recovery::RecoveryIdentity;
+use crate::seal_record::{QBox, SealHeader, SealRecord, TokenWay as SealTokenWay, Way as SealWay, WayBoxes};
+use crate::secret::SecretBytes;
 use crate::shamir::{self, Sharing};
 use crate::share::{SCHEME_GF256, Share};
-use crate::testing::{MemoryHsm, TestRng, hex};
+use crate::testing::{MemoryHsm, TestRng, hex, unhex};
 use crate::token::Token;
 use crate::unseal_key::UnsealKey;
 
@@ -26,6 +28,12 @@ pub(crate) fn check(name: &str, value: &str) {
     let lines: Vec<_> =
         PAGE.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(" = ")).collect();
     assert_eq!(lines, [value], "vector {name}");
+}
+
+/// The value of the line `name = value` of the page, for what cannot be made again.
+fn given(name: &str) -> &'static str {
+    let mut lines = PAGE.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+    lines.next().unwrap()
 }
 
 fn locked(fill: u8) -> LockedKey {
@@ -87,8 +95,9 @@ fn envelope() {
     let (q, key, id) = (Q::new(1, locked(0x22)), DataKey::fixed([0x33; 32]), counting(0xa0));
     let place = data_key_place(&id);
     let mut rng = TestRng::counting(0);
-    let (wrapped, inner) =
-        block_on(WrappedDataKey::create(&hsm, SERIAL, 1, &q, &place, &key, &mut rng)).unwrap();
+    let way = Way::Token(TokenWay { hsm: &hsm, name: SERIAL, master_version: 1 });
+    let created = block_on(WrappedDataKey::create(vec![way], &q, &place, &key, &mut rng)).unwrap();
+    let (wrapped, inner) = (created.wrapped, created.inner);
     let alone = InnerBlob::seal(&q, &place, &key, &mut TestRng::counting(0));
     assert_eq!(alone.unwrap(), inner);
     check("inner-blob", &hex(inner.bytes()));
@@ -104,6 +113,20 @@ fn envelope() {
         )),
     );
     check("data-key-record", &hex(&wrapped.encode()));
+}
+
+#[test]
+fn recovery_wraps() {
+    let text = SecretBytes::copy_from(given("recovery.identity").as_bytes());
+    let identity = RecoveryIdentity::parse(&text).unwrap();
+    check("recovery.recipient", identity.recipient().text());
+    check("recovery.name", identity.recipient().name());
+    let record = WrappedDataKey::decode(&unhex(given("recovery.data-key-record"))).unwrap();
+    let (q, place_id) = (Q::new(1, locked(0x22)), counting(0xa0));
+    let opened = record.open_recovery(&identity, &q, &data_key_place(&place_id)).unwrap();
+    assert_eq!(opened.expose(), &[0x33; 32]);
+    let inner = identity.open("vector", &record.wraps()[1].sealed, 48).unwrap();
+    check("inner-blob", &hex(&inner));
 }
 
 #[test]
@@ -161,7 +184,12 @@ fn shares_and_seal() {
         audit_key,
         endorsed_keys: Vec::new(),
         signer: 0,
-        ways: vec![Way::Token(TokenWay { serial: SERIAL.into(), oldest_master: 1, master: 1, audit_key: 0 })],
+        ways: vec![SealWay::Token(SealTokenWay {
+            serial: SERIAL.into(),
+            oldest_master: 1,
+            master: 1,
+            audit_key: 0,
+        })],
         share_digests: shares.iter().map(Share::digest).collect(),
         created_ms: 1_700_000_000_000,
     };

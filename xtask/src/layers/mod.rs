@@ -18,6 +18,8 @@ struct Rule {
     may_use: Ours,
     /// What it must not reach, over any number of steps.
     never: &'static [&'static str],
+    /// What of that a foreign crate may reach for itself: the crate, and what it reaches.
+    but: &'static [(&'static str, &'static str)],
 }
 
 enum Ours {
@@ -28,31 +30,37 @@ enum Ours {
 use Ours::{Any, Only};
 
 const RULES: &[Rule] = &[
-    Rule { package: "keystead-proto", may_use: Only(&[]), never: &[] },
+    Rule { package: "keystead-proto", may_use: Only(&[]), never: &[], but: &[] },
     Rule {
         package: "keystead-domain",
         may_use: Only(&[]),
         never: &["tokio", "mio", "socket2", "hyper", "rustix", "getrandom", "rand", "rand_core", "reqwest"],
+        but: &[],
     },
     Rule {
         package: "keystead-crypto",
         may_use: Only(&[]),
         never: &["tokio", "mio", "socket2", "hyper", "tempfile", "getrandom", "rocksdb", "keystead-storage"],
+        // age draws the randomness of its files by itself.
+        but: &[("age", "getrandom")],
     },
     Rule {
         package: "keystead-audit",
         may_use: Only(&["keystead-domain"]),
         never: &["tokio", "tonic", "keystead-storage", "rocksdb"],
+        but: &[],
     },
     Rule {
         package: "keystead-storage",
         may_use: Only(&["keystead-domain"]),
         never: &["rocksdb", "tonic", "keystead-crypto"],
+        but: &[],
     },
     Rule {
         package: "keystead-storage-rocksdb",
         may_use: Only(&["keystead-storage", "keystead-domain"]),
         never: &["tonic", "keystead-core", "keystead-crypto"],
+        but: &[],
     },
     Rule {
         package: "keystead-core",
@@ -68,11 +76,13 @@ const RULES: &[Rule] = &[
             "async-nats",
             "redis",
         ],
+        but: &[],
     },
     Rule {
         package: "keystead-hsm",
         may_use: Only(&["keystead-crypto"]),
         never: &["tonic", "rocksdb", "keystead-core", "keystead-storage"],
+        but: &[],
     },
     Rule {
         package: "keystead-server",
@@ -87,16 +97,23 @@ const RULES: &[Rule] = &[
             "keystead-storage-rocksdb",
         ]),
         never: &["keystead-client"],
+        but: &[],
     },
-    Rule { package: "keystead-client", may_use: Only(&["keystead-proto"]), never: CLIENT_NEVER },
+    Rule { package: "keystead-client", may_use: Only(&["keystead-proto"]), never: CLIENT_NEVER, but: &[] },
     Rule {
         package: "keystead-cli",
         may_use: Only(&["keystead-client", "keystead-proto", "keystead-audit", "keystead-crypto"]),
         never: CLIENT_NEVER,
+        but: &[],
     },
-    Rule { package: "keystead-tests", may_use: Any, never: &[] },
-    Rule { package: "keystead-benches", may_use: Any, never: &[] },
-    Rule { package: "xtask", may_use: Only(&[]), never: &["tokio", "rocksdb", "cryptoki", "tonic"] },
+    Rule { package: "keystead-tests", may_use: Any, never: &[], but: &[] },
+    Rule { package: "keystead-benches", may_use: Any, never: &[], but: &[] },
+    Rule {
+        package: "xtask",
+        may_use: Only(&[]),
+        never: &["tokio", "rocksdb", "cryptoki", "tonic"],
+        but: &[],
+    },
 ];
 
 const CLIENT_NEVER: &[&str] =
@@ -125,7 +142,9 @@ fn violations(graph: &Graph, rules: &[Rule]) -> Vec<String> {
             found.extend(against.map(|used| format!("{package} may not use {used}")));
         }
         for banned in rule.never {
-            if let Some(path) = graph.path(package, banned) {
+            let around: Vec<&str> =
+                rule.but.iter().filter(|(_, reached)| reached == banned).map(|(crate_, _)| *crate_).collect();
+            if let Some(path) = graph.path(package, banned, &around) {
                 found.push(format!("{package} must never reach {banned}: {}", path.join(" → ")));
             }
         }
@@ -138,8 +157,8 @@ mod tests {
     use super::{graph::tests::example, *};
 
     const TABLE: &[Rule] = &[
-        Rule { package: "low", may_use: Only(&[]), never: &["socket"] },
-        Rule { package: "high", may_use: Only(&["low"]), never: &["driver"] },
+        Rule { package: "low", may_use: Only(&[]), never: &["socket"], but: &[] },
+        Rule { package: "high", may_use: Only(&["low"]), never: &["driver"], but: &[] },
     ];
 
     fn found(ours: &[&str], edges: &[(&str, &str)]) -> Vec<String> {
@@ -163,6 +182,25 @@ mod tests {
         let edges = [("low", "text"), ("text", "net"), ("net", "socket")];
         let expected = ["low must never reach socket: low → text → net → socket"];
         assert_eq!(found(&["low", "high"], &edges), expected);
+    }
+
+    #[test]
+    fn a_foreign_crate_may_reach_for_itself_what_is_lent_to_it_and_nothing_else() {
+        let lent = [Rule {
+            package: "low",
+            may_use: Only(&[]),
+            never: &["random", "socket"],
+            but: &[("cipher", "random")],
+        }];
+        let found = |edges: &[(&'static str, &'static str)]| {
+            let edges: Vec<_> = edges.iter().map(|(from, to)| (*from, *to, None)).collect();
+            violations(&example(&["low"], &edges), &lent)
+        };
+        assert_eq!(found(&[("low", "cipher"), ("cipher", "random")]), Vec::<String>::new());
+        let socket = found(&[("low", "cipher"), ("cipher", "random"), ("cipher", "socket")]);
+        assert_eq!(socket, ["low must never reach socket: low → cipher → socket"]);
+        let own = found(&[("low", "cipher"), ("cipher", "random"), ("low", "random")]);
+        assert_eq!(own, ["low must never reach random: low → random"]);
     }
 
     #[test]
