@@ -80,7 +80,7 @@ pub use retry::RetryPolicy;
 pub use secrets::{
     DestroyedVersions, History, ListEntry, PutOptions, Secret, SecretVersion, Secrets, VersionState,
 };
-pub use system::{InitRequest, InitialShare, Initialized, System};
+pub use system::{InitRequest, InitialShare, Initialized, Submitted, System};
 pub use tonic::Code;
 pub use value::{SecretBytes, SecretValue};
 

@@ -42,6 +42,8 @@ pub struct Initialized {
     pub bootstrap_token: Option<SecretBytes>,
     /// When that token dies.
     pub bootstrap_expires: Option<prost_types::Timestamp>,
+    /// The seal record: a backup of the store opens only with it.
+    pub seal_record: Vec<u8>,
 }
 
 /// One holder's share.
@@ -49,8 +51,34 @@ pub struct Initialized {
 pub struct InitialShare {
     /// Its number, from 1.
     pub number: u32,
-    /// Its text.
+    /// Its text, or that sealed for the recipient and armored.
     pub text: SecretBytes,
+    /// The age recipient that it is sealed for.
+    pub recipient: Option<String>,
+}
+
+impl From<v1::UnsealShare> for InitialShare {
+    fn from(share: v1::UnsealShare) -> Self {
+        let recipient = Some(share.recipient).filter(|recipient| !recipient.is_empty());
+        Self { number: share.number, text: share.text.into(), recipient }
+    }
+}
+
+/// What one share did.
+#[derive(Clone, Debug)]
+pub struct Submitted {
+    /// The state after it.
+    pub state: v1::SealState,
+    /// The ceremony, while more shares are needed.
+    pub ceremony: Option<v1::CeremonyProgress>,
+    /// New shares of a rekey. It is the only copy; they are good once the ceremony that comes along is over.
+    pub shares: Vec<InitialShare>,
+    /// A new seal record, to be kept beside backups.
+    pub seal_record: Option<Vec<u8>>,
+    /// A new administrator's token.
+    pub bootstrap_token: Option<SecretBytes>,
+    /// When that token dies.
+    pub bootstrap_expires: Option<prost_types::Timestamp>,
 }
 
 /// The vault's life.
@@ -99,45 +127,72 @@ impl System {
         let token = SecretBytes::from(answer.bootstrap_token);
         Ok(Initialized {
             vault_id: answer.vault_id,
-            shares: answer
-                .shares
-                .into_iter()
-                .map(|share| InitialShare { number: share.number, text: share.text.into() })
-                .collect(),
+            shares: answer.shares.into_iter().map(InitialShare::from).collect(),
+            bootstrap_token: Some(token).filter(|token| !token.is_empty()),
+            bootstrap_expires: answer.bootstrap_expire_time,
+            seal_record: answer.seal_record,
+        })
+    }
+
+    /// Begins a ceremony of an open vault.
+    pub async fn start_ceremony(
+        &self,
+        purpose: v1::start_ceremony_request::Purpose,
+    ) -> Result<v1::CeremonyProgress, Error> {
+        let request = v1::StartCeremonyRequest { purpose: Some(purpose) };
+        let answer = self
+            .caller
+            .call(Repeat::Never, request, |request| {
+                let mut rpc = self.rpc();
+                async move { rpc.start_ceremony(request).await }
+            })
+            .await?;
+        Ok(answer.ceremony.unwrap_or_default())
+    }
+
+    /// Enters one share; `ceremony_id` is what the holder saw in the status. It may be empty for unsealing.
+    pub async fn submit_share(&self, share: &SecretBytes, ceremony_id: &str) -> Result<Submitted, Error> {
+        let request =
+            v1::SubmitShareRequest { share: share.expose().to_vec(), ceremony_id: ceremony_id.to_owned() };
+        let answer = self
+            .caller
+            .patient(CEREMONY)
+            .call(Repeat::Never, request, |request| {
+                let mut rpc = self.rpc();
+                async move { rpc.submit_share(request).await }
+            })
+            .await?;
+        let token = SecretBytes::from(answer.bootstrap_token);
+        Ok(Submitted {
+            state: v1::SealState::try_from(answer.state).unwrap_or(v1::SealState::Unspecified),
+            ceremony: answer.ceremony,
+            shares: answer.shares.into_iter().map(InitialShare::from).collect(),
+            seal_record: Some(answer.seal_record).filter(|record| !record.is_empty()),
             bootstrap_token: Some(token).filter(|token| !token.is_empty()),
             bootstrap_expires: answer.bootstrap_expire_time,
         })
     }
 
-    /// Enters one share; `ceremony_id` is what the holder saw in the status, or empty.
-    pub async fn submit_share(
-        &self,
-        share: &SecretBytes,
-        ceremony_id: &str,
-    ) -> Result<v1::SubmitUnsealShareResponse, Error> {
-        let request = v1::SubmitUnsealShareRequest {
-            share: share.expose().to_vec(),
-            ceremony_id: ceremony_id.to_owned(),
-        };
-        self.caller
-            .patient(CEREMONY)
-            .call(Repeat::Never, request, |request| {
-                let mut rpc = self.rpc();
-                async move { rpc.submit_unseal_share(request).await }
-            })
-            .await
-    }
-
-    /// Ends a half-done unseal ceremony.
-    pub async fn cancel_unseal(&self, ceremony_id: &str) -> Result<(), Error> {
-        let request = v1::CancelUnsealRequest { ceremony_id: ceremony_id.to_owned() };
+    /// Ends a half-done ceremony.
+    pub async fn cancel_ceremony(&self, ceremony_id: &str) -> Result<(), Error> {
+        let request = v1::CancelCeremonyRequest { ceremony_id: ceremony_id.to_owned() };
         self.caller
             .call(Repeat::Never, request, |request| {
                 let mut rpc = self.rpc();
-                async move { rpc.cancel_unseal(request).await }
+                async move { rpc.cancel_ceremony(request).await }
             })
             .await
             .map(|_| ())
+    }
+
+    /// The seal record, to be kept beside backups.
+    pub async fn export_seal_record(&self) -> Result<v1::ExportSealRecordResponse, Error> {
+        self.caller
+            .call(Repeat::Safe, v1::ExportSealRecordRequest {}, |request| {
+                let mut rpc = self.rpc();
+                async move { rpc.export_seal_record(request).await }
+            })
+            .await
     }
 
     /// Seals the vault.

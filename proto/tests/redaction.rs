@@ -104,7 +104,7 @@ fn debug_of(message: &str, bytes: &[u8]) -> Option<[String; 2]> {
         SecretField,
         SecretFields,
         SecretValue,
-        SubmitUnsealShareRequest,
+        SubmitShareRequest,
         UnsealShare,
     )
 }

@@ -126,6 +126,19 @@ pub enum ReadDurability {
 pub struct SealConfig {
     /// How long entered shares wait for the rest.
     pub unseal_timeout: Duration,
+    /// The PIN for a vault that opens by itself.
+    pub auto_pin: Option<AutoPin>,
+}
+
+/// Where a PIN comes from that nobody enters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AutoPin {
+    /// A file.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
+    /// A credential of systemd, by its name.
+    Credential(String),
 }
 
 /// What callers may take up.

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 pub const OVERRIDE_PREFIX: &str = "KEYSTEAD_SERVER__";
 /// Where systemd wants to be told that the server is ready or stopping.
 pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+/// Where systemd puts the credentials of the service.
+pub const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// Names the configuration of SoftHSM; passed on to the HSM's process by `--dev`.
 pub const SOFTHSM2_CONF: &str = "SOFTHSM2_CONF";
 
@@ -28,6 +30,16 @@ pub const CLIENT_KEY: &str = "KEYSTEAD_KEY";
 pub struct Environment {
     overrides: Vec<(String, OsString)>,
     notify_socket: Option<PathBuf>,
+}
+
+/// The variable that the configuration names for a PIN. Read when it is needed, and kept nowhere.
+pub fn secret_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+/// The directory of systemd's credentials.
+pub fn credentials_directory() -> Option<PathBuf> {
+    std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from)
 }
 
 impl Environment {

@@ -3,6 +3,7 @@
 //! Invariant: [`Server::build`] is the one door: the binary and the test harness start the same server. Domain code knows
 //! nothing of what is here; here nothing is decided.
 
+mod auto_pin;
 pub mod config;
 pub mod dev;
 pub mod env;

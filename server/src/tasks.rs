@@ -13,6 +13,8 @@ use tonic_health::server::HealthReporter;
 use crate::telemetry::ServerMetrics;
 
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+const UNSEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const UNSEAL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Services that need an open vault.
 const NEED_OPEN: [&str; 4] = [
@@ -53,15 +55,39 @@ pub(crate) async fn run(
                 }
                 let open = *state.borrow_and_update();
                 tell(&health, &metrics, open).await;
-                if open {
-                    keep_up(&vault).await;
-                }
+                keep_up(&vault).await;
             }
             _ = upkeep.tick() => {
                 let failing = vault.audit().status().state != State::Ready;
                 metrics.audit_failing.set(if failing { 1.0 } else { 0.0 });
                 keep_up(&vault).await;
             }
+        }
+    }
+}
+
+/// Opens a vault that opens by itself, once: whoever seals it later means it.
+pub(crate) async fn unseal_by_itself(vault: Arc<Vault>, stop: CancellationToken) {
+    let mut pause = UNSEAL_AGAIN_AFTER;
+    loop {
+        match vault.unseal_by_itself().await {
+            Ok(opened) => {
+                if !opened {
+                    tracing::info!("a PIN is configured, but the vault opens with shares only");
+                }
+                return;
+            }
+            Err(error) if error.may_pass() => {
+                tracing::warn!(%error, again_in_s = pause.as_secs(), "the vault could not open by itself; it is tried again");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the vault does not open by itself; unseal it with shares");
+                return;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => pause = pause.saturating_mul(2).min(UNSEAL_AGAIN_AT_MOST),
         }
     }
 }

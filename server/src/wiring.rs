@@ -13,6 +13,7 @@ use keystead_audit::{
 };
 use keystead_core::audit_trail::ReadDurability as CoreDurability;
 use keystead_core::clock::Clock;
+use keystead_core::seal::PinSource;
 use keystead_core::vault::{Vault, VaultOptions, VaultParts};
 use keystead_crypto::arena::arena;
 use keystead_crypto::ports::HsmError;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Router;
 use tower::layer::util::{Identity, Stack};
 
+use crate::auto_pin::ConfiguredPin;
 use crate::config::{Config, Limits, ReadDurability};
 use crate::grpc::Api;
 use crate::grpc::layers::FrontLayer;
@@ -162,6 +164,11 @@ impl Server {
             hsm: Arc::new(hsm),
             audit: Arc::clone(&audit),
             clock: built.clock,
+            auto_pin: config
+                .seal
+                .auto_pin
+                .clone()
+                .map(|source| Arc::new(ConfiguredPin(source)) as Arc<dyn PinSource>),
             options: VaultOptions {
                 node: config.server.node.clone(),
                 read_durability: match config.audit.durability {
@@ -229,7 +236,10 @@ impl Server {
         let background = TaskTracker::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         let (vault, metrics) = (Arc::clone(&self.vault), Arc::clone(&self.metrics));
-        background.spawn(tasks::run(vault, health, metrics, stopping.clone(), cancel.clone()));
+        background.spawn(tasks::run(Arc::clone(&vault), health, metrics, stopping.clone(), cancel.clone()));
+        if self.config.seal.auto_pin.is_some() {
+            background.spawn(tasks::unseal_by_itself(vault, stopping.clone()));
+        }
         if let Some(listener) = self.metrics_listener {
             background.spawn(listener.serve(Arc::clone(&self.metrics), cancel.clone()));
         }

@@ -8,10 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use keystead_client::{Builder, Client, InitRequest, Initialized, RetryPolicy, SecretBytes, v1};
+use keystead_hsm::HsmHandle;
 use keystead_hsm::testing::SoftToken;
 use tempfile::TempDir;
 
 use crate::pki::{Identity, Pki};
+use crate::programs;
 
 /// The SPIFFE id of the operator that the configuration and init name.
 pub const ADMIN_SPIFFE: &str = "spiffe://test/operator/admin";
@@ -95,6 +97,11 @@ impl Site {
     /// The token.
     pub fn token(&self) -> &SoftToken {
         &self.token
+    }
+
+    /// A way of the test's own to the token. Nobody is logged in.
+    pub fn hsm(&self) -> HsmHandle {
+        HsmHandle::spawn(self.token.config(programs::server(), vec!["hsm-worker".to_owned()])).unwrap()
     }
 
     /// The CA.

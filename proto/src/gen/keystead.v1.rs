@@ -381,10 +381,20 @@ pub mod audit_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// A ceremony that collects shares.
+/// A parameter of a ceremony.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CeremonyParameter {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Its value.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+/// A ceremony that collects shares.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CeremonyProgress {
-    /// Bound to the ceremony's parameters; every holder sees the same one.
+    /// Bound to the ceremony's purpose and parameters; every holder sees the same one.
     #[prost(string, tag = "1")]
     pub ceremony_id: ::prost::alloc::string::String,
     /// Shares needed.
@@ -396,12 +406,18 @@ pub struct CeremonyProgress {
     /// When a half-done ceremony is dropped.
     #[prost(message, optional, tag = "4")]
     pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// What it is for.
+    #[prost(enumeration = "CeremonyPurpose", tag = "5")]
+    pub purpose: i32,
+    /// What whoever enters a share approves.
+    #[prost(message, repeated, tag = "6")]
+    pub parameters: ::prost::alloc::vec::Vec<CeremonyParameter>,
 }
 /// Request of GetStatus.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatusRequest {}
 /// Response of GetStatus.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetStatusResponse {
     /// The state.
     #[prost(enumeration = "SealState", tag = "1")]
@@ -418,12 +434,12 @@ pub struct GetStatusResponse {
     /// Shares made.
     #[prost(uint32, tag = "5")]
     pub shares: u32,
-    /// The independent powers that open stored data: 2 with shares and HSM.
+    /// The independent powers that open stored data: 2 with shares and HSM, 1 if the HSM alone can.
     #[prost(uint32, tag = "6")]
     pub powers: u32,
-    /// The unseal ceremony, if one has begun.
+    /// The ceremony under way, if there is one.
     #[prost(message, optional, tag = "7")]
-    pub unseal: ::core::option::Option<CeremonyProgress>,
+    pub ceremony: ::core::option::Option<CeremonyProgress>,
     /// The signed public header of the seal record, for checking a share before sending it.
     #[prost(bytes = "vec", tag = "8")]
     pub seal_header: ::prost::alloc::vec::Vec<u8>,
@@ -510,6 +526,9 @@ pub struct InitializeResponse {
     /// When it dies.
     #[prost(message, optional, tag = "4")]
     pub bootstrap_expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The seal record, to be kept beside backups.
+    #[prost(bytes = "vec", tag = "5")]
+    pub seal_record: ::prost::alloc::vec::Vec<u8>,
 }
 /// One share.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -518,41 +537,139 @@ pub struct UnsealShare {
     /// Its number, from 1.
     #[prost(uint32, tag = "1")]
     pub number: u32,
-    /// Its text.
+    /// Its text; armored for the recipient, if there is one.
     #[prost(string, tag = "2")]
     pub text: ::prost::alloc::string::String,
+    /// The age recipient that the text is sealed for; empty if it is not sealed.
+    #[prost(string, tag = "3")]
+    pub recipient: ::prost::alloc::string::String,
 }
-/// Request of SubmitUnsealShare.
+/// Request of StartCeremony.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartCeremonyRequest {
+    /// Exactly one is set.
+    #[prost(oneof = "start_ceremony_request::Purpose", tags = "1, 2, 3, 4, 5")]
+    pub purpose: ::core::option::Option<start_ceremony_request::Purpose>,
+}
+/// Nested message and enum types in `StartCeremonyRequest`.
+pub mod start_ceremony_request {
+    /// Exactly one is set.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Purpose {
+        /// Make new shares.
+        #[prost(message, tag = "1")]
+        Rekey(super::Rekey),
+        /// Change the PIN of a token.
+        #[prost(message, tag = "2")]
+        ChangePin(super::ChangePin),
+        /// Let the vault open by itself: the HSM and its PIN are then enough.
+        #[prost(message, tag = "3")]
+        EnableAutoUnseal(super::EnableAutoUnseal),
+        /// Let it open with shares only.
+        #[prost(message, tag = "4")]
+        DisableAutoUnseal(super::DisableAutoUnseal),
+        /// Make a token for a new administrator. Only with a configured operator certificate or over the local Unix socket.
+        #[prost(message, tag = "5")]
+        RecoverRoot(super::RecoverRoot),
+    }
+}
+/// New shares, for other holders or another quorum. The old ones are good until the new ones are confirmed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rekey {
+    /// Shares to make: 2 to 255.
+    #[prost(uint32, tag = "1")]
+    pub shares: u32,
+    /// Shares needed: 2 to `shares`.
+    #[prost(uint32, tag = "2")]
+    pub threshold: u32,
+    /// age recipients, one a share, in the order of the shares' numbers. Without any, shares come in the clear.
+    #[prost(string, repeated, tag = "3")]
+    pub recipients: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Replace Q too, and seal every data key anew: after the server's memory may have been read.
+    #[prost(bool, tag = "4")]
+    pub new_q: bool,
+}
+/// A new PIN for a token.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
-pub struct SubmitUnsealShareRequest {
+pub struct ChangePin {
+    /// The PIN.
+    #[prost(bytes = "vec", tag = "1")]
+    pub new_pin: ::prost::alloc::vec::Vec<u8>,
+}
+/// No parameters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnableAutoUnseal {}
+/// No parameters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisableAutoUnseal {}
+/// No parameters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecoverRoot {}
+/// Response of StartCeremony.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartCeremonyResponse {
+    /// The ceremony.
+    #[prost(message, optional, tag = "1")]
+    pub ceremony: ::core::option::Option<CeremonyProgress>,
+}
+/// Request of SubmitShare.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct SubmitShareRequest {
     /// The share's text.
     #[prost(bytes = "vec", tag = "1")]
     pub share: ::prost::alloc::vec::Vec<u8>,
-    /// If set, the ceremony that the holder saw; another one refuses the share.
+    /// The ceremony that the holder saw; another one refuses the share. May be empty only for unsealing.
     #[prost(string, tag = "2")]
     pub ceremony_id: ::prost::alloc::string::String,
 }
-/// Response of SubmitUnsealShare.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SubmitUnsealShareResponse {
+/// Response of SubmitShare.
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct SubmitShareResponse {
     /// The state after this share.
     #[prost(enumeration = "SealState", tag = "1")]
     pub state: i32,
-    /// The ceremony, while more shares are needed.
+    /// The ceremony, while more shares are needed: after the last old share of a rekey, the one that confirms the new ones.
     #[prost(message, optional, tag = "2")]
-    pub unseal: ::core::option::Option<CeremonyProgress>,
+    pub ceremony: ::core::option::Option<CeremonyProgress>,
+    /// New shares, one a holder. Shown once, kept nowhere; good once they are confirmed.
+    #[prost(message, repeated, tag = "3")]
+    pub shares: ::prost::alloc::vec::Vec<UnsealShare>,
+    /// A new seal record, to be kept beside backups; the one before is good for nothing any more.
+    #[prost(bytes = "vec", tag = "4")]
+    pub seal_record: ::prost::alloc::vec::Vec<u8>,
+    /// A new administrator's token.
+    #[prost(string, tag = "5")]
+    pub bootstrap_token: ::prost::alloc::string::String,
+    /// When it dies.
+    #[prost(message, optional, tag = "6")]
+    pub bootstrap_expire_time: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// Request of CancelUnseal.
+/// Request of CancelCeremony.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CancelUnsealRequest {
+pub struct CancelCeremonyRequest {
     /// The ceremony.
     #[prost(string, tag = "1")]
     pub ceremony_id: ::prost::alloc::string::String,
 }
-/// Response of CancelUnseal.
+/// Response of CancelCeremony.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CancelUnsealResponse {}
+pub struct CancelCeremonyResponse {}
+/// Request of ExportSealRecord.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportSealRecordRequest {}
+/// Response of ExportSealRecord.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportSealRecordResponse {
+    /// The record's bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub seal_record: ::prost::alloc::vec::Vec<u8>,
+    /// The epoch of its shares.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+}
 /// Request of Seal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SealRequest {}
@@ -592,6 +709,59 @@ impl SealState {
             "SEAL_STATE_UNINITIALIZED" => Some(Self::Uninitialized),
             "SEAL_STATE_SEALED" => Some(Self::Sealed),
             "SEAL_STATE_UNSEALED" => Some(Self::Unsealed),
+            _ => None,
+        }
+    }
+}
+/// What a ceremony is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CeremonyPurpose {
+    /// Not set.
+    Unspecified = 0,
+    /// Open the vault.
+    Unseal = 1,
+    /// Make new shares.
+    Rekey = 2,
+    /// Show that the new shares arrived; then the old ones die.
+    ConfirmRekey = 3,
+    /// Change the PIN of a token.
+    ChangePin = 4,
+    /// Let the vault open by itself.
+    EnableAutoUnseal = 5,
+    /// Let it open with shares only.
+    DisableAutoUnseal = 6,
+    /// Make a token for a new administrator.
+    RecoverRoot = 7,
+}
+impl CeremonyPurpose {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CEREMONY_PURPOSE_UNSPECIFIED",
+            Self::Unseal => "CEREMONY_PURPOSE_UNSEAL",
+            Self::Rekey => "CEREMONY_PURPOSE_REKEY",
+            Self::ConfirmRekey => "CEREMONY_PURPOSE_CONFIRM_REKEY",
+            Self::ChangePin => "CEREMONY_PURPOSE_CHANGE_PIN",
+            Self::EnableAutoUnseal => "CEREMONY_PURPOSE_ENABLE_AUTO_UNSEAL",
+            Self::DisableAutoUnseal => "CEREMONY_PURPOSE_DISABLE_AUTO_UNSEAL",
+            Self::RecoverRoot => "CEREMONY_PURPOSE_RECOVER_ROOT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CEREMONY_PURPOSE_UNSPECIFIED" => Some(Self::Unspecified),
+            "CEREMONY_PURPOSE_UNSEAL" => Some(Self::Unseal),
+            "CEREMONY_PURPOSE_REKEY" => Some(Self::Rekey),
+            "CEREMONY_PURPOSE_CONFIRM_REKEY" => Some(Self::ConfirmRekey),
+            "CEREMONY_PURPOSE_CHANGE_PIN" => Some(Self::ChangePin),
+            "CEREMONY_PURPOSE_ENABLE_AUTO_UNSEAL" => Some(Self::EnableAutoUnseal),
+            "CEREMONY_PURPOSE_DISABLE_AUTO_UNSEAL" => Some(Self::DisableAutoUnseal),
+            "CEREMONY_PURPOSE_RECOVER_ROOT" => Some(Self::RecoverRoot),
             _ => None,
         }
     }
@@ -739,12 +909,12 @@ pub mod system_service_client {
                 .insert(GrpcMethod::new("keystead.v1.SystemService", "Initialize"));
             self.inner.unary(req, path, codec).await
         }
-        /// Enters one share. The ceremony starts with the first valid one and opens the vault with the last one needed.
-        pub async fn submit_unseal_share(
+        /// Begins a ceremony of an open vault: something that only a quorum of holders may have done.
+        pub async fn start_ceremony(
             &mut self,
-            request: impl tonic::IntoRequest<super::SubmitUnsealShareRequest>,
+            request: impl tonic::IntoRequest<super::StartCeremonyRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::SubmitUnsealShareResponse>,
+            tonic::Response<super::StartCeremonyResponse>,
             tonic::Status,
         > {
             self.inner
@@ -757,38 +927,90 @@ pub mod system_service_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
-                "/keystead.v1.SystemService/SubmitUnsealShare",
+                "/keystead.v1.SystemService/StartCeremony",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.SystemService", "StartCeremony"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Enters one share. On a sealed vault the first valid one begins the unseal ceremony; the last one needed has done what
+        /// the ceremony is for.
+        pub async fn submit_share(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SubmitShareRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SubmitShareResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.SystemService/SubmitShare",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.SystemService", "SubmitShare"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a half-done ceremony. Only with a configured operator certificate, over the local Unix socket, or, while
+        /// unsealed, by whom the policies allow to begin one.
+        pub async fn cancel_ceremony(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelCeremonyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelCeremonyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.SystemService/CancelCeremony",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.SystemService", "CancelCeremony"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The seal record, without which a backup of the store does not open. It opens nothing by itself.
+        pub async fn export_seal_record(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportSealRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExportSealRecordResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.SystemService/ExportSealRecord",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(
-                    GrpcMethod::new("keystead.v1.SystemService", "SubmitUnsealShare"),
+                    GrpcMethod::new("keystead.v1.SystemService", "ExportSealRecord"),
                 );
-            self.inner.unary(req, path, codec).await
-        }
-        /// Ends a half-done unseal ceremony. Only with a configured operator certificate or over the local Unix socket.
-        pub async fn cancel_unseal(
-            &mut self,
-            request: impl tonic::IntoRequest<super::CancelUnsealRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CancelUnsealResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/keystead.v1.SystemService/CancelUnseal",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("keystead.v1.SystemService", "CancelUnseal"));
             self.inner.unary(req, path, codec).await
         }
         /// Seals the vault: in-flight requests end, keys are wiped.
@@ -845,20 +1067,38 @@ pub mod system_service_server {
             tonic::Response<super::InitializeResponse>,
             tonic::Status,
         >;
-        /// Enters one share. The ceremony starts with the first valid one and opens the vault with the last one needed.
-        async fn submit_unseal_share(
+        /// Begins a ceremony of an open vault: something that only a quorum of holders may have done.
+        async fn start_ceremony(
             &self,
-            request: tonic::Request<super::SubmitUnsealShareRequest>,
+            request: tonic::Request<super::StartCeremonyRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::SubmitUnsealShareResponse>,
+            tonic::Response<super::StartCeremonyResponse>,
             tonic::Status,
         >;
-        /// Ends a half-done unseal ceremony. Only with a configured operator certificate or over the local Unix socket.
-        async fn cancel_unseal(
+        /// Enters one share. On a sealed vault the first valid one begins the unseal ceremony; the last one needed has done what
+        /// the ceremony is for.
+        async fn submit_share(
             &self,
-            request: tonic::Request<super::CancelUnsealRequest>,
+            request: tonic::Request<super::SubmitShareRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::CancelUnsealResponse>,
+            tonic::Response<super::SubmitShareResponse>,
+            tonic::Status,
+        >;
+        /// Ends a half-done ceremony. Only with a configured operator certificate, over the local Unix socket, or, while
+        /// unsealed, by whom the policies allow to begin one.
+        async fn cancel_ceremony(
+            &self,
+            request: tonic::Request<super::CancelCeremonyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelCeremonyResponse>,
+            tonic::Status,
+        >;
+        /// The seal record, without which a backup of the store does not open. It opens nothing by itself.
+        async fn export_seal_record(
+            &self,
+            request: tonic::Request<super::ExportSealRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExportSealRecordResponse>,
             tonic::Status,
         >;
         /// Seals the vault: in-flight requests end, keys are wiped.
@@ -1034,26 +1274,25 @@ pub mod system_service_server {
                     };
                     Box::pin(fut)
                 }
-                "/keystead.v1.SystemService/SubmitUnsealShare" => {
+                "/keystead.v1.SystemService/StartCeremony" => {
                     #[allow(non_camel_case_types)]
-                    struct SubmitUnsealShareSvc<T: SystemService>(pub Arc<T>);
+                    struct StartCeremonySvc<T: SystemService>(pub Arc<T>);
                     impl<
                         T: SystemService,
-                    > tonic::server::UnaryService<super::SubmitUnsealShareRequest>
-                    for SubmitUnsealShareSvc<T> {
-                        type Response = super::SubmitUnsealShareResponse;
+                    > tonic::server::UnaryService<super::StartCeremonyRequest>
+                    for StartCeremonySvc<T> {
+                        type Response = super::StartCeremonyResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<super::SubmitUnsealShareRequest>,
+                            request: tonic::Request<super::StartCeremonyRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as SystemService>::submit_unseal_share(&inner, request)
-                                    .await
+                                <T as SystemService>::start_ceremony(&inner, request).await
                             };
                             Box::pin(fut)
                         }
@@ -1064,7 +1303,7 @@ pub mod system_service_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-                        let method = SubmitUnsealShareSvc(inner);
+                        let method = StartCeremonySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1080,25 +1319,25 @@ pub mod system_service_server {
                     };
                     Box::pin(fut)
                 }
-                "/keystead.v1.SystemService/CancelUnseal" => {
+                "/keystead.v1.SystemService/SubmitShare" => {
                     #[allow(non_camel_case_types)]
-                    struct CancelUnsealSvc<T: SystemService>(pub Arc<T>);
+                    struct SubmitShareSvc<T: SystemService>(pub Arc<T>);
                     impl<
                         T: SystemService,
-                    > tonic::server::UnaryService<super::CancelUnsealRequest>
-                    for CancelUnsealSvc<T> {
-                        type Response = super::CancelUnsealResponse;
+                    > tonic::server::UnaryService<super::SubmitShareRequest>
+                    for SubmitShareSvc<T> {
+                        type Response = super::SubmitShareResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<super::CancelUnsealRequest>,
+                            request: tonic::Request<super::SubmitShareRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as SystemService>::cancel_unseal(&inner, request).await
+                                <T as SystemService>::submit_share(&inner, request).await
                             };
                             Box::pin(fut)
                         }
@@ -1109,7 +1348,98 @@ pub mod system_service_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-                        let method = CancelUnsealSvc(inner);
+                        let method = SubmitShareSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.SystemService/CancelCeremony" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelCeremonySvc<T: SystemService>(pub Arc<T>);
+                    impl<
+                        T: SystemService,
+                    > tonic::server::UnaryService<super::CancelCeremonyRequest>
+                    for CancelCeremonySvc<T> {
+                        type Response = super::CancelCeremonyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelCeremonyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SystemService>::cancel_ceremony(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelCeremonySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.SystemService/ExportSealRecord" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportSealRecordSvc<T: SystemService>(pub Arc<T>);
+                    impl<
+                        T: SystemService,
+                    > tonic::server::UnaryService<super::ExportSealRecordRequest>
+                    for ExportSealRecordSvc<T> {
+                        type Response = super::ExportSealRecordResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportSealRecordRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SystemService>::export_seal_record(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportSealRecordSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

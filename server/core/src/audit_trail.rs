@@ -69,13 +69,19 @@ impl Entry {
         Self::new(vault, ctx.arrived, resource, body)
     }
 
-    pub(crate) fn begin_job(vault: &UnsealedVault, job: &'static str, resource: Resource) -> Self {
+    pub(crate) fn begin_job(
+        vault: &UnsealedVault,
+        job: &'static str,
+        resource: Resource,
+        detail: Detail,
+    ) -> Self {
         let body = Body {
             principal: format!("system/{job}"),
             tenant: TENANT.into(),
             method: "system".into(),
             action: job.into(),
             resource: resource.to_string(),
+            detail: owned(detail).collect(),
             ..Body::default()
         };
         Self::new(vault, vault.clock.monotonic(), resource, body)

@@ -112,12 +112,43 @@ pub enum VaultError {
     #[error(transparent)]
     Share(#[from] ShareError),
     /// The ceremony is another one, or over.
-    #[error("the unseal ceremony {asked} is not under way{}", .current.as_ref().map(|id| format!("; {id} is")).unwrap_or_default())]
+    #[error("the ceremony {asked} is not under way{}", .current.as_ref().map(|id| format!("; {id} is")).unwrap_or_default())]
     OtherCeremony {
         /// What the holder saw.
         asked: String,
         /// What is under way.
         current: Option<String>,
+    },
+    /// Another ceremony has not ended.
+    #[error("ceremony {current} is under way; end it first, with its shares or by cancelling it")]
+    CeremonyUnderWay {
+        /// Its id.
+        current: String,
+    },
+    /// A change of the PIN was cut off, and nobody knows yet which one holds.
+    #[error(
+        "the PIN of token {token} was being changed when something failed; seal and unseal the vault, which finds out which one holds"
+    )]
+    PinUndecided {
+        /// Its serial.
+        token: String,
+    },
+    /// The configuration has no PIN for a vault that opens by itself.
+    #[error(
+        "the server has no PIN to open the vault by itself; set seal.auto_pin_file, auto_pin_env or auto_pin_credential"
+    )]
+    NoAutoPin,
+    /// The PIN for a vault that opens by itself cannot be read.
+    #[error("the PIN to open the vault by itself cannot be had: {what}")]
+    AutoPin {
+        /// What could not be read.
+        what: String,
+    },
+    /// The PIN of the configuration is not the token's.
+    #[error("the PIN in {from} is not the token's; the vault would not open by itself")]
+    OtherAutoPin {
+        /// Where it is.
+        from: String,
     },
     /// The share of this holder is entered already.
     #[error("share {number} was entered already; another holder's is needed")]
@@ -189,6 +220,17 @@ pub enum VaultError {
 }
 
 impl VaultError {
+    /// Whether the same may work once something else is mended: nothing is wrong with the shares, and no PIN was refused.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Hsm(error) => {
+                !matches!(error, HsmError::PinRefused | HsmError::PinLocked | HsmError::PinUncertain)
+            }
+            Self::Storage(_) | Self::OtherToken { .. } | Self::AuditOrigin(_) | Self::AutoPin { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The machine-readable reason, stable across versions.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -219,6 +261,11 @@ impl VaultError {
             Self::WouldLockOut { .. } => "WOULD_LOCK_OUT",
             Self::Share(error) => error.reason(),
             Self::OtherCeremony { .. } => "OTHER_CEREMONY",
+            Self::CeremonyUnderWay { .. } => "CEREMONY_UNDER_WAY",
+            Self::PinUndecided { .. } => "PIN_UNDECIDED",
+            Self::NoAutoPin => "AUTO_PIN_MISSING",
+            Self::AutoPin { .. } => "AUTO_PIN_UNREADABLE",
+            Self::OtherAutoPin { .. } => "AUTO_PIN_WRONG",
             Self::ShareEntered { .. } => "SHARE_DUPLICATE",
             Self::Audit(_) | Self::AuditRefused(_) | Self::AuditUnreadable(_) => "AUDIT_UNAVAILABLE",
             Self::AuditOrigin(_) => "AUDIT_OF_ANOTHER_VAULT",

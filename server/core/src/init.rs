@@ -81,6 +81,8 @@ pub struct Initialized {
     pub shares: Vec<Share>,
     /// The bootstrap admin's token and its end.
     pub bootstrap: Option<(Token, UnixMillis)>,
+    /// Its seal record, to be kept beside backups.
+    pub seal_record: Vec<u8>,
 }
 
 impl Vault {
@@ -247,12 +249,13 @@ impl Vault {
 
         let mut batch = Batch::new();
         batch.require(Keyspace::Seal, keyspace::seal_record(), Precondition::Absent);
-        batch.put(Keyspace::Seal, keyspace::seal_record(), record.encode());
+        let seal_record = record.encode();
+        batch.put(Keyspace::Seal, keyspace::seal_record(), seal_record.clone());
         put_keys(&keys, &mut batch).await?;
         put_audit_key(&keys, &mut batch, now)?;
         let bootstrap = put_admins(&keys, &mut batch, &init.operators, now)?;
         self.parts.storage.commit(batch).await?;
-        Ok(Initialized { vault: id, shares, bootstrap })
+        Ok(Initialized { vault: id, shares, bootstrap, seal_record })
     }
 }
 
@@ -316,24 +319,29 @@ fn put_admins(
     operators: &[(PrincipalName, CertificateMatcher)],
     now: UnixMillis,
 ) -> Result<Option<(Token, UnixMillis)>, VaultError> {
-    let name = |text: &str| VaultError::Invalid { field: "name", rule: format!("{text} is not a name") };
-    let policy = PolicyName::parse(ADMINS_POLICY).map_err(|_| name(ADMINS_POLICY))?;
-    let group = GroupName::parse(ADMINS).map_err(|_| name(ADMINS))?;
-    seal_policy(keys, batch, &PolicyRecord { name: policy, text: ADMINS_TEXT.to_owned(), updated: now })?;
-    let record = |principal: PrincipalName, matchers| PrincipalRecord {
-        name: principal,
-        groups: vec![group.clone()],
-        matchers,
-        disabled: false,
-        created: now,
-    };
+    seal_policy(keys, batch, &admins_policy(now)?)?;
     for (principal, matcher) in operators {
-        seal_principal(keys, batch, &record(principal.clone(), vec![matcher.clone()]))?;
+        seal_principal(keys, batch, &admin(principal.clone(), vec![matcher.clone()], now)?)?;
     }
     if !operators.is_empty() {
         return Ok(None);
     }
-    let admin = record(PrincipalName::bootstrap(), Vec::new());
+    put_bootstrap(keys, batch, now).map(Some)
+}
+
+/// The policy that lets members of the group `admins` do everything.
+pub(crate) fn admins_policy(now: UnixMillis) -> Result<PolicyRecord, VaultError> {
+    let name = PolicyName::parse(ADMINS_POLICY).map_err(|_| no_name(ADMINS_POLICY))?;
+    Ok(PolicyRecord { name, text: ADMINS_TEXT.to_owned(), updated: now })
+}
+
+/// An administrator who is known by a token only, and dies with it.
+pub(crate) fn put_bootstrap(
+    keys: &Keys,
+    batch: &mut Batch,
+    now: UnixMillis,
+) -> Result<(Token, UnixMillis), VaultError> {
+    let admin = admin(PrincipalName::bootstrap(), Vec::new(), now)?;
     seal_principal(keys, batch, &admin)?;
     let token = Token::generate(&mut rng());
     let expires = UnixMillis(now.0.saturating_add(BOOTSTRAP_LIFE_MILLIS));
@@ -353,7 +361,20 @@ fn put_admins(
         generation: admin.generation(),
     };
     seal_session(keys, batch, keyspace::session(&token_tag(keys, &token)), &session)?;
-    Ok(Some((token, expires)))
+    Ok((token, expires))
+}
+
+fn admin(
+    name: PrincipalName,
+    matchers: Vec<CertificateMatcher>,
+    created: UnixMillis,
+) -> Result<PrincipalRecord, VaultError> {
+    let group = GroupName::parse(ADMINS).map_err(|_| no_name(ADMINS))?;
+    Ok(PrincipalRecord { name, groups: vec![group], matchers, disabled: false, created })
+}
+
+fn no_name(text: &str) -> VaultError {
+    VaultError::Invalid { field: "name", rule: format!("{text} is not a name") }
 }
 
 fn check_operators(operators: &[(PrincipalName, CertificateMatcher)]) -> Result<(), VaultError> {

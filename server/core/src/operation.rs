@@ -130,12 +130,13 @@ pub async fn run_job<Job, T, Work>(
     vault: &UnsealedVault,
     job: &'static str,
     resource: Resource,
+    detail: Detail,
     work: impl FnOnce(SystemPermit<Job>) -> Work,
 ) -> Result<T, VaultError>
 where
     Work: Future<Output = Result<T, VaultError>>,
 {
-    let mut entry = Entry::begin_job(vault, job, resource);
+    let mut entry = Entry::begin_job(vault, job, resource, detail);
     let mut reserved = entry.reserve(2).await?;
     let floor = vault.intent_floor();
     let intent = entry.record_intent(&mut reserved).await?;

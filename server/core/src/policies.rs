@@ -222,6 +222,23 @@ async fn commit(
     committed
 }
 
+/// Puts a policy of the vault's own in place, with what else is to change together with it.
+pub(crate) async fn restore(
+    vault: &UnsealedVault,
+    intent: u64,
+    record: PolicyRecord,
+    mut batch: Batch,
+) -> Result<(), VaultError> {
+    let _one_writer = vault.policy_writes.lock().await;
+    let snapshot = vault.storage.snapshot().await?;
+    let mut texts = texts(&vault.keys, snapshot.as_ref()).await?;
+    texts.retain(|(name, _)| *name != record.name);
+    texts.push((record.name.clone(), record.text.clone()));
+    let compiled = compile(texts).await?;
+    seal_policy(&vault.keys, &mut batch, &record)?;
+    commit(vault, Some(intent), batch, compiled).await.map(drop)
+}
+
 async fn remove(
     vault: &UnsealedVault,
     permit: &Permit<DeletePolicy>,

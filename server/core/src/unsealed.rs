@@ -51,6 +51,8 @@ pub struct UnsealedVault {
     intents: Intents,
     /// The outcomes that a crash left out are recorded.
     settled: AtomicBool,
+    /// The tokens may hold keys that nothing needs any more.
+    token_leftovers: AtomicBool,
     /// How far the answers kept for repeated requests were tidied.
     tidied_to: std::sync::Mutex<Option<Vec<u8>>>,
     /// Where the audit log stood when the vault opened: intents before it are of an earlier run.
@@ -89,6 +91,8 @@ impl UnsealedVault {
             sealer: ArcSwap::from_pointee(parts.sealer),
             intents: Intents::default(),
             settled: AtomicBool::new(false),
+            // A crash may have come between the seal record and the destruction of what it needs no more.
+            token_leftovers: AtomicBool::new(true),
             tidied_to: std::sync::Mutex::new(None),
         }
     }

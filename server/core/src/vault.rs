@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::error::VaultError;
 use crate::refusals::Refusals;
 use crate::request::{Peer, RequestContext};
-use crate::seal::{Ceremony, Progress, TrustedSeal};
+use crate::seal::{Ceremony, PinSource, Progress, TrustedSeal};
 use crate::unsealed::UnsealedVault;
 
 /// What a vault is built from.
@@ -36,6 +36,8 @@ pub struct VaultParts {
     pub audit: Arc<AuditLog>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// The PIN for a vault that opens by itself.
+    pub auto_pin: Option<Arc<dyn PinSource>>,
     /// How it behaves.
     pub options: VaultOptions,
 }

@@ -7,6 +7,7 @@
 pub mod aad;
 mod aead;
 pub mod arena;
+pub mod auto_seal;
 mod base32;
 pub mod codec;
 pub mod counter;

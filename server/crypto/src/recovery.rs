@@ -161,5 +161,18 @@ pub fn seal(
     Ok(HsmSealed { mechanism: MECHANISM_AGE, iv: Vec::new(), ciphertext })
 }
 
+/// Seals a text for a recipient, armored (the form of a file that `age -d` opens).
+///
+/// # Errors
+/// As [`seal`].
+pub fn seal_text(
+    what: &'static str,
+    recipient: &RecoveryRecipient,
+    text: &SecretBytes,
+) -> Result<String, CryptoError> {
+    swept(|| age::encrypt_and_armor(&recipient.key, text.expose()))
+        .map_err(|_| CryptoError::Recovery { what })
+}
+
 #[cfg(test)]
 pub(crate) mod tests;

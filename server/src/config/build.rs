@@ -11,8 +11,8 @@ use keystead_domain::{CertificateMatcher, MatcherError};
 use super::keys::{self, Value};
 use super::source::{self, Source, Table};
 use super::{
-    AuditConfig, Config, ConfigError, HsmConfig, Limits, LogConfig, LogFormat, MetricsConfig, OperatorConfig,
-    ReadDurability, SealConfig, ServerConfig, TlsConfig,
+    AuditConfig, AutoPin, Config, ConfigError, HsmConfig, Limits, LogConfig, LogFormat, MetricsConfig,
+    OperatorConfig, ReadDurability, SealConfig, ServerConfig, TlsConfig,
 };
 use crate::env::{Environment, SOFTHSM2_CONF};
 
@@ -97,7 +97,10 @@ impl Config {
                 queue: audit.number("queue")?,
                 reserve_bytes: audit.number::<u64>("reserve_mib")?.saturating_mul(1024 * 1024),
             },
-            seal: SealConfig { unseal_timeout: Duration::from_secs(seal.number("unseal_timeout_s")?) },
+            seal: SealConfig {
+                unseal_timeout: Duration::from_secs(seal.number("unseal_timeout_s")?),
+                auto_pin: auto_pin(&seal)?,
+            },
             limits: Limits {
                 max_connections: limits.number("max_connections")?,
                 max_concurrent_streams: limits.number("max_concurrent_streams")?,
@@ -153,6 +156,20 @@ fn operators(path: &Path, base: &Path, source: &Source) -> Result<Vec<OperatorCo
         operators.push(OperatorConfig { name: operator, identity });
     }
     Ok(operators)
+}
+
+/// Where the PIN for a vault that opens by itself comes from: one place at most.
+fn auto_pin(seal: &Section<'_>) -> Result<Option<AutoPin>, ConfigError> {
+    let given = [
+        seal.path_or_none("auto_pin_file").map(AutoPin::File),
+        seal.text("auto_pin_env").ok().map(AutoPin::Variable),
+        seal.text("auto_pin_credential").ok().map(AutoPin::Credential),
+    ];
+    let mut given = given.into_iter().flatten();
+    match (given.next(), given.next()) {
+        (first, None) => Ok(first),
+        (_, Some(_)) => Err(ConfigError::AutoPins { within: seal.path.display().to_string() }),
+    }
 }
 
 /// Typed access to one table that [`source::read`] has checked.

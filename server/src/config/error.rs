@@ -119,4 +119,12 @@ pub enum ConfigError {
         /// The operator's name.
         operator: String,
     },
+    /// A PIN from several places.
+    #[error(
+        "{within}: seal has several of auto_pin_file, auto_pin_env and auto_pin_credential; allowed: one of them, or none"
+    )]
+    AutoPins {
+        /// The file.
+        within: String,
+    },
 }

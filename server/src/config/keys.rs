@@ -111,6 +111,9 @@ pub const KEYS: &[Key] = &[
     key("audit", "queue", Kind::Integer(16, 65_536), Preset::Text("1024")),
     key("audit", "reserve_mib", Kind::Integer(1, 4_096), Preset::Text("16")),
     key("seal", "unseal_timeout_s", Kind::Integer(10, 86_400), Preset::Text("600")),
+    key("seal", "auto_pin_file", Kind::Path, Preset::Absent),
+    key("seal", "auto_pin_env", Kind::Text, Preset::Absent),
+    key("seal", "auto_pin_credential", Kind::Text, Preset::Absent),
     key("limits", "max_connections", Kind::Integer(1, 1_000_000), Preset::Text("1024")),
     key("limits", "max_concurrent_streams", Kind::Integer(1, 10_000), Preset::Text("128")),
     // A value may have 1 MiB, and its message some KiB around it.

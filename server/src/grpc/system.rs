@@ -1,8 +1,15 @@
 //! `SystemService`: answers while sealed too.
 
+use std::sync::Arc;
+
 use keystead_core::init::{Init, TokenLoss};
-use keystead_core::seal::{Progress, Status as VaultStatus, Submitted};
+use keystead_core::operation;
+use keystead_core::seal::{
+    ExportSealRecord, Outcome, Progress, Purpose, Rekey, Status as VaultStatus, Submitted, Wish,
+};
+use keystead_crypto::recovery::RecoveryRecipient;
 use keystead_crypto::secret::SecretBytes;
+use keystead_crypto::unseal_key::MAX_PIN_BYTES;
 use keystead_domain::id::VaultId;
 use keystead_domain::seal::Quorum;
 use keystead_proto::v1;
@@ -16,12 +23,99 @@ use super::{Api, convert};
 const MAX_STATEMENT: usize = 1024;
 
 fn progress(progress: Progress) -> v1::CeremonyProgress {
+    let purpose = match progress.purpose {
+        Purpose::Unseal => v1::CeremonyPurpose::Unseal,
+        Purpose::Rekey => v1::CeremonyPurpose::Rekey,
+        Purpose::ConfirmRekey => v1::CeremonyPurpose::ConfirmRekey,
+        Purpose::ChangePin => v1::CeremonyPurpose::ChangePin,
+        Purpose::EnableAutoUnseal => v1::CeremonyPurpose::EnableAutoUnseal,
+        Purpose::DisableAutoUnseal => v1::CeremonyPurpose::DisableAutoUnseal,
+        Purpose::RecoverRoot => v1::CeremonyPurpose::RecoverRoot,
+    };
+    let parameter = |(name, value): (&str, String)| v1::CeremonyParameter { name: name.to_owned(), value };
     v1::CeremonyProgress {
+        purpose: purpose.into(),
+        parameters: progress.parameters.into_iter().map(parameter).collect(),
         ceremony_id: progress.id.to_string(),
         threshold: u32::from(progress.threshold),
         entered: progress.entered.into_iter().map(u32::from).collect(),
         expire_time: Some(convert::timestamp(progress.expires)),
     }
+}
+
+fn text(secret: SecretBytes) -> String {
+    String::from_utf8(secret.into_exposed()).unwrap_or_default()
+}
+
+/// What a ceremony shall be for.
+fn wish(message: v1::StartCeremonyRequest) -> Result<Wish, Status> {
+    use v1::start_ceremony_request::Purpose;
+    match message.purpose {
+        None => Err(refuse(convert::invalid("purpose", "is missing"))),
+        Some(Purpose::Rekey(rekey)) => {
+            let recipients = rekey.recipients.iter().map(|recipient| {
+                RecoveryRecipient::parse(recipient)
+                    .map_err(|error| refuse(convert::invalid("recipients", error)))
+            });
+            Ok(Wish::Rekey(Rekey {
+                quorum: quorum(rekey.threshold, rekey.shares)?,
+                recipients: recipients.collect::<Result<_, _>>()?,
+                new_q: rekey.new_q,
+            }))
+        }
+        Some(Purpose::ChangePin(change)) => {
+            let new = SecretBytes::new(change.new_pin);
+            if new.is_empty() || new.len() > MAX_PIN_BYTES {
+                return Err(refuse(convert::invalid("new_pin", format!("1 to {MAX_PIN_BYTES} bytes"))));
+            }
+            Ok(Wish::ChangePin(new))
+        }
+        Some(Purpose::EnableAutoUnseal(_)) => Ok(Wish::EnableAutoUnseal),
+        Some(Purpose::DisableAutoUnseal(_)) => Ok(Wish::DisableAutoUnseal),
+        Some(Purpose::RecoverRoot(_)) => Ok(Wish::RecoverRoot),
+    }
+}
+
+/// What a share did.
+fn answer(submitted: Submitted) -> v1::SubmitShareResponse {
+    let mut answer = v1::SubmitShareResponse {
+        state: v1::SealState::Unsealed.into(),
+        ..v1::SubmitShareResponse::default()
+    };
+    match submitted {
+        Submitted::Unsealed => {}
+        Submitted::More(more) => {
+            if more.purpose == Purpose::Unseal {
+                answer.state = v1::SealState::Sealed.into();
+            }
+            answer.ceremony = Some(progress(more));
+        }
+        Submitted::Done(Outcome::Shares { shares, confirm }) => {
+            answer.ceremony = confirm.map(progress);
+            answer.shares = shares
+                .into_iter()
+                .map(|share| v1::UnsealShare {
+                    number: u32::from(share.number),
+                    text: text(share.text),
+                    recipient: share.recipient.unwrap_or_default(),
+                })
+                .collect();
+        }
+        Submitted::Done(Outcome::Rekeyed { record } | Outcome::PinChanged { record }) => {
+            answer.seal_record = record;
+        }
+        Submitted::Done(Outcome::AutoUnseal { .. }) => {}
+        Submitted::Done(Outcome::Root(token, expires)) => {
+            answer.bootstrap_token = text(token.to_text());
+            answer.bootstrap_expire_time = Some(convert::timestamp(expires));
+        }
+    }
+    answer
+}
+
+fn quorum(threshold: u32, shares: u32) -> Result<Quorum, Status> {
+    let (threshold, shares) = (share_count("threshold", threshold)?, share_count("shares", shares)?);
+    Quorum::new(threshold, shares).map_err(|error| refuse(convert::invalid("threshold", error)))
 }
 
 fn share_count(field: &'static str, asked: u32) -> Result<u8, Status> {
@@ -51,7 +145,8 @@ impl SystemService for Api {
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
         drop(request);
-        let VaultStatus { header, unsealed, ceremony } = self.vault().status().await.map_err(refuse)?;
+        let VaultStatus { header, unsealed, powers, ceremony } =
+            self.vault().status().await.map_err(refuse)?;
         let state = match (&header, unsealed) {
             (None, _) => v1::SealState::Uninitialized,
             (Some(_), true) => v1::SealState::Unsealed,
@@ -59,7 +154,7 @@ impl SystemService for Api {
         };
         let mut answer = v1::GetStatusResponse {
             state: state.into(),
-            unseal: ceremony.map(progress),
+            ceremony: ceremony.map(progress),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             memory_locked: self.0.memory_locked,
             warnings: self.0.warnings.clone(),
@@ -70,7 +165,7 @@ impl SystemService for Api {
             answer.epoch = header.epoch;
             answer.threshold = u32::from(header.threshold);
             answer.shares = u32::from(header.shares);
-            answer.powers = 2;
+            answer.powers = u32::from(powers);
             answer.seal_header = signed;
         }
         Ok(Response::new(answer))
@@ -82,10 +177,7 @@ impl SystemService for Api {
     ) -> Result<Response<v1::InitializeResponse>, Status> {
         let (context, mut message) = self.open(request)?;
         let pin = SecretBytes::new(std::mem::take(&mut message.hsm_pin));
-        let (threshold, shares) =
-            (share_count("threshold", message.threshold)?, share_count("shares", message.shares)?);
-        let quorum =
-            Quorum::new(threshold, shares).map_err(|error| refuse(convert::invalid("threshold", error)))?;
+        let quorum = quorum(message.threshold, message.shares)?;
         if pin.is_empty() {
             return Err(refuse(convert::invalid("hsm_pin", "is missing")));
         }
@@ -97,11 +189,14 @@ impl SystemService for Api {
         }
         let init = Init { quorum, pin, operators, loss: token_loss(&message)? };
         let made = self.vault().init(&context, init).await.map_err(refuse)?;
-        let text = |bytes: SecretBytes| String::from_utf8(bytes.into_exposed()).unwrap_or_default();
         let shares = made
             .shares
             .iter()
-            .map(|share| v1::UnsealShare { number: u32::from(share.number()), text: text(share.to_text()) })
+            .map(|share| v1::UnsealShare {
+                number: u32::from(share.number()),
+                text: text(share.to_text()),
+                recipient: String::new(),
+            })
             .collect();
         let (bootstrap_token, expires) = match made.bootstrap {
             Some((token, expires)) => (text(token.to_text()), Some(convert::timestamp(expires))),
@@ -112,33 +207,53 @@ impl SystemService for Api {
             shares,
             bootstrap_token,
             bootstrap_expire_time: expires,
+            seal_record: made.seal_record,
         }))
     }
 
-    async fn submit_unseal_share(
+    async fn start_ceremony(
         &self,
-        request: Request<v1::SubmitUnsealShareRequest>,
-    ) -> Result<Response<v1::SubmitUnsealShareResponse>, Status> {
+        request: Request<v1::StartCeremonyRequest>,
+    ) -> Result<Response<v1::StartCeremonyResponse>, Status> {
+        let (context, message) = self.open(request)?;
+        let begun = self.vault().start_ceremony(context, wish(message)?).await.map_err(refuse)?;
+        Ok(Response::new(v1::StartCeremonyResponse { ceremony: Some(progress(begun)) }))
+    }
+
+    async fn submit_share(
+        &self,
+        request: Request<v1::SubmitShareRequest>,
+    ) -> Result<Response<v1::SubmitShareResponse>, Status> {
         let (context, message) = self.open(request)?;
         let share = SecretBytes::new(message.share);
         let ceremony = convert::ceremony_id(&message.ceremony_id).map_err(refuse)?;
         let submitted = self.vault().submit_share(&context, share, ceremony).await.map_err(refuse)?;
-        let (state, unseal) = match submitted {
-            Submitted::More(more) => (v1::SealState::Sealed, Some(progress(more))),
-            Submitted::Unsealed => (v1::SealState::Unsealed, None),
-        };
-        Ok(Response::new(v1::SubmitUnsealShareResponse { state: state.into(), unseal }))
+        Ok(Response::new(answer(submitted)))
     }
 
-    async fn cancel_unseal(
+    async fn cancel_ceremony(
         &self,
-        request: Request<v1::CancelUnsealRequest>,
-    ) -> Result<Response<v1::CancelUnsealResponse>, Status> {
+        request: Request<v1::CancelCeremonyRequest>,
+    ) -> Result<Response<v1::CancelCeremonyResponse>, Status> {
         let (context, message) = self.open(request)?;
         let id = convert::ceremony_id(&message.ceremony_id).map_err(refuse)?;
         let id = id.ok_or_else(|| refuse(convert::invalid("ceremony_id", "is missing")))?;
-        self.vault().cancel_unseal(&context, id).await.map_err(refuse)?;
-        Ok(Response::new(v1::CancelUnsealResponse {}))
+        self.vault().cancel_ceremony(context, id).await.map_err(refuse)?;
+        Ok(Response::new(v1::CancelCeremonyResponse {}))
+    }
+
+    async fn export_seal_record(
+        &self,
+        request: Request<v1::ExportSealRecordRequest>,
+    ) -> Result<Response<v1::ExportSealRecordResponse>, Status> {
+        let (context, _) = self.open(request)?;
+        let open = self.unsealed().await?;
+        let export = ExportSealRecord { vault: Arc::clone(self.vault()) };
+        let exported = operation::run(&open, context, export).await.map_err(refuse)?;
+        Ok(Response::new(v1::ExportSealRecordResponse {
+            seal_record: exported.record,
+            epoch: exported.epoch,
+        }))
     }
 
     async fn seal(&self, request: Request<v1::SealRequest>) -> Result<Response<v1::SealResponse>, Status> {

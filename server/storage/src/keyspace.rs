@@ -141,6 +141,12 @@ pub fn seal_record() -> Vec<u8> {
     b"current".to_vec()
 }
 
+/// [`Keyspace::Seal`]: what lets the vault open by itself.
+#[must_use]
+pub fn seal_auto() -> Vec<u8> {
+    b"auto".to_vec()
+}
+
 /// [`Keyspace::DataKeys`]: data-key id.
 #[must_use]
 pub fn data_key(id: &[u8; 16]) -> Vec<u8> {

@@ -89,6 +89,7 @@ const BAD: Cell = (Code::Unauthenticated, "CREDENTIAL_MALFORMED");
 const NO: Cell = (Code::PermissionDenied, "DENIED");
 const LOCAL: Cell = (Code::PermissionDenied, "OPERATOR_ONLY");
 const CLOSED: Cell = (Code::FailedPrecondition, "SEALED");
+const OTHER: Cell = (Code::FailedPrecondition, "OTHER_CEREMONY");
 const NONE: Cell = (Code::NotFound, "NOT_FOUND");
 const TOKENLESS: Cell = (Code::InvalidArgument, "INVALID_ARGUMENT");
 
@@ -150,11 +151,30 @@ pub(crate) const TABLE: &[Row] = &[
         absent: OK,
     },
     Row {
-        rpc: "SystemService/SubmitUnsealShare",
+        rpc: "SystemService/StartCeremony",
+        // One that cannot be: whoever is let in gets as far as that.
+        message: |_| {
+            let purpose = v1::start_ceremony_request::Purpose::DisableAutoUnseal(v1::DisableAutoUnseal {});
+            v1::StartCeremonyRequest { purpose: Some(purpose) }.encode_to_vec()
+        },
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, (Code::InvalidArgument, "INVALID_ARGUMENT")),
+        absent: (Code::InvalidArgument, "INVALID_ARGUMENT"),
+    },
+    Row {
+        rpc: "SystemService/ExportSealRecord",
+        message: |_| v1::ExportSealRecordRequest {}.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "SystemService/SubmitShare",
         // A share is the credential.
         message: |_| {
-            v1::SubmitUnsealShareRequest { share: b"ks1-share-".to_vec(), ..Default::default() }
-                .encode_to_vec()
+            v1::SubmitShareRequest { share: b"ks1-share-".to_vec(), ..Default::default() }.encode_to_vec()
         },
         uninitialized: everybody((Code::FailedPrecondition, "NOT_INITIALIZED")),
         sealed: everybody((Code::InvalidArgument, "SHARE_TRUNCATED")),
@@ -162,12 +182,12 @@ pub(crate) const TABLE: &[Row] = &[
         absent: OK,
     },
     Row {
-        rpc: "SystemService/CancelUnseal",
-        message: |_| v1::CancelUnsealRequest { ceremony_id: "0".repeat(32) }.encode_to_vec(),
+        rpc: "SystemService/CancelCeremony",
+        message: |_| v1::CancelCeremonyRequest { ceremony_id: "0".repeat(32) }.encode_to_vec(),
         uninitialized: operators_only((Code::FailedPrecondition, "OTHER_CEREMONY")),
         sealed: operators_only((Code::FailedPrecondition, "OTHER_CEREMONY")),
-        unsealed: operators_only((Code::FailedPrecondition, "OTHER_CEREMONY")),
-        absent: OK,
+        unsealed: [WHO, WHO, WHO, NO, NO, OTHER, OTHER, WHO, WHO, BAD, OTHER, OTHER],
+        absent: OTHER,
     },
     Row {
         rpc: "SystemService/Seal",

@@ -19,22 +19,22 @@ async fn holders_see_one_ceremony_until_the_vault_opens() {
     let status = system.status().await.unwrap();
     assert_eq!((status.state(), status.threshold, status.shares), (v1::SealState::Sealed, 3, 5));
     assert_eq!((status.epoch, status.powers, status.vault_id.len()), (1, 2, 32));
-    assert!(status.unseal.is_none());
+    assert!(status.ceremony.is_none());
 
     let none = "0".repeat(32);
     assert_eq!(reason(system.submit_share(&share(&vault, 0), &none).await), "OTHER_CEREMONY");
     let first = system.submit_share(&share(&vault, 3), "").await.unwrap();
-    let progress = first.unseal.unwrap();
+    let progress = first.ceremony.unwrap();
     assert_eq!((progress.threshold, progress.entered.as_slice()), (3, [4].as_slice()));
     assert_eq!(reason(system.submit_share(&share(&vault, 3), "").await), "SHARE_DUPLICATE");
     assert_eq!(reason(system.submit_share(&share(&vault, 0), &none).await), "OTHER_CEREMONY");
     assert!(reason(system.submit_share(&share(&vault, 0), "no id").await).starts_with("INVALID"));
     let second = system.submit_share(&share(&vault, 0), &progress.ceremony_id).await.unwrap();
-    assert_eq!(second.unseal.as_ref().unwrap().ceremony_id, progress.ceremony_id);
-    assert_eq!(second.unseal.unwrap().entered, [4, 1]);
+    assert_eq!(second.ceremony.as_ref().unwrap().ceremony_id, progress.ceremony_id);
+    assert_eq!(second.ceremony.unwrap().entered, [4, 1]);
     let third = system.submit_share(&share(&vault, 1), &progress.ceremony_id).await.unwrap();
-    assert_eq!((third.state(), third.unseal), (v1::SealState::Unsealed, None));
-    assert_eq!(system.status().await.unwrap().unseal, None);
+    assert_eq!((third.state, third.ceremony), (v1::SealState::Unsealed, None));
+    assert_eq!(system.status().await.unwrap().ceremony, None);
 }
 
 #[tokio::test]
@@ -42,14 +42,14 @@ async fn a_half_done_ceremony_is_dropped_in_time() {
     let clock = manual_clock();
     let vault = TestVault::builder().clock(clock.clone()).sealed().start().await;
     let system = vault.local().system();
-    let first = system.submit_share(&share(&vault, 0), "").await.unwrap().unseal.unwrap();
+    let first = system.submit_share(&share(&vault, 0), "").await.unwrap().ceremony.unwrap();
     clock.advance(Duration::from_secs(599));
-    assert_eq!(system.status().await.unwrap().unseal.unwrap(), first);
+    assert_eq!(system.status().await.unwrap().ceremony.unwrap(), first);
     clock.advance(Duration::from_secs(1));
-    assert_eq!(system.status().await.unwrap().unseal, None);
+    assert_eq!(system.status().await.unwrap().ceremony, None);
     let late = system.submit_share(&share(&vault, 1), &first.ceremony_id).await;
     assert_eq!(reason(late), "OTHER_CEREMONY");
-    let second = system.submit_share(&share(&vault, 1), "").await.unwrap().unseal.unwrap();
+    let second = system.submit_share(&share(&vault, 1), "").await.unwrap().ceremony.unwrap();
     assert_eq!(second.entered, [2], "the first share has to be entered again");
     assert_ne!(second.ceremony_id, first.ceremony_id);
     system.submit_share(&share(&vault, 0), &second.ceremony_id).await.unwrap();
@@ -60,16 +60,16 @@ async fn a_half_done_ceremony_is_dropped_in_time() {
 async fn only_an_operator_cancels_a_ceremony() {
     let vault = TestVault::builder().sealed().start().await;
     let stranger = vault.client(&vault.pki().client("spiffe://test/service/shop"));
-    let first = vault.local().system().submit_share(&share(&vault, 0), "").await.unwrap().unseal.unwrap();
+    let first = vault.local().system().submit_share(&share(&vault, 0), "").await.unwrap().ceremony.unwrap();
     for caller in [vault.anonymous(), stranger] {
-        assert_eq!(reason(caller.system().cancel_unseal(&first.ceremony_id).await), "OPERATOR_ONLY");
+        assert_eq!(reason(caller.system().cancel_ceremony(&first.ceremony_id).await), "OPERATOR_ONLY");
     }
     let operator = vault.operator();
-    assert_eq!(reason(operator.system().cancel_unseal(&"0".repeat(32)).await), "OTHER_CEREMONY");
-    assert_eq!(operator.system().status().await.unwrap().unseal, Some(first.clone()));
-    operator.system().cancel_unseal(&first.ceremony_id).await.unwrap();
-    assert_eq!(operator.system().status().await.unwrap().unseal, None);
-    assert_eq!(reason(operator.system().cancel_unseal(&first.ceremony_id).await), "OTHER_CEREMONY");
+    assert_eq!(reason(operator.system().cancel_ceremony(&"0".repeat(32)).await), "OTHER_CEREMONY");
+    assert_eq!(operator.system().status().await.unwrap().ceremony, Some(first.clone()));
+    operator.system().cancel_ceremony(&first.ceremony_id).await.unwrap();
+    assert_eq!(operator.system().status().await.unwrap().ceremony, None);
+    assert_eq!(reason(operator.system().cancel_ceremony(&first.ceremony_id).await), "OTHER_CEREMONY");
     vault.unseal().await;
 }
 
@@ -132,15 +132,15 @@ async fn a_token_that_is_away_costs_only_the_last_share() {
     let vault = TestVault::builder().quorum(3, 5).sealed().start().await;
     let system = vault.local().system();
     system.submit_share(&share(&vault, 0), "").await.unwrap();
-    let second = system.submit_share(&share(&vault, 1), "").await.unwrap().unseal.unwrap();
+    let second = system.submit_share(&share(&vault, 1), "").await.unwrap().ceremony.unwrap();
     let (tokens, aside) = (vault.token().tokens.clone(), vault.dir().join("aside"));
     std::fs::rename(&tokens, &aside).unwrap();
     assert_eq!(reason(system.submit_share(&share(&vault, 2), "").await), "HSM_UNAVAILABLE");
-    assert_eq!(system.status().await.unwrap().unseal.unwrap(), second, "the others need not come again");
+    assert_eq!(system.status().await.unwrap().ceremony.unwrap(), second, "the others need not come again");
     std::fs::rename(&aside, &tokens).unwrap();
     until("the last share opens the vault", || async {
         let submitted = system.submit_share(&share(&vault, 3), &second.ceremony_id).await;
-        submitted.ok().filter(|submitted| submitted.state() == v1::SealState::Unsealed)
+        submitted.ok().filter(|submitted| submitted.state == v1::SealState::Unsealed)
     })
     .await;
 }
@@ -151,14 +151,14 @@ async fn a_share_that_cannot_be_recorded_does_not_count() {
     let system = vault.local().system();
     vault.vault().audit().close();
     assert_eq!(reason(system.submit_share(&share(&vault, 0), "").await), "AUDIT_UNAVAILABLE");
-    assert_eq!(system.status().await.unwrap().unseal, None, "nothing is under way");
+    assert_eq!(system.status().await.unwrap().ceremony, None, "nothing is under way");
 
     let vault = TestVault::builder().quorum(3, 5).sealed().start().await;
     let system = vault.local().system();
-    let first = system.submit_share(&share(&vault, 0), "").await.unwrap().unseal.unwrap();
+    let first = system.submit_share(&share(&vault, 0), "").await.unwrap().ceremony.unwrap();
     vault.vault().audit().close();
     for _ in 0..2 {
         assert_eq!(reason(system.submit_share(&share(&vault, 1), "").await), "AUDIT_UNAVAILABLE");
-        assert_eq!(system.status().await.unwrap().unseal.unwrap(), first);
+        assert_eq!(system.status().await.unwrap().ceremony.unwrap(), first);
     }
 }

@@ -16,6 +16,7 @@ mod ceremony;
 mod init;
 mod policies;
 mod principals;
+mod quorum;
 mod requests;
 mod secrets;
 mod services;

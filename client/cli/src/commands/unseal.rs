@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keystead_client::SecretBytes;
-use keystead_client::v1::{SealState, SubmitUnsealShareResponse};
+use keystead_client::v1::SealState;
+use keystead_client::{SecretBytes, Submitted};
 use serde_json::json;
 
 use super::Connect;
@@ -40,15 +40,15 @@ pub(crate) async fn run(args: UnsealArgs, connect: Connect<'_>, output: &Output)
     let system = connect.connect().await?.system();
     let status = system.status().await?;
     if args.cancel {
-        let ceremony = status.unseal.ok_or(CliError::NoCeremony)?.ceremony_id;
-        system.cancel_unseal(&ceremony).await?;
+        let ceremony = status.ceremony.ok_or(CliError::NoCeremony)?.ceremony_id;
+        system.cancel_ceremony(&ceremony).await?;
         return output.sentence("The unseal ceremony is over.", &json!({ "cancelled": ceremony }));
     }
     let header = verified_header(&status)?;
     if status.state() == SealState::Unsealed {
         return output.sentence("The vault is unsealed already.", &json!({ "state": "unsealed" }));
     }
-    if let Some(progress) = &status.unseal
+    if let Some(progress) = &status.ceremony
         && !output.is_json()
     {
         output.remark(&super::status::progress(progress));
@@ -58,25 +58,26 @@ pub(crate) async fn run(args: UnsealArgs, connect: Connect<'_>, output: &Output)
     for (origin, text) in &shares {
         checked(&header, text, origin)?;
     }
-    let mut ceremony = status.unseal.map(|progress| progress.ceremony_id).unwrap_or_default();
+    let mut ceremony = status.ceremony.map(|progress| progress.ceremony_id).unwrap_or_default();
     for (_, text) in &shares {
         let answer = system.submit_share(text, &ceremony).await?;
         show(&answer, output)?;
-        if answer.state() == SealState::Unsealed {
+        if answer.state == SealState::Unsealed {
             break;
         }
-        ceremony = answer.unseal.map(|progress| progress.ceremony_id).unwrap_or_default();
+        ceremony = answer.ceremony.map(|progress| progress.ceremony_id).unwrap_or_default();
     }
     Ok(())
 }
 
-fn show(answer: &SubmitUnsealShareResponse, output: &Output) -> Result<(), CliError> {
-    let sentence = match (answer.state(), &answer.unseal) {
+fn show(answer: &Submitted, output: &Output) -> Result<(), CliError> {
+    let sentence = match (answer.state, &answer.ceremony) {
         (SealState::Unsealed, _) => "The vault is unsealed.".to_owned(),
         (_, Some(more)) => progress(more),
         (other, None) => format!("The vault is {}.", state(other)),
     };
-    let json = json!({ "state": state(answer.state()), "unseal": answer.unseal.as_ref().map(progress_json) });
+    let json =
+        json!({ "state": state(answer.state), "ceremony": answer.ceremony.as_ref().map(progress_json) });
     output.sentence(&sentence, &json)
 }
 

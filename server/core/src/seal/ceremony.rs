@@ -8,12 +8,16 @@ use keystead_domain::seal::{Entered, Quorum, ShareNumber, UnsealProgress};
 use keystead_domain::time::{Ttl, UnixMillis};
 use rand_core::Rng;
 
+use super::task::{Parameters, Purpose, Task, canonical};
 use crate::error::VaultError;
 use crate::keys::rng;
 
 /// A ceremony that collects shares.
 pub(crate) struct Ceremony {
     id: CeremonyId,
+    task: Task,
+    /// The shares that count are those of this header.
+    header: SealHeader,
     quorum: Quorum,
     timeout: Ttl,
     progress: UnsealProgress,
@@ -26,6 +30,10 @@ pub(crate) struct Ceremony {
 pub struct Progress {
     /// Its id.
     pub id: CeremonyId,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// What whoever enters a share approves.
+    pub parameters: Parameters,
     /// Shares needed.
     pub threshold: u8,
     /// Share numbers entered.
@@ -35,14 +43,25 @@ pub struct Progress {
 }
 
 impl Ceremony {
-    /// One that has begun now, bound to the header.
-    pub(super) fn begin(header: &SealHeader, now: UnixMillis, timeout: Ttl) -> Result<Self, VaultError> {
+    /// One that has begun now, bound to its purpose, its parameters and the header whose shares count.
+    pub(super) fn begin(
+        task: Task,
+        header: &SealHeader,
+        now: UnixMillis,
+        timeout: Ttl,
+    ) -> Result<Self, VaultError> {
         let quorum = Quorum::new(header.threshold, header.shares)
             .map_err(|error| VaultError::SealRecord { what: error.to_string() })?;
         let mut nonce = [0; 16];
         rng().fill_bytes(&mut nonce);
         Ok(Self {
-            id: CeremonyId(header.ceremony_id("unseal", &[], nonce)),
+            id: CeremonyId(header.ceremony_id(
+                task.purpose().action(),
+                &canonical(&task.parameters()),
+                nonce,
+            )),
+            task,
+            header: header.clone(),
             quorum,
             timeout,
             progress: UnsealProgress::new(quorum, timeout),
@@ -57,6 +76,22 @@ impl Ceremony {
 
     pub(super) fn has_expired(&self, now: UnixMillis) -> bool {
         self.expires <= now
+    }
+
+    pub(super) fn purpose(&self) -> Purpose {
+        self.task.purpose()
+    }
+
+    pub(super) fn task(&self) -> &Task {
+        &self.task
+    }
+
+    pub(super) fn into_task(self) -> Task {
+        self.task
+    }
+
+    pub(super) fn header(&self) -> &SealHeader {
+        &self.header
     }
 
     pub(super) fn shares(&self) -> &[Share] {
@@ -88,6 +123,8 @@ impl Ceremony {
     pub(super) fn seen(&self) -> Progress {
         Progress {
             id: self.id,
+            purpose: self.purpose(),
+            parameters: self.task.parameters(),
             threshold: self.progress.threshold(),
             entered: self.shares.iter().map(Share::number).collect(),
             expires: self.expires,

@@ -3,22 +3,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use keystead_crypto::CryptoError;
 use keystead_crypto::aad::label;
 use keystead_crypto::arena::LockedKey;
+use keystead_crypto::auto_seal::{self, AutoPlace, AutoSeal};
 use keystead_crypto::codec::Reader;
+use keystead_crypto::envelope::Q;
 use keystead_crypto::mac::LookupKey;
 use keystead_crypto::names::NameKey;
 use keystead_crypto::ports::{Hsm, HsmError, HsmKey, HsmKeyPurpose};
 use keystead_crypto::record::{self, SystemKey};
 use keystead_crypto::seal_record::{SealHeader, SealRecord, TokenWay, Way, WayBoxes};
+use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::shamir;
 use keystead_crypto::share::Share;
 use keystead_crypto::unseal_key::UnsealKey;
 use keystead_domain::id::RecordId;
 use keystead_storage::{Keyspace, Range, Storage, keyspace};
 
-use super::vault_id;
+use super::{TrustedSeal, broken, crypto_error, keys_of, pin, vault_id};
 use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};
@@ -30,24 +32,29 @@ use crate::vault::Vault;
 /// System data keys of a vault at most: one a month for eighty years.
 const SYSTEM_KEYS: usize = 1000;
 
-/// Whether the same quorum may open the vault once something else is mended: nothing is wrong with the shares, and no
-/// PIN was refused.
-pub(super) fn may_work_later(error: &VaultError) -> bool {
-    match error {
-        VaultError::Hsm(error) => !matches!(error, HsmError::PinRefused | HsmError::PinLocked),
-        VaultError::Storage(_) | VaultError::OtherToken { .. } | VaultError::AuditOrigin(_) => true,
-        _ => false,
-    }
-}
-
-/// Opens the vault, or logs out of the HSM again.
+/// Opens the vault with a quorum, or logs out of the HSM again.
 pub(super) async fn open(
     vault: &Vault,
-    record: &SealRecord,
-    header: &SealHeader,
+    seal: &TrustedSeal,
     shares: &[Share],
 ) -> Result<UnsealedVault, VaultError> {
-    let opened = try_open(vault, record, header, shares).await;
+    all_or_nothing(vault, try_open(vault, seal, shares).await).await
+}
+
+/// Opens the vault with the tokens alone, or logs out of the HSM again.
+pub(super) async fn open_by_itself(
+    vault: &Vault,
+    seal: &TrustedSeal,
+    auto: &AutoSeal,
+    pin: SecretBytes,
+) -> Result<UnsealedVault, VaultError> {
+    all_or_nothing(vault, try_open_by_itself(vault, seal, auto, pin).await).await
+}
+
+async fn all_or_nothing(
+    vault: &Vault,
+    opened: Result<UnsealedVault, VaultError>,
+) -> Result<UnsealedVault, VaultError> {
     if opened.is_err() {
         vault.opener.clear();
         vault.parts.hsm.logout().await;
@@ -55,34 +62,57 @@ pub(super) async fn open(
     opened
 }
 
-async fn try_open(
+async fn try_open_by_itself(
     vault: &Vault,
-    record: &SealRecord,
-    header: &SealHeader,
-    shares: &[Share],
+    seal: &TrustedSeal,
+    auto: &AutoSeal,
+    pin: SecretBytes,
 ) -> Result<UnsealedVault, VaultError> {
-    let hsm = Arc::clone(&vault.parts.hsm);
-    let id = vault_id(header);
+    let (hsm, header) = (vault.parts.hsm.as_ref(), &seal.header);
+    let way = find_way(hsm, &seal.record, header).await?;
+    let serial = &way.token.serial;
+    let boxes = auto.boxes.iter().find(|boxes| boxes.token == *serial);
+    let sealed = boxes.and_then(|boxes| boxes.q.iter().find(|q| q.version == header.q_version));
+    let sealed = sealed.ok_or_else(|| broken("it does not let this token open it by itself"))?;
+    hsm.login(pin).await?;
+    let auto_key = HsmKey { purpose: HsmKeyPurpose::Auto, version: auto.version };
+    bind(hsm, header, &way, &[auto_key]).await?;
+    let place = AutoPlace { vault: header.vault, version: auto.version, token: serial };
+    let q = auto_seal::open(hsm, place, sealed.version, &sealed.sealed).await.map_err(crypto_error)?;
+    load(vault, header, &way, q).await
+}
+
+async fn try_open(vault: &Vault, seal: &TrustedSeal, shares: &[Share]) -> Result<UnsealedVault, VaultError> {
+    let TrustedSeal { record, header, .. } = seal;
+    let hsm = vault.parts.hsm.as_ref();
     let unseal_key = shamir::combine(shares)?;
-    let way = find_way(hsm.as_ref(), record, header).await?;
-    log_in(hsm.as_ref(), &unseal_key, header, &way).await?;
-    bind(hsm.as_ref(), header, &way).await?;
+    let way = find_way(hsm, record, header).await?;
+    let pin_box = log_in(hsm, &unseal_key, header, &way).await?;
+    bind(hsm, header, &way, &[]).await?;
     let place = header.box_place(&way.token.serial);
     let q_box = way.boxes.q_box(header.q_version).ok_or_else(|| broken("it has no box of Q"))?;
-    let q =
-        unseal_key.unbox_q(hsm.as_ref(), place, header.q_version, q_box).await.map_err(
-            |error| match error {
-                CryptoError::Hsm(error) => VaultError::Hsm(error),
-                error => VaultError::SealRecord { what: error.to_string() },
-            },
-        )?;
+    let q = unseal_key.unbox_q(hsm, place, header.q_version, q_box).await.map_err(crypto_error)?;
     drop(unseal_key);
+    let opened = load(vault, header, &way, q).await?;
+    if way.boxes.pins.len() > 1 {
+        pin::settle(&opened, seal, &way.token.serial, pin_box).await?;
+    }
+    Ok(opened)
+}
 
+/// All that an open vault has, once the token is bound and Q is there.
+async fn load(
+    vault: &Vault,
+    header: &SealHeader,
+    way: &OpenWay<'_>,
+    q: Q,
+) -> Result<UnsealedVault, VaultError> {
+    let id = vault_id(header);
     vault.parts.audit.bind_origin(&format!("{id}/{}", vault.parts.options.node))?;
     let storage = vault.parts.storage.as_ref();
     let mut keys = Keys {
         vault: id,
-        hsm,
+        hsm: Arc::clone(&vault.parts.hsm),
         token: way.token.serial.clone(),
         master_version: way.token.master,
         q,
@@ -132,20 +162,21 @@ async fn find_way<'a>(
     })
 }
 
-/// Logs in with the PIN that the shares open. While a PIN is being changed there are two, and the token takes one.
-async fn log_in(
+/// Logs in with the PIN that the shares open, and says which box had it: while a PIN is being changed there are two, and
+/// the token takes one.
+async fn log_in<'a>(
     hsm: &dyn Hsm,
     unseal_key: &UnsealKey,
     header: &SealHeader,
-    way: &OpenWay<'_>,
-) -> Result<(), VaultError> {
+    way: &OpenWay<'a>,
+) -> Result<&'a [u8], VaultError> {
     let mut refused = broken("it has no PIN box");
     for pin_box in &way.boxes.pins {
         let pin = unseal_key
             .pin_box_open(header.box_place(&way.token.serial), pin_box)
             .map_err(|_| broken("the shares do not open it"))?;
         match hsm.login(pin).await {
-            Ok(token) if token.serial == way.token.serial => return Ok(()),
+            Ok(token) if token.serial == way.token.serial => return Ok(pin_box),
             Ok(token) => {
                 let expected = vec![way.token.serial.clone()];
                 return Err(VaultError::OtherToken { expected, found: token.serial });
@@ -158,21 +189,19 @@ async fn log_in(
 }
 
 /// Binds the keys that the header names, and makes sure that the token has the vault's audit key.
-async fn bind(hsm: &dyn Hsm, header: &SealHeader, way: &OpenWay<'_>) -> Result<(), VaultError> {
-    let masters = (way.token.oldest_master..=way.token.master)
-        .map(|version| HsmKey { purpose: HsmKeyPurpose::Master, version });
-    let mut bound: Vec<_> = masters.collect();
-    bound.push(HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch });
-    bound.push(HsmKey { purpose: HsmKeyPurpose::Audit, version: 1 });
+async fn bind(
+    hsm: &dyn Hsm,
+    header: &SealHeader,
+    way: &OpenWay<'_>,
+    further: &[HsmKey],
+) -> Result<(), VaultError> {
+    let mut bound = keys_of(header, way.token);
+    bound.extend_from_slice(further);
     hsm.bind(vault_id(header).tag(), &bound).await?;
     if header.audit_key_at(way.token.audit_key) != Some(&hsm.verifying_key().await?) {
         return Err(broken("its audit key is not the token's"));
     }
     Ok(())
-}
-
-fn broken(what: &str) -> VaultError {
-    VaultError::SealRecord { what: what.to_owned() }
 }
 
 async fn load_system_keys(keys: &mut Keys, storage: &dyn Storage) -> Result<(), VaultError> {

@@ -7,6 +7,8 @@ use std::sync::{Arc, PoisonError};
 
 use keystead_audit::{Body, BodyInput, Durability, EntryKind, UnixMillis as AuditMillis};
 use keystead_crypto::arena::LockedKey;
+use keystead_crypto::ports::HsmKeyPurpose;
+use keystead_crypto::seal_record::Way;
 use keystead_domain::policy::Resource;
 use keystead_storage::{Batch, Keyspace, Precondition, Range, StorageError, keyspace};
 
@@ -15,6 +17,7 @@ use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt, rng};
 use crate::operation;
+use crate::seal::{TrustedSeal, auto_unseal};
 use crate::secrets::request_ids;
 
 /// Entries looked at in one go after a crash.
@@ -42,8 +45,43 @@ impl UnsealedVault {
                 tracing::warn!(settled, "outcomes that a crash left out were derived and recorded");
             }
         }
+        if self.token_leftovers.load(Ordering::Acquire) {
+            self.tidy_tokens().await?;
+        }
         self.tidy_request_ids().await?;
         self.keep_low_water().await
+    }
+
+    /// Has upkeep look for keys that nothing needs any more.
+    pub(crate) fn tidy_tokens_soon(&self) {
+        self.token_leftovers.store(true, Ordering::Release);
+    }
+
+    /// Destroys keys on the tokens that are older than what the seal record names. Newer ones are left alone: this store
+    /// may be an old copy, and they another's.
+    pub(crate) async fn tidy_tokens(&self) -> Result<(), VaultError> {
+        let seal = TrustedSeal::load(self.storage.as_ref()).await?;
+        let hsm = self.keys.hsm.as_ref();
+        let tag = self.keys.vault.tag();
+        let way = seal.header.ways.iter().filter_map(Way::token).find(|way| way.serial == self.keys.token);
+        for key in hsm.list_keys(tag).await? {
+            let outlived = match key.purpose {
+                HsmKeyPurpose::Epoch => key.version < seal.header.epoch,
+                HsmKeyPurpose::Master => way.is_some_and(|way| key.version < way.oldest_master),
+                HsmKeyPurpose::Audit | HsmKeyPurpose::Auto => false,
+            };
+            if outlived {
+                hsm.destroy_key(tag, key).await?;
+                tracing::info!(
+                    purpose = key.purpose.word(),
+                    version = key.version,
+                    "a key that nothing needs any more was destroyed"
+                );
+            }
+        }
+        auto_unseal::tidy(self, self.keys.vault, hsm).await?;
+        self.token_leftovers.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// One step through the answers kept for repeated requests; the next call goes on where this one ended.
@@ -54,7 +92,7 @@ impl UnsealedVault {
         if batch.operations().is_empty() {
             return Ok(());
         }
-        let removed = operation::run_job(self, "tidy-request-ids", Resource::System, |permit| {
+        let removed = operation::run_job(self, "tidy-request-ids", Resource::System, Vec::new(), |permit| {
             request_ids::remove(self, permit, batch)
         });
         match removed.await {

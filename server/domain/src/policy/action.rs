@@ -127,6 +127,8 @@ actions! {
     AuditRead = "audit:read", Audit, ADMIN;
     /// Seal the vault.
     SystemSeal = "system:seal", System, ADMIN;
+    /// Begin and end ceremonies that need a quorum, and take the seal record away.
+    SystemCeremony = "system:ceremony", System, ADMIN;
     /// Initialize the vault. No policy can grant it.
     SystemInit = "system:init", System, None;
 }

@@ -67,7 +67,12 @@ fn code(error: &VaultError) -> Code {
         | VaultError::AuditOrigin(_)
         | VaultError::SealRecord { .. }
         | VaultError::WouldLockOut { .. }
-        | VaultError::OtherCeremony { .. } => Code::FailedPrecondition,
+        | VaultError::OtherCeremony { .. }
+        | VaultError::CeremonyUnderWay { .. }
+        | VaultError::PinUndecided { .. }
+        | VaultError::NoAutoPin
+        | VaultError::AutoPin { .. }
+        | VaultError::OtherAutoPin { .. } => Code::FailedPrecondition,
         VaultError::AlreadyInitialized { .. }
         | VaultError::MatcherTaken { .. }
         | VaultError::RequestIdReused { .. }

@@ -1,0 +1,127 @@
+//! What comes of ceremonies of an open vault. Each runs as a job of the vault, recorded before and after.
+
+use keystead_crypto::seal_record::SealHeader;
+use keystead_crypto::secret::SecretBytes;
+use keystead_crypto::shamir;
+use keystead_crypto::token::Token;
+use keystead_domain::policy::Resource;
+use keystead_domain::time::UnixMillis;
+
+use super::ceremony::{Ceremony, Progress};
+use super::task::Task;
+use super::{TrustedSeal, auto_unseal, pin, rekey, root};
+use crate::error::VaultError;
+use crate::operation::{self, Detail};
+use crate::request::SystemPermit;
+use crate::vault::{OpenVault, Vault};
+
+/// A share for one holder.
+pub struct HandedShare {
+    /// Its number, from 1.
+    pub number: u8,
+    /// Its text, or that sealed for the recipient and armored.
+    pub text: SecretBytes,
+    /// The age recipient that it is sealed for.
+    pub recipient: Option<String>,
+}
+
+/// What came of a ceremony.
+pub enum Outcome {
+    /// New shares, good once they are confirmed.
+    Shares {
+        /// One a holder.
+        shares: Vec<HandedShare>,
+        /// The ceremony that confirms them.
+        confirm: Option<Progress>,
+    },
+    /// The new shares are the vault's; this is its seal record now.
+    Rekeyed {
+        /// The bytes of the record.
+        record: Vec<u8>,
+    },
+    /// The token has its new PIN; this is the seal record now.
+    PinChanged {
+        /// The bytes of the record.
+        record: Vec<u8>,
+    },
+    /// Whether the vault opens by itself.
+    AutoUnseal {
+        /// It does.
+        enabled: bool,
+    },
+    /// A new administrator's token, with its end.
+    Root(Token, UnixMillis),
+}
+
+impl std::fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Shares { .. } => "Shares",
+            Self::Rekeyed { .. } => "Rekeyed",
+            Self::PinChanged { .. } => "PinChanged",
+            Self::AutoUnseal { .. } => "AutoUnseal",
+            Self::Root(..) => "Root",
+        })
+    }
+}
+
+impl Outcome {
+    pub(super) fn to_be_confirmed(self, by: Progress) -> Self {
+        match self {
+            Self::Shares { shares, .. } => Self::Shares { shares, confirm: Some(by) },
+            other => other,
+        }
+    }
+}
+
+/// An outcome, and the ceremony that follows it, with the header whose shares count then.
+pub(super) struct Reached {
+    pub(super) outcome: Outcome,
+    pub(super) next: Option<(Task, SealHeader)>,
+}
+
+impl From<Outcome> for Reached {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, next: None }
+    }
+}
+
+/// The right to do what a quorum approved.
+pub(super) struct ByQuorum;
+
+/// Does what a complete ceremony is for.
+pub(super) async fn reach(
+    vault: &Vault,
+    open: &OpenVault,
+    seal: &TrustedSeal,
+    ceremony: &Ceremony,
+) -> Result<Reached, VaultError> {
+    let purpose = ceremony.purpose();
+    let mut detail: Detail = vec![("ceremony", ceremony.id().to_string())];
+    detail.extend(ceremony.task().parameters());
+    let shares = ceremony.shares();
+    let work = |permit: SystemPermit<ByQuorum>| async move {
+        match ceremony.task() {
+            Task::Unseal => Err(VaultError::AlreadyUnsealed),
+            Task::Rekey(plan) => {
+                rekey::prepare(open, seal, &shamir::combine(shares)?, plan, vault.parts.clock.now()).await
+            }
+            Task::ConfirmRekey(pending) => {
+                rekey::confirm(open, &permit, pending, &shamir::combine(shares)?).await.map(Reached::from)
+            }
+            Task::ChangePin { token, new } => {
+                pin::change(open, &permit, seal, &shamir::combine(shares)?, token, new)
+                    .await
+                    .map(Reached::from)
+            }
+            Task::EnableAutoUnseal => {
+                auto_unseal::enable(vault, open, &permit, seal, &shamir::combine(shares)?)
+                    .await
+                    .map(Reached::from)
+            }
+            Task::DisableAutoUnseal => auto_unseal::disable(open, &permit).await.map(Reached::from),
+            Task::RecoverRoot => root::recover(open, &permit).await.map(Reached::from),
+        }
+    };
+    operation::run_job(open, purpose.action(), Resource::System, detail, work).await
+}

@@ -1,0 +1,256 @@
+//! Rekey: new shares of a new unseal key under new epoch keys.
+//!
+//! Invariant: until the new shares were entered nothing changes but that the tokens hold one epoch key more; one commit
+//! then makes the new quorum the vault's; only after it are the old epoch keys destroyed, and with them all that the old
+//! shares could open in any copy of the old seal record.
+
+use keystead_crypto::envelope::Q;
+use keystead_crypto::ports::{Hsm, HsmKey, HsmKeyPurpose};
+use keystead_crypto::recovery::{self, RecoveryRecipient};
+use keystead_crypto::seal_record::{
+    EndorsedKey, QBox, SealHeader, SealRecord, TokenWay, Way, WayBoxes, endorse,
+};
+use keystead_crypto::secret::SecretBytes;
+use keystead_crypto::shamir::{self, Sharing};
+use keystead_crypto::share::{SCHEME_GF256, Share};
+use keystead_crypto::unseal_key::UnsealKey;
+use keystead_domain::time::UnixMillis;
+use keystead_storage::{Batch, Keyspace, Precondition, Revision, keyspace};
+
+use super::outcome::{ByQuorum, HandedShare, Outcome, Reached};
+use super::task::{Rekey, Task};
+use super::{TrustedSeal, broken, crypto_error, vault_id};
+use crate::error::VaultError;
+use crate::keys::{Keys, rng};
+use crate::request::SystemPermit;
+use crate::unsealed::UnsealedVault;
+
+/// A seal record that waits for its shares to be confirmed.
+pub(crate) struct PendingSeal {
+    replaces: Revision,
+    record: SealRecord,
+    pub(super) header: SealHeader,
+}
+
+/// Makes new shares and the record that they will open. Nothing is stored.
+pub(super) async fn prepare(
+    vault: &UnsealedVault,
+    seal: &TrustedSeal,
+    old: &UnsealKey,
+    plan: &Rekey,
+    now: UnixMillis,
+) -> Result<Reached, VaultError> {
+    let keys = &vault.keys;
+    let epoch = fresh_epoch(keys, &seal.header).await?;
+    let new = UnsealKey::generate(&mut rng());
+    let (audit_key, endorsed_keys, ways) = carried_over(keys, &seal.header).await?;
+    let sharing = Sharing {
+        vault: seal.header.vault,
+        epoch,
+        threshold: plan.quorum.threshold(),
+        shares: plan.quorum.shares(),
+        audit_fingerprint: audit_key.fingerprint(),
+    };
+    let shares = shamir::split(&new, &sharing, &mut rng()).map_err(crypto_error)?;
+    let header = SealHeader {
+        epoch,
+        threshold: sharing.threshold,
+        shares: sharing.shares,
+        scheme: SCHEME_GF256,
+        created_ms: now.0,
+        audit_key,
+        endorsed_keys,
+        signer: 0,
+        ways,
+        share_digests: shares.iter().map(Share::digest).collect(),
+        ..seal.header.clone()
+    };
+    let made = make_boxes(keys, seal, old, &new, &header).await;
+    let record = match made {
+        Ok(boxes) => {
+            let signed = header.sign(keys.hsm.as_ref()).await.map_err(crypto_error);
+            signed.map(|header| SealRecord { header, boxes })
+        }
+        Err(error) => Err(error),
+    };
+    let handed = hand_out(&shares, &plan.recipients);
+    match (record, handed) {
+        (Ok(record), Ok(shares)) => {
+            let pending = PendingSeal { replaces: seal.revision, record, header: header.clone() };
+            Ok(Reached {
+                outcome: Outcome::Shares { shares, confirm: None },
+                next: Some((Task::ConfirmRekey(Box::new(pending)), header)),
+            })
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            forget_epoch(keys, &header).await;
+            Err(error)
+        }
+    }
+}
+
+/// Puts the new record in the place of the old one, and ends the old epoch.
+pub(super) async fn confirm(
+    vault: &UnsealedVault,
+    permit: &SystemPermit<ByQuorum>,
+    pending: &PendingSeal,
+    new: &UnsealKey,
+) -> Result<Outcome, VaultError> {
+    let PendingSeal { replaces, record, header } = pending;
+    // What the holders brought must open all of it, or nobody would ever again.
+    for (way, boxes) in header.ways.iter().zip(&record.boxes) {
+        let Way::Token(token) = way else { continue };
+        let hsm = token_of(&vault.keys, token)?;
+        let place = header.box_place(&token.serial);
+        for pin_box in &boxes.pins {
+            new.pin_box_open(place, pin_box).map_err(crypto_error)?;
+        }
+        for q in &boxes.q {
+            new.unbox_q(hsm, place, q.version, &q.sealed).await.map_err(crypto_error)?;
+        }
+    }
+    let stored = record.encode();
+    let mut batch = Batch::new();
+    batch.require(Keyspace::Seal, keyspace::seal_record(), Precondition::Revision(*replaces));
+    batch.put(Keyspace::Seal, keyspace::seal_record(), stored.clone());
+    vault.commit(Some(permit.intent()), batch).await?;
+    vault.tidy_tokens_soon();
+    // What cannot be destroyed now is destroyed by upkeep.
+    if let Err(error) = vault.tidy_tokens().await {
+        tracing::error!(%error, "old epoch keys are still in a token: old shares open old copies of the seal record until they are destroyed; this is tried again");
+    }
+    Ok(Outcome::Rekeyed { record: stored })
+}
+
+/// Destroys the epoch keys of a rekey that was given up.
+pub(super) async fn forget_epoch(keys: &Keys, header: &SealHeader) {
+    for token in header.ways.iter().filter_map(Way::token) {
+        let Ok(hsm) = token_of(keys, token) else { continue };
+        let key = HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch };
+        if let Err(error) = hsm.destroy_key(vault_id(header).tag(), key).await {
+            tracing::warn!(%error, epoch = header.epoch, "an epoch key that was not used stays in a token");
+        }
+    }
+}
+
+impl PendingSeal {
+    pub(super) async fn give_up(&self, vault: &UnsealedVault) {
+        forget_epoch(&vault.keys, &self.header).await;
+    }
+}
+
+/// The token of a way, if it can be reached.
+fn token_of<'a>(keys: &'a Keys, way: &TokenWay) -> Result<&'a dyn Hsm, VaultError> {
+    if way.serial == keys.token {
+        return Ok(keys.hsm.as_ref());
+    }
+    Err(VaultError::OtherToken { expected: vec![way.serial.clone()], found: keys.token.clone() })
+}
+
+/// An epoch that no token has seen: one that was given up may have left its key.
+async fn fresh_epoch(keys: &Keys, header: &SealHeader) -> Result<u32, VaultError> {
+    let tag = vault_id(header).tag();
+    let mut newest = header.epoch;
+    for token in header.ways.iter().filter_map(Way::token) {
+        for key in token_of(keys, token)?.list_keys(tag).await? {
+            if key.purpose == HsmKeyPurpose::Epoch {
+                newest = newest.max(key.version);
+            }
+        }
+    }
+    newest.checked_add(1).ok_or_else(|| broken("its epochs are used up"))
+}
+
+/// The audit keys and ways of the next header: the first token's key is the one that the new shares name.
+async fn carried_over(
+    keys: &Keys,
+    header: &SealHeader,
+) -> Result<(keystead_crypto::ports::VerifyingKey, Vec<EndorsedKey>, Vec<Way>), VaultError> {
+    let first = keys.hsm.verifying_key().await?;
+    let mut endorsed: Vec<EndorsedKey> = Vec::new();
+    let mut ways = header.ways.clone();
+    for way in &mut ways {
+        let Way::Token(token) = way else { continue };
+        let key = header.audit_key_at(token.audit_key).ok_or_else(|| broken("a way has no audit key"))?;
+        token.audit_key = if *key == first {
+            0
+        } else {
+            let signature =
+                endorse(keys.hsm.as_ref(), &first, header.vault, key).await.map_err(crypto_error)?;
+            endorsed.push(EndorsedKey { key: key.clone(), by: 0, signature });
+            u8::try_from(endorsed.len()).map_err(|_| broken("it has too many audit keys"))?
+        };
+    }
+    Ok((first, endorsed, ways))
+}
+
+/// Seals PIN and Q anew for each way, under the new unseal key and new epoch keys.
+async fn make_boxes(
+    keys: &Keys,
+    seal: &TrustedSeal,
+    old: &UnsealKey,
+    new: &UnsealKey,
+    header: &SealHeader,
+) -> Result<Vec<WayBoxes>, VaultError> {
+    let tag = vault_id(header).tag();
+    let mut all = Vec::with_capacity(header.ways.len());
+    for (way, former) in header.ways.iter().zip(&seal.record.boxes) {
+        let name = way.name();
+        let place = header.box_place(&name);
+        let mut boxes = WayBoxes::default();
+        match way {
+            Way::Token(token) => {
+                let hsm = token_of(keys, token)?;
+                let [pin_box] = former.pins.as_slice() else {
+                    return Err(VaultError::PinUndecided { token: token.serial.clone() });
+                };
+                let pin = old.pin_box_open(seal.header.box_place(&name), pin_box).map_err(crypto_error)?;
+                boxes.pins.push(new.pin_box_seal(place, pin.expose(), &mut rng()).map_err(crypto_error)?);
+                let epoch = HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch };
+                hsm.create_key(tag, epoch).await?;
+                let mut bound = super::keys_of(&seal.header, token);
+                bound.push(epoch);
+                hsm.bind(tag, &bound).await?;
+                for q in live_q(keys) {
+                    let boxing = new.box_q(hsm, place, q, &mut rng());
+                    boxes.q.push(QBox { version: q.version(), sealed: boxing.await.map_err(crypto_error)? });
+                }
+            }
+            Way::Recovery(recovery) => {
+                let recipient = RecoveryRecipient::parse(&recovery.recipient)
+                    .map_err(|_| broken("a recipient is none"))?;
+                for q in live_q(keys) {
+                    let inner = new.q_inner_seal(place, q, &mut rng()).map_err(crypto_error)?;
+                    let sealed = recovery::seal("box of Q", &recipient, &inner).map_err(crypto_error)?;
+                    boxes.q.push(QBox { version: q.version(), sealed });
+                }
+            }
+        }
+        all.push(boxes);
+    }
+    Ok(all)
+}
+
+/// The versions of Q that seal or open data keys, the newest first.
+fn live_q(keys: &Keys) -> impl Iterator<Item = &Q> {
+    std::iter::once(&keys.q)
+}
+
+fn hand_out(shares: &[Share], recipients: &[RecoveryRecipient]) -> Result<Vec<HandedShare>, VaultError> {
+    let mut handed = Vec::with_capacity(shares.len());
+    let mut recipients = recipients.iter();
+    for share in shares {
+        let (text, recipient) = match recipients.next() {
+            Some(recipient) => {
+                let armored = recovery::seal_text("share", recipient, &share.to_text());
+                (
+                    SecretBytes::new(armored.map_err(crypto_error)?.into_bytes()),
+                    Some(recipient.text().to_owned()),
+                )
+            }
+            None => (share.to_text(), None),
+        };
+        handed.push(HandedShare { number: share.number(), text, recipient });
+    }
+    Ok(handed)
+}

@@ -1,0 +1,268 @@
+//! Beginning and ending ceremonies. Invariant: neither is for anybody who merely connects; one is under way at a time.
+
+use std::sync::Arc;
+
+use keystead_audit::EntryKind;
+use keystead_crypto::seal_record::Way;
+use keystead_crypto::secret::SecretBytes;
+use keystead_domain::id::CeremonyId;
+use keystead_domain::policy::{Action, Resource};
+
+use super::ceremony::{Ceremony, Progress};
+use super::task::{Purpose, Rekey, Task};
+use super::{auto_unseal, broken};
+use crate::audit_trail::ClearEntry;
+use crate::error::VaultError;
+use crate::operation::{self, Detail, Effect, Operation};
+use crate::request::{Permit, RequestContext};
+use crate::unsealed::UnsealedVault;
+use crate::vault::Vault;
+
+/// What a quorum shall be asked for.
+pub enum Wish {
+    /// New shares.
+    Rekey(Rekey),
+    /// A new PIN for the token.
+    ChangePin(SecretBytes),
+    /// A vault that opens by itself.
+    EnableAutoUnseal,
+    /// A vault that opens with shares only.
+    DisableAutoUnseal,
+    /// A new administrator.
+    RecoverRoot,
+}
+
+impl Vault {
+    /// Begins a ceremony of an open vault.
+    ///
+    /// # Errors
+    /// Those of the gate, or `OperatorOnly` for a new administrator; `CeremonyUnderWay`; `Invalid` for parameters that
+    /// cannot be.
+    pub async fn start_ceremony(
+        self: &Arc<Self>,
+        ctx: RequestContext,
+        wish: Wish,
+    ) -> Result<Progress, VaultError> {
+        if let Wish::Rekey(Rekey { quorum, recipients, .. }) = &wish
+            && !recipients.is_empty()
+            && recipients.len() != usize::from(quorum.shares())
+        {
+            return Err(VaultError::Invalid {
+                field: "recipients",
+                rule: format!("{} shares need as many recipients, or none", quorum.shares()),
+            });
+        }
+        let open = self.opened().await?;
+        if matches!(wish, Wish::RecoverRoot) {
+            // Policies that lock everybody out must not lock this out.
+            self.check_operator(&ctx, "recovering an administrator")?;
+            let progress = self.begin(&open, wish).await?;
+            return match self.record_start(&ctx, &progress).await {
+                Ok(()) => Ok(progress),
+                Err(error) => {
+                    self.end_ceremony(progress.id).await;
+                    Err(error)
+                }
+            };
+        }
+        operation::run(&open, ctx, StartCeremony { vault: Arc::clone(self), wish }).await
+    }
+
+    async fn record_start(&self, ctx: &RequestContext, progress: &Progress) -> Result<(), VaultError> {
+        let mut detail: Detail = vec![("ceremony", progress.id.to_string())];
+        detail.extend(progress.parameters.clone());
+        let entry = ClearEntry {
+            kind: EntryKind::System,
+            action: "system:start-ceremony",
+            outcome: "ok",
+            peer: Some(ctx.peer),
+            intent: None,
+            detail,
+        };
+        entry.record(&self.parts.audit, self.parts.clock.as_ref()).await.map(drop)
+    }
+
+    async fn begin(&self, open: &UnsealedVault, wish: Wish) -> Result<Progress, VaultError> {
+        let seal = self.seal_record().await?.ok_or(VaultError::NotInitialized)?;
+        let mut ceremony = self.ceremony.lock().await;
+        self.drop_expired(&mut ceremony);
+        if let Some(current) = ceremony.as_ref() {
+            return Err(VaultError::CeremonyUnderWay { current: current.id().to_string() });
+        }
+        let task = match wish {
+            Wish::Rekey(plan) => Task::Rekey(plan),
+            Wish::ChangePin(new) => {
+                let token = seal.header.ways.iter().find_map(Way::token);
+                let token = token.ok_or_else(|| broken("it has no token"))?.serial.clone();
+                Task::ChangePin { token, new }
+            }
+            Wish::EnableAutoUnseal => {
+                // Said at once rather than when a quorum has come together.
+                auto_unseal::check_source(self)?;
+                Task::EnableAutoUnseal
+            }
+            Wish::DisableAutoUnseal if auto_unseal::load(open.storage.as_ref()).await?.is_none() => {
+                return Err(VaultError::Invalid {
+                    field: "purpose",
+                    rule: "the vault does not open by itself".to_owned(),
+                });
+            }
+            Wish::DisableAutoUnseal => Task::DisableAutoUnseal,
+            Wish::RecoverRoot => Task::RecoverRoot,
+        };
+        let timeout = self.ceremony_timeout(task.purpose())?;
+        let begun = Ceremony::begin(task, &seal.header, self.parts.clock.now(), timeout)?;
+        let progress = begun.seen();
+        *ceremony = Some(begun);
+        self.show(ceremony.as_ref());
+        Ok(progress)
+    }
+
+    /// Ends a half-done ceremony.
+    ///
+    /// # Errors
+    /// `OtherCeremony`; `OperatorOnly`, or those of the gate when the vault is open.
+    pub async fn cancel_ceremony(
+        self: &Arc<Self>,
+        ctx: RequestContext,
+        id: CeremonyId,
+    ) -> Result<(), VaultError> {
+        match (self.check_operator(&ctx, "cancelling a ceremony"), self.unsealed()) {
+            (Ok(()), _) => {
+                self.check_current(id).await?;
+                let entry = ClearEntry {
+                    kind: EntryKind::System,
+                    action: "system:cancel-ceremony",
+                    outcome: "ok",
+                    peer: Some(ctx.peer),
+                    intent: None,
+                    detail: vec![("ceremony", id.to_string())],
+                };
+                entry.record(&self.parts.audit, self.parts.clock.as_ref()).await?;
+                self.end_ceremony(id).await;
+                Ok(())
+            }
+            (Err(_), Ok(open)) => {
+                operation::run(&open, ctx, CancelCeremony { vault: Arc::clone(self), id }).await.map(drop)
+            }
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+
+    async fn check_current(&self, id: CeremonyId) -> Result<(), VaultError> {
+        let mut ceremony = self.ceremony.lock().await;
+        self.drop_expired(&mut ceremony);
+        match ceremony.as_ref().map(Ceremony::id) {
+            Some(current) if current == id => Ok(()),
+            current => Err(VaultError::OtherCeremony {
+                asked: id.to_string(),
+                current: current.map(|id| id.to_string()),
+            }),
+        }
+    }
+
+    /// Ends it, and takes back what it has made so far.
+    async fn end_ceremony(&self, id: CeremonyId) {
+        let mut ceremony = self.ceremony.lock().await;
+        let ended = ceremony.take_if(|current| current.id() == id);
+        self.show(ceremony.as_ref());
+        if let (Some(Task::ConfirmRekey(pending)), Ok(open)) =
+            (ended.map(Ceremony::into_task), self.unsealed())
+        {
+            pending.give_up(&open).await;
+        }
+    }
+}
+
+/// Begins a ceremony.
+struct StartCeremony {
+    vault: Arc<Vault>,
+    wish: Wish,
+}
+
+impl Operation for StartCeremony {
+    type Output = Progress;
+    const ACTION: Action = Action::SystemCeremony;
+    const EFFECT: Effect = Effect::Change;
+
+    fn resource(&self) -> Resource {
+        Resource::System
+    }
+
+    async fn handle(self, open: &UnsealedVault, _: Permit<Self>) -> Result<Progress, VaultError> {
+        self.vault.begin(open, self.wish).await
+    }
+
+    fn detail(progress: &Progress) -> Detail {
+        let mut detail: Detail =
+            vec![("ceremony", progress.id.to_string()), ("purpose", progress.purpose.action().to_owned())];
+        detail.extend(progress.parameters.clone());
+        detail
+    }
+}
+
+/// Ends one.
+struct CancelCeremony {
+    vault: Arc<Vault>,
+    id: CeremonyId,
+}
+
+impl Operation for CancelCeremony {
+    type Output = CeremonyId;
+    const ACTION: Action = Action::SystemCeremony;
+    const EFFECT: Effect = Effect::Change;
+
+    fn resource(&self) -> Resource {
+        Resource::System
+    }
+
+    async fn handle(self, _: &UnsealedVault, _: Permit<Self>) -> Result<CeremonyId, VaultError> {
+        self.vault.check_current(self.id).await?;
+        self.vault.end_ceremony(self.id).await;
+        Ok(self.id)
+    }
+
+    fn detail(id: &CeremonyId) -> Detail {
+        vec![("ceremony", id.to_string())]
+    }
+}
+
+/// The seal record, for keeping beside backups.
+pub struct ExportSealRecord {
+    /// The vault.
+    pub vault: Arc<Vault>,
+}
+
+/// A seal record that leaves.
+pub struct ExportedSeal {
+    /// Its bytes.
+    pub record: Vec<u8>,
+    /// The epoch of its shares.
+    pub epoch: u32,
+}
+
+impl Operation for ExportSealRecord {
+    type Output = ExportedSeal;
+    const ACTION: Action = Action::SystemCeremony;
+    const EFFECT: Effect = Effect::Read;
+
+    fn resource(&self) -> Resource {
+        Resource::System
+    }
+
+    async fn handle(self, _: &UnsealedVault, _: Permit<Self>) -> Result<ExportedSeal, VaultError> {
+        let seal = self.vault.seal_record().await?.ok_or(VaultError::NotInitialized)?;
+        Ok(ExportedSeal { record: seal.record.encode(), epoch: seal.header.epoch })
+    }
+
+    fn detail(exported: &ExportedSeal) -> Detail {
+        vec![("epoch", exported.epoch.to_string())]
+    }
+}
+
+impl Purpose {
+    /// Whether it ends with the next sealing, or unsealing.
+    pub(super) fn fits(self, unsealed: bool) -> bool {
+        self.needs_open_vault() == unsealed
+    }
+}
