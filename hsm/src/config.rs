@@ -8,6 +8,10 @@ use keystead_crypto::ports::HsmError;
 
 /// The most sessions that may be asked for.
 const MAX_SESSIONS: u8 = 64;
+/// CKM_AES_GCM, which may be named though it need not be.
+pub(crate) const CKM_AES_GCM: u32 = 0x1087;
+/// CKM_VENDOR_DEFINED.
+const VENDOR_DEFINED: u32 = 0x8000_0000;
 /// PKCS#11 pads labels to this many bytes, and serials to half of it.
 const LABEL_BYTES: usize = 32;
 
@@ -26,12 +30,54 @@ pub struct HsmConfig {
     pub token_label: String,
     /// The token's serial: needed when two tokens carry one label.
     pub token_serial: Option<String>,
+    /// How the token wraps.
+    pub mechanism: MechanismChoice,
+    /// The vendor's number of AES-GCM (0x8000_0000 and up), where the token does not know the standard's.
+    pub gcm_mechanism: Option<u32>,
     /// Sessions that work side by side.
     pub sessions: u8,
     /// How long one call may take before the child is ended.
     pub deadline: Duration,
     /// The whole environment of the child, such as `SOFTHSM2_CONF`.
     pub env: Vec<(String, String)>,
+}
+
+/// How a token wraps: a rung of the mechanism ladder, or the first one that it passes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MechanismChoice {
+    /// The first of the following, in this order, that the token has and that passes the self-test.
+    #[default]
+    Auto,
+    /// AES-GCM with the host's IV.
+    AesGcm,
+    /// AES-GCM with an IV that the token writes back.
+    AesGcmHsmIv,
+    /// AES-GCM with an IV that the token appends.
+    AesGcmAppendedIv,
+    /// AES-CBC-PAD and HMAC-SHA256.
+    AesCbcHmac,
+}
+
+impl MechanismChoice {
+    /// Every choice.
+    pub const ALL: [Self; 5] =
+        [Self::Auto, Self::AesGcm, Self::AesGcmHsmIv, Self::AesGcmAppendedIv, Self::AesCbcHmac];
+
+    /// Its word in the configuration.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::AesGcm => "aes-gcm",
+            Self::AesGcmHsmIv => "aes-gcm-hsm-iv",
+            Self::AesGcmAppendedIv => "aes-gcm-appended-iv",
+            Self::AesCbcHmac => "aes-cbc-hmac",
+        }
+    }
+
+    /// The choice of a word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|choice| choice.word() == word)
+    }
 }
 
 /// A configuration that cannot work.
@@ -59,6 +105,12 @@ pub enum ConfigError {
         /// The number given.
         sessions: u8,
     },
+    /// A number of AES-GCM that is the standard's own, or another mechanism's.
+    #[error("hsm.gcm_mechanism {number:#x} is no vendor's number; those begin at 0x80000000")]
+    GcmMechanism {
+        /// The number given.
+        number: u32,
+    },
     /// A deadline of nothing.
     #[error("the deadline of HSM calls is zero")]
     NoDeadline,
@@ -82,6 +134,11 @@ impl HsmConfig {
         }
         if !(1..=MAX_SESSIONS).contains(&self.sessions) {
             return Err(ConfigError::Sessions { sessions: self.sessions });
+        }
+        if let Some(number) =
+            self.gcm_mechanism.filter(|number| *number < VENDOR_DEFINED && *number != CKM_AES_GCM)
+        {
+            return Err(ConfigError::GcmMechanism { number });
         }
         if self.deadline.is_zero() {
             return Err(ConfigError::NoDeadline);
@@ -110,6 +167,8 @@ mod tests {
             module_sha256: None,
             token_label: "token".into(),
             token_serial: None,
+            mechanism: MechanismChoice::Auto,
+            gcm_mechanism: None,
             sessions: 4,
             deadline: Duration::from_secs(5),
             env: Vec::new(),
@@ -134,6 +193,13 @@ mod tests {
             HsmConfig { sessions: 65, ..config() }.check(),
             Err(ConfigError::Sessions { sessions: 65 })
         );
+        for number in [0, 0x1086, 0x1088, 0x7fff_ffff] {
+            let standard = HsmConfig { gcm_mechanism: Some(number), ..config() };
+            assert_eq!(standard.check(), Err(ConfigError::GcmMechanism { number }));
+        }
+        for number in [0x1087, 0x8000_1087] {
+            assert_eq!(HsmConfig { gcm_mechanism: Some(number), ..config() }.check(), Ok(()));
+        }
         assert_eq!(HsmConfig { deadline: Duration::ZERO, ..config() }.check(), Err(ConfigError::NoDeadline));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use async_trait::async_trait;
+use keystead_crypto::mechanism::Mechanism;
 use keystead_crypto::ports::{
     Anchor, Entropy, HsmError, HsmKey, HsmLogin, HsmSealed, KeyWrapper, SignatureAlgorithm, Signer,
     TokenInfo, VerifyingKey,
@@ -16,9 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::HsmConfig;
 use crate::connection::Connection;
-use crate::protocol::{
-    IV, MAX_ANCHOR, MAX_BLOB, MAX_MESSAGE, MAX_RANDOM, MECHANISM_GCM_HOST_IV, Reply, Request, TAG,
-};
+use crate::protocol::{MAX_ADDED, MAX_ANCHOR, MAX_BLOB, MAX_MESSAGE, MAX_RANDOM, Reply, Request};
 use crate::refused::RefusedPins;
 use crate::supervisor::{Answer, Command, Front, Supervisor};
 
@@ -191,26 +190,22 @@ impl KeyWrapper for HsmHandle {
         fits("an AAD", aad.len(), MAX_BLOB)?;
         let request = Request::Wrap { key, aad: aad.to_vec(), plaintext: SecretBytes::copy_from(plaintext) };
         match self.call(request).await? {
-            Reply::Sealed(sealed)
-                if sealed.mechanism == MECHANISM_GCM_HOST_IV
-                    && sealed.iv.len() == IV
-                    && sealed.ciphertext.len() == plaintext.len().saturating_add(TAG) =>
-            {
-                Ok(sealed)
-            }
+            Reply::Sealed(sealed) if sealed.may_hold(plaintext.len()) => Ok(sealed),
             _ => Err(lied("the form of a wrap")),
         }
     }
 
     async fn unwrap(&self, key: HsmKey, aad: &[u8], sealed: &HsmSealed) -> Result<Vec<u8>, HsmError> {
         fits("an AAD", aad.len(), MAX_BLOB)?;
-        let plain = sealed.ciphertext.len().checked_sub(TAG).filter(|plain| *plain <= MAX_BLOB);
-        let Some(plain) = plain.filter(|_| sealed.iv.len() <= IV) else {
+        if Mechanism::from_number(sealed.mechanism).is_none() {
+            return Err(HsmError::Unsupported { what: format!("mechanism {} of a wrap", sealed.mechanism) });
+        }
+        if sealed.well_formed().is_none() || sealed.ciphertext.len() > MAX_BLOB.saturating_add(MAX_ADDED) {
             return Err(HsmError::NotAuthentic);
-        };
+        }
         let request = Request::Unwrap { key, aad: aad.to_vec(), sealed: sealed.clone() };
         match self.call(request).await? {
-            Reply::Bytes(bytes) if bytes.len() == plain => Ok(bytes.into_exposed()),
+            Reply::Bytes(bytes) if sealed.may_hold(bytes.len()) => Ok(bytes.into_exposed()),
             _ => Err(lied("the length of a plaintext")),
         }
     }

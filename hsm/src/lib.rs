@@ -16,6 +16,6 @@ mod supervisor;
 pub mod testing;
 mod worker;
 
-pub use config::{ConfigError, HsmConfig};
+pub use config::{ConfigError, HsmConfig, MechanismChoice};
 pub use handle::{HsmHandle, HsmStatus};
 pub use worker::worker_main;

@@ -11,6 +11,7 @@ use keystead_crypto::ports::{
 use keystead_crypto::secret::SecretBytes;
 use zeroize::Zeroizing;
 
+use crate::config::MechanismChoice;
 use crate::frame::{Fields, FrameError, Writer};
 
 /// The largest blob that is wrapped, and the largest AAD.
@@ -23,10 +24,8 @@ pub(crate) const MAX_ANCHOR: usize = 1024;
 pub(crate) const MAX_RANDOM: usize = 1024;
 /// AES-GCM's tag in bytes, always whole.
 pub(crate) const TAG: usize = 16;
-/// AES-GCM's IV in bytes.
-pub(crate) const IV: usize = 12;
-/// The mechanism number of AES-GCM with the host's IV (docs/storage-format.md).
-pub(crate) const MECHANISM_GCM_HOST_IV: u8 = 1;
+/// The most that any mechanism adds to a blob: a block of padding and a MAC.
+pub(crate) const MAX_ADDED: usize = 48;
 /// The longest text of an error that crosses the socket.
 const MAX_REASON: usize = 512;
 
@@ -69,6 +68,8 @@ pub(crate) struct Start {
     pub(crate) token_label: String,
     pub(crate) token_serial: Option<String>,
     pub(crate) sessions: u8,
+    pub(crate) mechanism: MechanismChoice,
+    pub(crate) gcm_mechanism: Option<u32>,
 }
 
 /// What the child answers when it did it.
@@ -99,6 +100,8 @@ impl Request {
                 to.field(start.token_label.as_bytes());
                 to.field(start.token_serial.as_deref().unwrap_or_default().as_bytes());
                 to.u8(start.sessions);
+                to.field(start.mechanism.word().as_bytes());
+                to.u32(start.gcm_mechanism.unwrap_or(0));
             }
             Self::Login { pin, care } => {
                 to.u8(2);
@@ -178,6 +181,9 @@ impl Request {
                 token_label: from.text()?,
                 token_serial: Some(from.text()?).filter(|serial| !serial.is_empty()),
                 sessions: from.u8()?,
+                mechanism: MechanismChoice::from_word(&from.text()?)
+                    .ok_or(FrameError::UnknownTag { what: "mechanism", tag: 0 })?,
+                gcm_mechanism: Some(from.u32()?).filter(|number| *number != 0),
             }),
             2 => Self::Login {
                 pin: SecretBytes::copy_from(from.field()?),

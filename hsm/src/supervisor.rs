@@ -245,6 +245,8 @@ impl Supervisor {
             token_label: self.config.token_label.clone(),
             token_serial: self.config.token_serial.clone(),
             sessions: self.config.sessions,
+            mechanism: self.config.mechanism,
+            gcm_mechanism: self.config.gcm_mechanism,
         });
         let token = expect_token(connection.ask(&start, self.config.deadline)?)?;
         Ok((connection, token))

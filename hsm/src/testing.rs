@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 
-use crate::config::HsmConfig;
+use crate::config::{HsmConfig, MechanismChoice};
 
 /// Where distributions put the module.
 const MODULES: [&str; 5] = [
@@ -108,6 +108,15 @@ impl SoftToken {
         Err(SoftTokenError::Refused { said })
     }
 
+    /// Takes mechanisms away from the token, such as `CKM_EDDSA`.
+    pub fn take_mechanisms(&self, names: &[&str]) -> Result<(), SoftTokenError> {
+        let failed = |source| SoftTokenError::File { path: self.conf.clone(), source };
+        let text = fs::read_to_string(&self.conf).map_err(failed)?;
+        // SoftHSM 2.6 takes the sign for a part of the first name, which then is unknown.
+        let list = format!("slots.mechanisms = -,{}\n", names.join(","));
+        fs::write(&self.conf, text + &list).map_err(failed)
+    }
+
     /// The environment that a worker needs for this token.
     pub fn env(&self) -> Vec<(String, String)> {
         vec![("SOFTHSM2_CONF".to_owned(), self.conf.display().to_string())]
@@ -122,6 +131,8 @@ impl SoftToken {
             module_sha256: None,
             token_label: self.label.clone(),
             token_serial: None,
+            mechanism: MechanismChoice::Auto,
+            gcm_mechanism: None,
             sessions: 4,
             deadline: Duration::from_secs(10),
             env: self.env(),

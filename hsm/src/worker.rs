@@ -6,6 +6,7 @@ mod anchor;
 mod cipher;
 mod fault;
 mod jobs;
+mod ladder;
 mod module;
 mod objects;
 mod random;

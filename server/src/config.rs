@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keystead_domain::CertificateMatcher;
+use keystead_hsm::MechanismChoice;
 
 pub use build::SOFTHSM_MODULE;
 pub use describe::Described;
@@ -89,12 +90,37 @@ pub struct HsmConfig {
     pub module_sha256: Option<[u8; 32]>,
     /// The token's label.
     pub token_label: String,
+    /// The token's serial, where two tokens carry one label.
+    pub token_serial: Option<String>,
+    /// How the token wraps.
+    pub mechanism: MechanismChoice,
+    /// The vendor's number of AES-GCM.
+    pub gcm_mechanism: Option<u32>,
     /// How many sessions are kept.
     pub sessions: usize,
     /// How long one call may take before the module's process is ended.
     pub deadline: Duration,
     /// The environment of the module's process.
     pub env: Vec<(String, String)>,
+}
+
+impl HsmConfig {
+    /// The same for the module's process, which `worker` runs when it is called with `hsm-worker`.
+    pub fn for_worker(&self, worker: PathBuf) -> keystead_hsm::HsmConfig {
+        keystead_hsm::HsmConfig {
+            worker_exe: worker,
+            worker_args: vec!["hsm-worker".to_owned()],
+            module: self.module.clone(),
+            module_sha256: self.module_sha256,
+            token_label: self.token_label.clone(),
+            token_serial: self.token_serial.clone(),
+            mechanism: self.mechanism,
+            gcm_mechanism: self.gcm_mechanism,
+            sessions: u8::try_from(self.sessions).unwrap_or(u8::MAX),
+            deadline: self.deadline,
+            env: self.env.clone(),
+        }
+    }
 }
 
 /// The audit log.

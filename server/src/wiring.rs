@@ -17,7 +17,7 @@ use keystead_core::seal::PinSource;
 use keystead_core::vault::{Vault, VaultOptions, VaultParts};
 use keystead_crypto::arena::arena;
 use keystead_crypto::ports::HsmError;
-use keystead_hsm::{HsmConfig, HsmHandle};
+use keystead_hsm::HsmHandle;
 use keystead_proto::FILE_DESCRIPTOR_SET;
 use keystead_proto::v1::audit_service_server::AuditServiceServer;
 use keystead_proto::v1::auth_service_server::AuthServiceServer;
@@ -148,17 +148,7 @@ impl Server {
         let store_dir = config.server.data_dir.join("store");
         let storage = tokio::task::spawn_blocking(move || open(&store_dir)).await??;
         let audit = open_audit(&config).await?;
-        let hsm = HsmHandle::spawn(HsmConfig {
-            worker_exe: built.hsm_worker,
-            worker_args: vec!["hsm-worker".to_owned()],
-            module: config.hsm.module.clone(),
-            module_sha256: config.hsm.module_sha256,
-            token_label: config.hsm.token_label.clone(),
-            token_serial: None,
-            sessions: u8::try_from(config.hsm.sessions).unwrap_or(u8::MAX),
-            deadline: config.hsm.deadline,
-            env: config.hsm.env.clone(),
-        })?;
+        let hsm = HsmHandle::spawn(config.hsm.for_worker(built.hsm_worker))?;
         let vault = Vault::new(VaultParts {
             storage: Arc::clone(&storage),
             hsm: Arc::new(hsm),

@@ -26,15 +26,25 @@ fn sealed() -> impl Strategy<Value = HsmSealed> {
 }
 
 fn requests() -> impl Strategy<Value = Request> {
-    let start = (".{1,20}", any::<Option<[u8; 32]>>(), ".{0,20}", prop::option::of(".{1,9}"), any::<u8>());
+    let mechanisms = (prop::sample::select(MechanismChoice::ALL.to_vec()), prop::option::of(1_u32..));
+    let start = (
+        ".{1,20}",
+        any::<Option<[u8; 32]>>(),
+        ".{0,20}",
+        prop::option::of(".{1,9}"),
+        any::<u8>(),
+        mechanisms,
+    );
     prop_oneof![
-        start.prop_map(|(module, module_sha256, token_label, token_serial, sessions)| {
+        start.prop_map(|(module, module_sha256, token_label, token_serial, sessions, mechanisms)| {
             Request::Start(Start {
                 module: module.into(),
                 module_sha256,
                 token_label,
                 token_serial,
                 sessions,
+                mechanism: mechanisms.0,
+                gcm_mechanism: mechanisms.1,
             })
         }),
         (bytes(), cares()).prop_map(|(pin, care)| Request::Login { pin: SecretBytes::new(pin), care }),

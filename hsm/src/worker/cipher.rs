@@ -1,112 +1,151 @@
-//! AES-GCM with the host's IV. Invariant: IV 12 bytes, tag 128 bits, lengths checked before and after each call, since
-//! tokens take empty IVs and short tags too. Absent: other rungs of the mechanism ladder.
+//! Sealing by the rung in use, and opening by the mechanism that a blob names. Invariant: lengths are checked before and
+//! after each call, since tokens take empty IVs and short tags too. Absent: choosing the rung (`ladder`).
 
-use cryptoki::error::{Error, RvError};
-use cryptoki::mechanism::Mechanism;
-use cryptoki::mechanism::aead::GcmParams;
+pub(super) mod cbc_hmac;
+pub(super) mod gcm;
+
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
-use cryptoki::types::Ulong;
-use keystead_crypto::ports::HsmError;
+use keystead_crypto::mechanism::Mechanism;
+use keystead_crypto::ports::{HsmError, HsmSealed};
 use keystead_crypto::secret::SecretBytes;
 
 use super::fault::Fault;
-use crate::protocol::{IV, MAX_BLOB, TAG};
+use cbc_hmac::TokenKeys;
+use gcm::{Gcm, LastIv};
 
-const TAG_BITS: Ulong = Ulong::new(128);
 const KNOWN_AAD: &[u8] = b"keystead/known-answer/v1";
 const KNOWN_PLAINTEXT: &[u8; 32] = b"keystead known answer of a key..";
 
-/// A ciphertext that its key must open: tells a forged ciphertext from a broken device.
-#[derive(Clone)]
-pub(super) struct KnownAnswer {
-    iv: [u8; IV],
-    ciphertext: Vec<u8>,
+/// A way of sealing that a token may know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rung {
+    GcmHostIv,
+    /// With room for an IV of so many bytes.
+    GcmHsmIv(usize),
+    GcmAppendedIv,
+    CbcHmac,
 }
 
+impl Rung {
+    /// Its mechanism in stored bytes.
+    pub(super) fn mechanism(self) -> Mechanism {
+        match self {
+            Self::GcmHostIv => Mechanism::GcmHostIv,
+            Self::GcmHsmIv(_) => Mechanism::GcmHsmIv,
+            Self::GcmAppendedIv => Mechanism::GcmAppendedIv,
+            Self::CbcHmac => Mechanism::CbcHmac,
+        }
+    }
+}
+
+/// A wrapping key, and the MAC key that goes with it if it was made for CBC.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CipherKey {
+    pub(super) aes: ObjectHandle,
+    pub(super) mac: Option<ObjectHandle>,
+}
+
+/// What all calls of one token share.
+pub(super) struct Cipher {
+    pub(super) gcm: Gcm,
+    pub(super) last_iv: LastIv,
+}
+
+impl Cipher {
+    pub(super) fn seal(
+        &self,
+        session: &Session,
+        rung: Rung,
+        key: CipherKey,
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<HsmSealed, Fault> {
+        let (iv, ciphertext) = match rung {
+            Rung::GcmHostIv => self.gcm.seal_host_iv(session, key.aes, aad, plaintext)?,
+            Rung::GcmHsmIv(bytes) => self.gcm.seal_hsm_iv(session, key.aes, bytes, aad, plaintext)?,
+            Rung::GcmAppendedIv => self.gcm.seal_appended_iv(session, key.aes, aad, plaintext)?,
+            Rung::CbcHmac => {
+                let mac = key.mac.ok_or_else(|| HsmError::Misconfigured {
+                    what: "this key was made for AES-GCM and has no MAC key; set hsm.mechanism back, or rotate the key"
+                        .to_owned(),
+                })?;
+                cbc_hmac::seal(&TokenKeys { session, aes: key.aes, mac }, aad, plaintext)?
+            }
+        };
+        self.last_iv.check(&iv)?;
+        let sealed = HsmSealed { mechanism: rung.mechanism().number(), iv, ciphertext };
+        if sealed.may_hold(plaintext.len()) {
+            Ok(sealed)
+        } else {
+            Err(HsmError::Lied { what: "the length of a ciphertext".to_owned() }.into())
+        }
+    }
+
+    /// Opens a ciphertext, or says whether it or the device is to blame.
+    pub(super) fn open(
+        &self,
+        session: &Session,
+        key: CipherKey,
+        known: Option<&KnownAnswer>,
+        aad: &[u8],
+        sealed: &HsmSealed,
+    ) -> Result<SecretBytes, Fault> {
+        let mechanism = sealed.well_formed().ok_or(HsmError::NotAuthentic)?;
+        let opened = match mechanism {
+            Mechanism::GcmHostIv | Mechanism::GcmHsmIv | Mechanism::GcmAppendedIv => {
+                let alive = || known.is_some_and(|known| known.holds(self, session, key));
+                self.gcm.open(session, key.aes, alive, aad, &sealed.iv, &sealed.ciphertext)?
+            }
+            Mechanism::CbcHmac => {
+                let lost =
+                    || HsmError::NotUnique { what: "MAC key beside the wrapping key".to_owned(), found: 0 };
+                let mac = key.mac.ok_or_else(lost)?;
+                cbc_hmac::open(
+                    &TokenKeys { session, aes: key.aes, mac },
+                    aad,
+                    &sealed.iv,
+                    &sealed.ciphertext,
+                )?
+            }
+        };
+        if sealed.may_hold(opened.len()) {
+            Ok(opened)
+        } else {
+            Err(HsmError::Lied { what: "the length of a plaintext".to_owned() }.into())
+        }
+    }
+}
+
+/// A ciphertext that its key must open: tells a forged ciphertext from a broken device.
+#[derive(Clone)]
+pub(super) struct KnownAnswer(HsmSealed);
+
 impl KnownAnswer {
-    pub(super) fn make(session: &Session, key: ObjectHandle) -> Result<Self, Fault> {
-        let iv = fresh_iv()?;
-        let ciphertext = encrypt(session, key, iv, KNOWN_AAD, KNOWN_PLAINTEXT)?;
-        let made = Self { iv, ciphertext };
-        if made.holds(session, key) {
+    pub(super) fn make(
+        cipher: &Cipher,
+        session: &Session,
+        rung: Rung,
+        key: CipherKey,
+    ) -> Result<Self, Fault> {
+        let made = Self(cipher.seal(session, rung, key, KNOWN_AAD, KNOWN_PLAINTEXT)?);
+        if made.holds(cipher, session, key) {
             Ok(made)
         } else {
             Err(HsmError::Lied { what: "a fresh ciphertext does not open".to_owned() }.into())
         }
     }
 
-    fn holds(&self, session: &Session, key: ObjectHandle) -> bool {
-        let opened = call_decrypt(session, key, self.iv, KNOWN_AAD, &self.ciphertext);
+    fn holds(&self, cipher: &Cipher, session: &Session, key: CipherKey) -> bool {
+        let opened = cipher.open(session, key, None, KNOWN_AAD, &self.0);
         opened.is_ok_and(|opened| opened.expose() == KNOWN_PLAINTEXT)
     }
 }
 
-/// An IV from the system's CSPRNG.
-pub(super) fn fresh_iv() -> Result<[u8; IV], HsmError> {
-    let mut iv = [0; IV];
-    getrandom::fill(&mut iv)
+/// Random bytes of the system's CSPRNG.
+fn host_random<const N: usize>() -> Result<[u8; N], HsmError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
         .map_err(|error| HsmError::Unavailable { reason: format!("no random IV: {error}") })?;
-    Ok(iv)
-}
-
-/// Ciphertext and tag.
-pub(super) fn encrypt(
-    session: &Session,
-    key: ObjectHandle,
-    iv: [u8; IV],
-    aad: &[u8],
-    plaintext: &[u8],
-) -> Result<Vec<u8>, Fault> {
-    let mut lent = iv;
-    let params = GcmParams::new(&mut lent, aad, TAG_BITS)?;
-    let ciphertext = session.encrypt(&Mechanism::AesGcm(params), key, plaintext)?;
-    if lent != iv {
-        let what = "AES-GCM with the host's IV: the token wrote an IV of its own".to_owned();
-        return Err(HsmError::Unsupported { what }.into());
-    }
-    if ciphertext.len() != plaintext.len().saturating_add(TAG) {
-        return Err(HsmError::Lied { what: "the length of a ciphertext".to_owned() }.into());
-    }
-    Ok(ciphertext)
-}
-
-/// Opens a ciphertext, or says whether it or the device is to blame.
-pub(super) fn decrypt(
-    session: &Session,
-    key: ObjectHandle,
-    known: &KnownAnswer,
-    iv: [u8; IV],
-    aad: &[u8],
-    ciphertext: &[u8],
-) -> Result<SecretBytes, Fault> {
-    if !(TAG..=MAX_BLOB.saturating_add(TAG)).contains(&ciphertext.len()) {
-        return Err(HsmError::NotAuthentic.into());
-    }
-    match call_decrypt(session, key, iv, aad, ciphertext) {
-        Ok(opened) if opened.len() == ciphertext.len().saturating_sub(TAG) => Ok(opened),
-        Ok(_) => Err(HsmError::Lied { what: "the length of a plaintext".to_owned() }.into()),
-        Err(Error::Pkcs11(RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange, _)) => {
-            Err(HsmError::NotAuthentic.into())
-        }
-        // SoftHSM and others answer a wrong tag in these unspecific ways.
-        Err(Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed | RvError::DataInvalid, _))
-            if known.holds(session, key) =>
-        {
-            Err(HsmError::NotAuthentic.into())
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn call_decrypt(
-    session: &Session,
-    key: ObjectHandle,
-    iv: [u8; IV],
-    aad: &[u8],
-    ciphertext: &[u8],
-) -> Result<SecretBytes, Error> {
-    let mut lent = iv;
-    let params = GcmParams::new(&mut lent, aad, TAG_BITS)?;
-    session.decrypt(&Mechanism::AesGcm(params), key, ciphertext).map(SecretBytes::new)
+    Ok(bytes)
 }

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 
 use cryptoki::session::Session;
-use keystead_crypto::ports::{HsmError, HsmSealed};
+use keystead_crypto::ports::HsmError;
 use keystead_crypto::secret::SecretBytes;
 
 use super::fault::{Fault, Remedy, remedy, verdict};
 use super::token::{BoundKey, Token, lock};
-use super::{Answers, anchor, cipher, objects, random, sign};
-use crate::protocol::{IV, MECHANISM_GCM_HOST_IV, Reply, Request};
+use super::{Answers, anchor, objects, random, sign};
+use crate::protocol::{Reply, Request};
 
 type Job = (u64, Request);
 
@@ -105,7 +105,7 @@ fn attempt(token: &Token, session: &mut Option<Session>, request: &Request) -> R
             Ok(Reply::Done)
         }
         Request::CreateKey { vault_tag, key } => {
-            objects::create(session, *vault_tag, *key)?;
+            objects::create(session, *vault_tag, *key, token.rung()?)?;
             Ok(Reply::Done)
         }
         Request::DestroyKey { vault_tag, key } => {
@@ -119,19 +119,13 @@ fn attempt(token: &Token, session: &mut Option<Session>, request: &Request) -> R
             Ok(Reply::Done)
         }
         Request::Wrap { key, aad, plaintext } => {
-            let BoundKey::Cipher { handle, .. } = token.key(*key)? else { return Err(no_cipher()) };
-            let iv = cipher::fresh_iv()?;
-            let ciphertext = cipher::encrypt(session, handle, iv, aad, plaintext.expose())?;
-            Ok(Reply::Sealed(HsmSealed { mechanism: MECHANISM_GCM_HOST_IV, iv: iv.to_vec(), ciphertext }))
+            let BoundKey::Cipher { key, .. } = token.key(*key)? else { return Err(no_cipher()) };
+            let sealed = token.cipher.seal(session, token.rung()?, key, aad, plaintext.expose())?;
+            Ok(Reply::Sealed(sealed))
         }
         Request::Unwrap { key, aad, sealed } => {
-            let BoundKey::Cipher { handle, known } = token.key(*key)? else { return Err(no_cipher()) };
-            if sealed.mechanism != MECHANISM_GCM_HOST_IV {
-                let what = format!("mechanism {} of a wrap", sealed.mechanism);
-                return Err(HsmError::Unsupported { what }.into());
-            }
-            let iv: [u8; IV] = sealed.iv.as_slice().try_into().map_err(|_| HsmError::NotAuthentic)?;
-            let opened = cipher::decrypt(session, handle, &known, iv, aad, &sealed.ciphertext)?;
+            let BoundKey::Cipher { key, known } = token.key(*key)? else { return Err(no_cipher()) };
+            let opened = token.cipher.open(session, key, known.as_ref(), aad, sealed)?;
             Ok(Reply::Bytes(opened))
         }
         Request::VerifyingKey => sign::verifying_key(session, &token.audit_key()?).map(Reply::Key),

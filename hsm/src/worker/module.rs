@@ -8,7 +8,6 @@ use std::path::Path;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
-use cryptoki::mechanism::MechanismType;
 use cryptoki::slot::{Slot, TokenInfo as SlotToken};
 use data_encoding::HEXLOWER;
 use keystead_crypto::ports::HsmError;
@@ -91,30 +90,6 @@ pub(super) fn find_token(module: &Pkcs11, start: &Start) -> Result<(Slot, SlotTo
             what: format!("token labelled {:?} (set its serial)", start.token_label),
             found,
         }),
-    }
-}
-
-/// Refuses a token that lacks a mechanism, or a flag of it, that the vault needs.
-pub(super) fn check_mechanisms(module: &Pkcs11, slot: Slot) -> Result<(), HsmError> {
-    let info = |kind: MechanismType| {
-        module
-            .get_mechanism_info(slot, kind)
-            .map_err(|_| HsmError::Unsupported { what: format!("the token has no {kind}") })
-    };
-    let gcm = info(MechanismType::AES_GCM)?;
-    let signing = info(MechanismType::EDDSA)?;
-    let needs = [
-        (info(MechanismType::AES_KEY_GEN)?.generate(), "AES keys cannot be generated"),
-        (gcm.encrypt() && gcm.decrypt(), "AES-GCM does not encrypt and decrypt"),
-        (
-            info(MechanismType::ECC_EDWARDS_KEY_PAIR_GEN)?.generate_key_pair(),
-            "Ed25519 keys cannot be generated",
-        ),
-        (signing.sign(), "EdDSA does not sign"),
-    ];
-    match needs.into_iter().find(|(met, _)| !met) {
-        None => Ok(()),
-        Some((_, lack)) => Err(HsmError::Unsupported { what: lack.to_owned() }),
     }
 }
 

@@ -11,9 +11,10 @@ use cryptoki::types::Ulong;
 use data_encoding::HEXLOWER;
 use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose};
 
+use super::cipher::{CipherKey, Rung};
 use super::fault::Fault;
 
-const AES_256_BYTES: Ulong = Ulong::new(32);
+const KEY_BYTES: Ulong = Ulong::new(32);
 /// The OID 1.3.101.112 (id-Ed25519) in DER.
 const ED25519_OID: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
 
@@ -22,9 +23,25 @@ pub(super) fn anchor_label(vault_tag: [u8; 8]) -> String {
     format!("keystead/{}/anchor", HEXLOWER.encode(&vault_tag))
 }
 
-/// Label and id, which is derived from it.
-fn names(vault_tag: [u8; 8], key: HsmKey) -> [Attribute; 2] {
-    [Attribute::Label(key.label(vault_tag).into_bytes()), Attribute::Id(key.id(vault_tag).to_vec())]
+/// One key object by its name.
+struct Name {
+    label: String,
+    id: [u8; 16],
+}
+
+impl Name {
+    fn of(vault_tag: [u8; 8], key: HsmKey) -> Self {
+        Self { label: key.label(vault_tag), id: key.id(vault_tag) }
+    }
+
+    /// Of the MAC key that goes with an AES key.
+    fn of_mac(vault_tag: [u8; 8], key: HsmKey) -> Self {
+        Self { label: key.mac_label(vault_tag), id: key.mac_id(vault_tag) }
+    }
+
+    fn attributes(&self) -> [Attribute; 2] {
+        [Attribute::Label(self.label.clone().into_bytes()), Attribute::Id(self.id.to_vec())]
+    }
 }
 
 /// The keys of a vault that are there, by their labels.
@@ -44,38 +61,47 @@ pub(super) fn list(session: &Session, vault_tag: [u8; 8]) -> Result<Vec<HsmKey>,
 }
 
 /// Makes a key and reads its flags back; one that is not as asked for is destroyed again.
-pub(super) fn create(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<(), Fault> {
+pub(super) fn create(session: &Session, vault_tag: [u8; 8], key: HsmKey, rung: Rung) -> Result<(), Fault> {
     let label = key.label(vault_tag);
     if !all(session, vault_tag, key)?.is_empty() {
-        return Err(HsmError::Misconfigured { what: format!("the token has a key {label} already") }.into());
+        let what = format!("the token has a key {label} already; take another vault, or destroy that key");
+        return Err(HsmError::Misconfigured { what }.into());
     }
-    let names = names(vault_tag, key);
-    let made = if key.purpose == HsmKeyPurpose::Audit {
-        let mut public = public_flags();
-        public.push(Attribute::EcParams(ED25519_OID.to_vec()));
-        public.extend(names.clone());
-        let mut private = private_flags();
-        private.extend(names);
-        let (public, private) =
-            session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, &public, &private)?;
-        vec![public, private]
-    } else {
-        let mut template = cipher_flags(true);
-        template.extend(names);
-        vec![session.generate_key(&Mechanism::AesKeyGen, &template)?]
-    };
-    let checked = match key.purpose {
-        HsmKeyPurpose::Audit => find_pair(session, vault_tag, key).map(|_| ()),
-        HsmKeyPurpose::Master | HsmKeyPurpose::Epoch | HsmKeyPurpose::Auto => {
-            find_cipher(session, vault_tag, key).map(|_| ())
-        }
-    };
-    if checked.is_err() {
-        for handle in made {
+    let made = make(session, vault_tag, key, rung);
+    if made.is_err() {
+        // The first failure says more than one of tidying up.
+        for handle in all(session, vault_tag, key)? {
             session.destroy_object(handle)?;
         }
     }
-    checked
+    made
+}
+
+fn make(session: &Session, vault_tag: [u8; 8], key: HsmKey, rung: Rung) -> Result<(), Fault> {
+    let name = Name::of(vault_tag, key);
+    if key.purpose == HsmKeyPurpose::Audit {
+        let mut public = public_flags(true);
+        public.push(Attribute::EcParams(ED25519_OID.to_vec()));
+        public.extend(name.attributes());
+        let mut private = private_flags(true);
+        private.extend(name.attributes());
+        session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, &public, &private)?;
+        return find_pair(session, vault_tag, key).map(drop);
+    }
+    let mut template = cipher_flags(true);
+    template.extend(name.attributes());
+    session.generate_key(&Mechanism::AesKeyGen, &template)?;
+    if rung == Rung::CbcHmac {
+        let mut template = mac_flags(true);
+        template.extend(Name::of_mac(vault_tag, key).attributes());
+        session.generate_key(&Mechanism::GenericSecretKeyGen, &template)?;
+    }
+    let found = find_cipher(session, vault_tag, key)?;
+    if found.mac.is_some() == (rung == Rung::CbcHmac) {
+        Ok(())
+    } else {
+        Err(HsmError::Lied { what: format!("the MAC key of {} is not there", name.label) }.into())
+    }
 }
 
 /// Destroys every object by this name, and makes sure.
@@ -92,11 +118,15 @@ pub(super) fn destroy(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Res
     }
 }
 
-/// A wrapping key by name, with its flags checked.
-pub(super) fn find_cipher(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<ObjectHandle, Fault> {
-    let mut flags = cipher_flags(true);
-    flags.extend(born_inside());
-    find(session, vault_tag, key, ObjectClass::SECRET_KEY, flags)
+/// A wrapping key by name, with the MAC key that it may have. The flags of both are checked.
+pub(super) fn find_cipher(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<CipherKey, Fault> {
+    let aes = find(session, &Name::of(vault_tag, key), ObjectClass::SECRET_KEY, &stored(cipher_flags(true)))?;
+    let name = Name::of_mac(vault_tag, key);
+    let mac = match by_label(session, &name.label)?.is_empty() {
+        true => None,
+        false => Some(find(session, &name, ObjectClass::SECRET_KEY, &stored(mac_flags(true)))?),
+    };
+    Ok(CipherKey { aes, mac })
 }
 
 /// A signing pair by name, private half first, with its flags checked.
@@ -105,67 +135,108 @@ pub(super) fn find_pair(
     vault_tag: [u8; 8],
     key: HsmKey,
 ) -> Result<(ObjectHandle, ObjectHandle), Fault> {
-    let mut flags = private_flags();
-    flags.extend(born_inside());
-    let private = find(session, vault_tag, key, ObjectClass::PRIVATE_KEY, flags)?;
-    let public = find(session, vault_tag, key, ObjectClass::PUBLIC_KEY, public_flags())?;
+    let name = Name::of(vault_tag, key);
+    let private = find(session, &name, ObjectClass::PRIVATE_KEY, &stored(private_flags(true)))?;
+    let public = find(session, &name, ObjectClass::PUBLIC_KEY, &public_flags(true))?;
     Ok((private, public))
 }
 
-/// A wrapping key that ends with its session.
-pub(super) fn session_key(session: &Session) -> Result<ObjectHandle, Fault> {
-    Ok(session.generate_key(&Mechanism::AesKeyGen, &cipher_flags(false))?)
+/// A wrapping key that ends with its session, with a MAC key where the rung needs one.
+pub(super) fn session_key(session: &Session, rung: Rung) -> Result<CipherKey, Fault> {
+    let aes = session.generate_key(&Mechanism::AesKeyGen, &cipher_flags(false))?;
+    let mac = match rung {
+        Rung::CbcHmac => Some(session.generate_key(&Mechanism::GenericSecretKeyGen, &mac_flags(false))?),
+        Rung::GcmHostIv | Rung::GcmHsmIv(_) | Rung::GcmAppendedIv => None,
+    };
+    Ok(CipherKey { aes, mac })
+}
+
+/// A signing pair that ends with its session, private half first.
+pub(super) fn session_pair(session: &Session) -> Result<(ObjectHandle, ObjectHandle), Fault> {
+    let mut public = public_flags(false);
+    public.push(Attribute::EcParams(ED25519_OID.to_vec()));
+    let (public, private) =
+        session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, &public, &private_flags(false))?;
+    Ok((private, public))
 }
 
 fn find(
     session: &Session,
-    vault_tag: [u8; 8],
-    key: HsmKey,
+    name: &Name,
     class: ObjectClass,
-    flags: Vec<Attribute>,
+    flags: &[Attribute],
 ) -> Result<ObjectHandle, Fault> {
     let mut search = vec![Attribute::Class(class), Attribute::Token(true)];
-    search.extend(names(vault_tag, key));
+    search.extend(name.attributes());
     let found = session.find_objects(&search)?;
     let [handle] = found.as_slice() else {
-        let what = format!("key {} ({class})", key.label(vault_tag));
+        let what = format!("key {} ({class})", name.label);
         return Err(HsmError::NotUnique { what, found: found.len() }.into());
     };
-    check(session, *handle, &key.label(vault_tag), &flags)?;
+    check(session, *handle, &name.label, flags)?;
     Ok(*handle)
 }
 
 fn check(session: &Session, handle: ObjectHandle, label: &str, wanted: &[Attribute]) -> Result<(), Fault> {
     let types: Vec<AttributeType> = wanted.iter().map(Attribute::attribute_type).collect();
     let found = session.get_attributes(handle, &types)?;
-    match wanted.iter().find(|attribute| !found.contains(attribute)) {
-        None => Ok(()),
-        Some(lacking) => {
-            let what = format!("the key {label} is not {lacking:?}");
-            Err(HsmError::Misconfigured { what }.into())
-        }
+    let lacking: Vec<String> = wanted
+        .iter()
+        .filter(|attribute| !found.contains(attribute))
+        .map(|attribute| format!("{attribute:?}"))
+        .collect();
+    if lacking.is_empty() {
+        return Ok(());
     }
+    let what = format!("the key {label} must have {} and has not; make another", lacking.join(", "));
+    Err(HsmError::Misconfigured { what }.into())
 }
 
-/// Every object by a key's label, whatever its class or id.
+/// Every object by a key's label or that of its MAC key, whatever its class or id.
 fn all(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<Vec<ObjectHandle>, Fault> {
-    let label = Attribute::Label(key.label(vault_tag).into_bytes());
+    let mut found = by_label(session, &key.label(vault_tag))?;
+    found.extend(by_label(session, &key.mac_label(vault_tag))?);
+    Ok(found)
+}
+
+fn by_label(session: &Session, label: &str) -> Result<Vec<ObjectHandle>, Fault> {
+    let label = Attribute::Label(label.as_bytes().to_vec());
     Ok(session.find_objects(&[Attribute::Token(true), label])?)
 }
 
+/// The flags of a key that lies on the token, with what the token itself says of one that it made and that never could
+/// leave.
+fn stored(mut flags: Vec<Attribute>) -> Vec<Attribute> {
+    flags.extend([
+        Attribute::Local(true),
+        Attribute::AlwaysSensitive(true),
+        Attribute::NeverExtractable(true),
+    ]);
+    flags
+}
+
 fn cipher_flags(on_token: bool) -> Vec<Attribute> {
+    secret_flags(KeyType::AES, on_token, true)
+}
+
+fn mac_flags(on_token: bool) -> Vec<Attribute> {
+    secret_flags(KeyType::GENERIC_SECRET, on_token, false)
+}
+
+/// Of a key that either encrypts and decrypts, or signs.
+fn secret_flags(kind: KeyType, on_token: bool, encrypts: bool) -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::AES),
-        Attribute::ValueLen(AES_256_BYTES),
+        Attribute::KeyType(kind),
+        Attribute::ValueLen(KEY_BYTES),
         Attribute::Token(on_token),
         Attribute::Private(true),
         Attribute::Modifiable(false),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
-        Attribute::Encrypt(true),
-        Attribute::Decrypt(true),
-        Attribute::Sign(false),
+        Attribute::Encrypt(encrypts),
+        Attribute::Decrypt(encrypts),
+        Attribute::Sign(!encrypts),
         Attribute::Verify(false),
         Attribute::Wrap(false),
         Attribute::Unwrap(false),
@@ -173,11 +244,11 @@ fn cipher_flags(on_token: bool) -> Vec<Attribute> {
     ]
 }
 
-fn private_flags() -> Vec<Attribute> {
+fn private_flags(on_token: bool) -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::PRIVATE_KEY),
         Attribute::KeyType(KeyType::EC_EDWARDS),
-        Attribute::Token(true),
+        Attribute::Token(on_token),
         Attribute::Private(true),
         Attribute::Modifiable(false),
         Attribute::Sensitive(true),
@@ -190,11 +261,11 @@ fn private_flags() -> Vec<Attribute> {
     ]
 }
 
-fn public_flags() -> Vec<Attribute> {
+fn public_flags(on_token: bool) -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::PUBLIC_KEY),
         Attribute::KeyType(KeyType::EC_EDWARDS),
-        Attribute::Token(true),
+        Attribute::Token(on_token),
         Attribute::Private(false),
         Attribute::Modifiable(false),
         Attribute::Verify(true),
@@ -203,9 +274,4 @@ fn public_flags() -> Vec<Attribute> {
         Attribute::Wrap(false),
         Attribute::Derive(false),
     ]
-}
-
-/// What the token itself says of a key that it made and that never could leave.
-fn born_inside() -> [Attribute; 3] {
-    [Attribute::Local(true), Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true)]
 }

@@ -1,44 +1,90 @@
-//! The live self-test after each login, with a session key that nobody keeps. Invariant: a token that fails it is not
+//! The live self-test after each login, with session keys that nobody keeps. Invariant: a token that fails it is not
 //! used. Absent: tests of the vault's own keys; binding makes those (`cipher::KnownAnswer`).
 
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use keystead_crypto::ports::HsmError;
 
-use super::cipher::{self, KnownAnswer};
+use super::cipher::{Cipher, CipherKey, KnownAnswer, Rung};
 use super::fault::Fault;
-use super::objects;
 use super::random::{self, Draws};
+use super::token::BoundKey;
+use super::{objects, sign};
 
 const AAD: &[u8] = b"keystead/self-test/v1";
 const OTHER_AAD: &[u8] = b"keystead/self-test/v2";
 
-/// Round trip, wrong AAD, the host's IV, the random source.
-pub(super) fn run(session: &Session, draws: &Draws) -> Result<(), Fault> {
-    let key = objects::session_key(session)?;
-    let outcome = cipher_test(session, key, draws);
-    session.destroy_object(key)?;
+/// Round trip, fresh IV, wrong AAD, flipped bits. The length of tag and MAC is part of every sealing's own check.
+pub(super) fn rung(session: &Session, cipher: &Cipher, draws: &Draws, rung: Rung) -> Result<(), Fault> {
+    let key = objects::session_key(session, rung)?;
+    let outcome = cipher_test(session, cipher, draws, rung, key);
+    for handle in [Some(key.aes), key.mac].into_iter().flatten() {
+        session.destroy_object(handle)?;
+    }
     outcome
 }
 
-fn cipher_test(session: &Session, key: ObjectHandle, draws: &Draws) -> Result<(), Fault> {
-    let known = KnownAnswer::make(session, key)?;
+fn cipher_test(
+    session: &Session,
+    cipher: &Cipher,
+    draws: &Draws,
+    rung: Rung,
+    key: CipherKey,
+) -> Result<(), Fault> {
+    let known = KnownAnswer::make(cipher, session, rung, key)?;
     let plaintext = random::draw(session, draws, 60)?;
-    let iv = cipher::fresh_iv()?;
-    let sealed = cipher::encrypt(session, key, iv, AAD, plaintext.expose())?;
-    if cipher::encrypt(session, key, iv, AAD, plaintext.expose())? != sealed {
-        let what = "AES-GCM with the host's IV: the token does not use it".to_owned();
-        return Err(HsmError::Unsupported { what }.into());
-    }
-    let opened = cipher::decrypt(session, key, &known, iv, AAD, &sealed)?;
+    let sealed = cipher.seal(session, rung, key, AAD, plaintext.expose())?;
+    let again = cipher.seal(session, rung, key, AAD, plaintext.expose())?;
+    demand(again.iv != sealed.iv, "two sealings have one IV")?;
+    demand(again.ciphertext != sealed.ciphertext, "two sealings are equal: the IV is not used")?;
+    let opened = cipher.open(session, key, Some(&known), AAD, &sealed)?;
     demand(opened.expose() == plaintext.expose(), "a round trip changed the plaintext")?;
-    match cipher::decrypt(session, key, &known, iv, OTHER_AAD, &sealed) {
-        Err(Fault::Answer(HsmError::NotAuthentic)) => {}
-        Ok(_) => return demand(false, "a ciphertext opened under another AAD"),
-        Err(fault) => return Err(fault),
+    let refused = |aad, sealed: &_, what| match cipher.open(session, key, Some(&known), aad, sealed) {
+        Err(Fault::Answer(HsmError::NotAuthentic)) => Ok(()),
+        Ok(_) => demand(false, what),
+        Err(fault) => Err(fault),
+    };
+    refused(OTHER_AAD, &sealed, "a ciphertext opened under another AAD")?;
+    let mut flipped = sealed.clone();
+    flip(flipped.ciphertext.first_mut());
+    refused(AAD, &flipped, "a changed ciphertext opened")?;
+    let mut flipped = sealed.clone();
+    flip(flipped.ciphertext.last_mut());
+    refused(AAD, &flipped, "a ciphertext with a changed tag opened")?;
+    let mut flipped = sealed;
+    flip(flipped.iv.first_mut());
+    refused(AAD, &flipped, "a ciphertext opened under another IV")
+}
+
+/// Two draws from the random source differ, and neither is constant.
+pub(super) fn random_source(session: &Session, draws: &Draws) -> Result<(), Fault> {
+    let one = random::draw(session, draws, 60)?;
+    let other = random::draw(session, draws, 60)?;
+    demand(one.expose() != other.expose(), "its random source is constant")
+}
+
+/// A signature verifies, outside the token, for its message alone.
+pub(super) fn signature(session: &Session) -> Result<(), Fault> {
+    let (private, public) = objects::session_pair(session)?;
+    let outcome = signature_test(session, private, public);
+    session.destroy_object(private)?;
+    session.destroy_object(public)?;
+    outcome
+}
+
+fn signature_test(session: &Session, private: ObjectHandle, public: ObjectHandle) -> Result<(), Fault> {
+    let pair = BoundKey::Pair { private, public };
+    let key = sign::verifying_key(session, &pair)?;
+    let signature = sign::sign(session, &pair, AAD)?;
+    let verifies = |message| key.verify("self-test", message, signature.expose()).is_ok();
+    demand(verifies(AAD), "a signature does not verify against its public key")?;
+    demand(!verifies(OTHER_AAD), "a signature verifies for another message")
+}
+
+fn flip(byte: Option<&mut u8>) {
+    if let Some(byte) = byte {
+        *byte ^= 1;
     }
-    let again = random::draw(session, draws, 60)?;
-    demand(again.expose() != plaintext.expose(), "its random source is constant")
 }
 
 fn demand(met: bool, what: &str) -> Result<(), Fault> {

@@ -2,7 +2,7 @@
 //! before the login and closed last, since closing the last session logs out. Absent: the working sessions (`jobs`).
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
@@ -14,10 +14,13 @@ use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose, TokenInfo};
 use keystead_crypto::secret::SecretBytes;
 use zeroize::Zeroize;
 
-use super::cipher::KnownAnswer;
+use super::cipher::gcm::{Gcm, LastIv};
+use super::cipher::{Cipher, CipherKey, KnownAnswer, Rung};
 use super::fault::{Fault, verdict};
+use super::ladder::Mechanisms;
 use super::random::Draws;
-use super::{module, objects, selftest};
+use super::{ladder, module, objects, selftest};
+use crate::config::MechanismChoice;
 use crate::protocol::{Care, Start};
 
 /// A token that is open.
@@ -28,6 +31,10 @@ pub(super) struct Token {
     anchor_session: Mutex<Option<Session>>,
     bound: Mutex<Option<Bound>>,
     pub(super) draws: Draws,
+    pub(super) cipher: Cipher,
+    choice: MechanismChoice,
+    /// Set by the login.
+    rung: OnceLock<Rung>,
     /// Held while the anchor changes, so that two stores cannot cross.
     pub(super) anchor_store: Mutex<()>,
 }
@@ -42,8 +49,8 @@ struct Bound {
 /// A key that was found and checked.
 #[derive(Clone)]
 pub(super) enum BoundKey {
-    /// A wrapping key, with something it must be able to decrypt.
-    Cipher { handle: ObjectHandle, known: KnownAnswer },
+    /// A wrapping key, with something it must be able to decrypt if it can seal by the rung in use.
+    Cipher { key: CipherKey, known: Option<KnownAnswer> },
     /// A key pair that signs.
     Pair { private: ObjectHandle, public: ObjectHandle },
 }
@@ -52,7 +59,7 @@ impl Token {
     pub(super) fn open(start: &Start) -> Result<Self, HsmError> {
         let module = module::load(start)?;
         let (slot, found) = module::find_token(&module, start)?;
-        module::check_mechanisms(&module, slot)?;
+        let cipher = Cipher { gcm: Gcm::new(start.gcm_mechanism)?, last_iv: LastIv::default() };
         let info = TokenInfo {
             serial: found.serial_number().trim().to_owned(),
             label: found.label().trim_end().to_owned(),
@@ -65,6 +72,9 @@ impl Token {
             anchor_session: Mutex::new(None),
             bound: Mutex::new(None),
             draws: Draws::default(),
+            cipher,
+            choice: start.mechanism,
+            rung: OnceLock::new(),
             anchor_store: Mutex::new(()),
         })
     }
@@ -100,10 +110,12 @@ impl Token {
             Err(error) => return Err(verdict(&error)),
         }
         drop(pin);
-        selftest::run(&session, &self.draws).map_err(|fault| match fault {
-            Fault::Answer(error) => error,
-            Fault::Call(error) => verdict(&error),
-        })?;
+        let tested =
+            selftest::random_source(&session, &self.draws).and_then(|()| selftest::signature(&session));
+        tested.map_err(answer)?;
+        let mechanisms = Mechanisms { module: &self.module, slot: self.slot };
+        let rung = ladder::choose(mechanisms, &session, &self.cipher, &self.draws, self.choice)?;
+        self.rung.get_or_init(|| rung);
         *lock(&self.anchor_session) = Some(session);
         Ok(())
     }
@@ -130,10 +142,31 @@ impl Token {
     pub(super) fn bind(&self, session: &Session, vault_tag: [u8; 8], keys: &[HsmKey]) -> Result<(), Fault> {
         let mut found = HashMap::new();
         for key in keys {
-            found.insert(*key, find_key(session, vault_tag, *key)?);
+            found.insert(*key, self.find_key(session, vault_tag, *key)?);
         }
         *lock(&self.bound) = Some(Bound { vault_tag, keys: found });
         Ok(())
+    }
+
+    fn find_key(&self, session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<BoundKey, Fault> {
+        if key.purpose == HsmKeyPurpose::Audit {
+            let (private, public) = objects::find_pair(session, vault_tag, key)?;
+            return Ok(BoundKey::Pair { private, public });
+        }
+        let found = objects::find_cipher(session, vault_tag, key)?;
+        let rung = self.rung()?;
+        let known = if rung == Rung::CbcHmac && found.mac.is_none() {
+            // Made for AES-GCM, it still opens what it sealed, and best with an answer to compare with.
+            KnownAnswer::make(&self.cipher, session, Rung::GcmHostIv, found).ok()
+        } else {
+            Some(KnownAnswer::make(&self.cipher, session, rung, found)?)
+        };
+        Ok(BoundKey::Cipher { key: found, known })
+    }
+
+    /// The rung in use.
+    pub(super) fn rung(&self) -> Result<Rung, HsmError> {
+        self.rung.get().copied().ok_or(HsmError::NotLoggedIn)
     }
 
     /// Looks the bound keys up again, after a handle went stale.
@@ -181,13 +214,10 @@ impl Token {
     }
 }
 
-fn find_key(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<BoundKey, Fault> {
-    if key.purpose == HsmKeyPurpose::Audit {
-        let (private, public) = objects::find_pair(session, vault_tag, key)?;
-        Ok(BoundKey::Pair { private, public })
-    } else {
-        let handle = objects::find_cipher(session, vault_tag, key)?;
-        Ok(BoundKey::Cipher { handle, known: KnownAnswer::make(session, handle)? })
+fn answer(fault: Fault) -> HsmError {
+    match fault {
+        Fault::Answer(error) => error,
+        Fault::Call(error) => verdict(&error),
     }
 }
 

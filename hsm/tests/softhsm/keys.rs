@@ -74,14 +74,25 @@ async fn a_failed_bind_leaves_the_former_one() {
 }
 
 #[tokio::test]
-async fn a_key_with_other_flags_is_refused() {
-    let bench = Bench::new();
-    let keygen = ["--keygen", "--key-type", "AES:32", "--label", LABEL, "--extractable"];
-    bench.pkcs11_tool(&[&keygen[..], &["--id", &id()]].concat());
-    let hsm = HsmHandle::spawn(bench.config()).unwrap();
-    hsm.login(bench.pin()).await.unwrap();
-    let refused = hsm.bind(TAG, &[MASTER]).await;
-    assert!(matches!(refused, Err(HsmError::Misconfigured { .. })), "{refused:?}");
+async fn a_key_with_any_other_flag_is_refused_by_its_name() {
+    // Every key that pkcs11-tool makes is modifiable, so that one flag at least is wrong in each.
+    let wrong = [
+        (&["--sensitive", "--extractable"][..], "Extractable(false)"),
+        (&[], "Sensitive(true)"),
+        (&["--sensitive", "--usage-wrap"], "Modifiable(false)"),
+        (&["--sensitive", "--usage-sign"], "Modifiable(false)"),
+    ];
+    for (flags, named) in wrong {
+        let bench = Bench::new();
+        let keygen = ["--keygen", "--key-type", "AES:32", "--label", LABEL, "--id", &id()];
+        bench.pkcs11_tool(&[&keygen[..], flags].concat());
+        let hsm = HsmHandle::spawn(bench.config()).unwrap();
+        hsm.login(bench.pin()).await.unwrap();
+        let refused = hsm.bind(TAG, &[MASTER]).await;
+        let Err(HsmError::Misconfigured { what }) = &refused else { panic!("{refused:?}") };
+        assert!(what.contains(LABEL) && what.contains("must have"), "{what}");
+        assert!(what.contains("Modifiable(false)") && what.contains(named), "{what}");
+    }
 }
 
 #[tokio::test]

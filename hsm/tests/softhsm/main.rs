@@ -15,6 +15,7 @@ mod keys;
 mod login;
 mod ports;
 mod recovery;
+mod rungs;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -86,7 +87,7 @@ impl Bench {
     }
 
     /// Runs pkcs11-tool, logged in as the user, as somebody else with access to the token would.
-    fn pkcs11_tool(&self, args: &[&str]) {
+    fn pkcs11_tool(&self, args: &[&str]) -> String {
         let output = std::process::Command::new("pkcs11-tool")
             .env("SOFTHSM2_CONF", &self.token.conf)
             .arg("--module")
@@ -96,6 +97,7 @@ impl Bench {
             .output()
             .expect("pkcs11-tool (package opensc) runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 

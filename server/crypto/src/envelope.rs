@@ -149,9 +149,7 @@ impl InnerBlob {
     }
 }
 
-/// Mechanism 1 of docs/storage-format.md: AES-GCM with the host's IV.
-const AES_GCM_HOST_IV: u8 = 1;
-const MAX_IV_BYTES: usize = 64;
+const MAX_IV_BYTES: usize = 16;
 const MAX_SEALED_BYTES: usize = 4096;
 
 /// Writes what a module sealed: mechanism, IV, ciphertext.
@@ -159,35 +157,30 @@ pub(crate) fn write_sealed(out: &mut Writer, sealed: &HsmSealed) {
     out.u8(sealed.mechanism).bytes(&sealed.iv).bytes(&sealed.ciphertext);
 }
 
-/// Reads it back. Lengths are exact where the mechanism is known here; the module refuses one that it does not know.
+/// Reads it back. Lengths are those of its mechanism.
 pub(crate) fn read_sealed(reader: &mut Reader<'_>) -> Result<HsmSealed, CodecError> {
     let sealed = HsmSealed {
         mechanism: reader.u8("mechanism")?,
         iv: reader.bytes("IV", 0, MAX_IV_BYTES)?.to_vec(),
         ciphertext: reader.bytes("HSM ciphertext", 1, MAX_SEALED_BYTES)?.to_vec(),
     };
-    let iv_fits = match sealed.mechanism {
-        AES_GCM_HOST_IV => sealed.iv.len() == 12,
+    let known = match sealed.mechanism {
         MECHANISM_AGE => sealed.iv.is_empty(),
-        _ => true,
+        _ => sealed.well_formed().is_some(),
     };
-    if sealed.mechanism == 0 || !iv_fits {
-        return Err(CodecError::Invalid { field: "mechanism and IV" });
+    if known {
+        Ok(sealed)
+    } else {
+        Err(CodecError::Invalid { field: "mechanism, or lengths of IV and ciphertext" })
     }
-    Ok(sealed)
 }
 
 /// Checks the form of what a module just sealed.
 pub(crate) fn check_sealed(sealed: &HsmSealed, plaintext: usize) -> Result<(), CryptoError> {
-    let form = match sealed.mechanism {
-        // No module makes what only age does.
-        0 | MECHANISM_AGE => false,
-        AES_GCM_HOST_IV => {
-            sealed.iv.len() == 12 && sealed.ciphertext.len() == plaintext.saturating_add(TAG_BYTES)
-        }
-        _ => sealed.iv.len() <= MAX_IV_BYTES && (1..=MAX_SEALED_BYTES).contains(&sealed.ciphertext.len()),
-    };
-    if form { Ok(()) } else { Err(CryptoError::lied("a fresh ciphertext or its IV has the wrong length")) }
+    if sealed.may_hold(plaintext) && sealed.ciphertext.len() <= MAX_SEALED_BYTES {
+        return Ok(());
+    }
+    Err(CryptoError::lied("a fresh ciphertext or its IV has the wrong length"))
 }
 
 #[cfg(test)]

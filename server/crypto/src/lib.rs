@@ -15,6 +15,7 @@ pub mod envelope;
 pub mod error;
 mod kdf;
 pub mod mac;
+pub mod mechanism;
 pub mod names;
 pub mod ports;
 pub mod record;

@@ -34,7 +34,7 @@ pub enum HsmError {
     #[error("not logged in to the token")]
     NotLoggedIn,
     /// A key or token by this name is not there, or not just once.
-    #[error("expected exactly one {what}, found {found}")]
+    #[error("expected exactly one {what}, found {found}; {}", advice(*found))]
     NotUnique {
         /// What was looked for.
         what: String,
@@ -64,6 +64,14 @@ pub enum HsmError {
     },
 }
 
+fn advice(found: usize) -> &'static str {
+    if found == 0 {
+        "check that this is the right token, and that nothing on it was destroyed"
+    } else {
+        "with the vendor's tool, remove or rename what is not the vault's, or name the token by its serial"
+    }
+}
+
 /// A key inside the module, by purpose and version. Label and id on the token are derived from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HsmKey {
@@ -91,10 +99,23 @@ impl HsmKey {
 
     /// The key's id on the token: the first 16 bytes of the SHA-256 of its label.
     pub fn id(&self, vault_tag: [u8; 8]) -> [u8; 16] {
-        let [id @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
-            <[u8; 32]>::from(Sha256::digest(self.label(vault_tag)));
-        id
+        id_of(&self.label(vault_tag))
     }
+
+    /// The label of the MAC key that goes with this one where a module seals by CBC and HMAC.
+    pub fn mac_label(&self, vault_tag: [u8; 8]) -> String {
+        format!("{}-mac", self.label(vault_tag))
+    }
+
+    /// The id of that MAC key, made from its label in the same way.
+    pub fn mac_id(&self, vault_tag: [u8; 8]) -> [u8; 16] {
+        id_of(&self.mac_label(vault_tag))
+    }
+}
+
+fn id_of(label: &str) -> [u8; 16] {
+    let [id @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = <[u8; 32]>::from(Sha256::digest(label));
+    id
 }
 
 /// What a key inside the module is for.
@@ -128,11 +149,11 @@ impl HsmKeyPurpose {
 /// What the module wrapped, with all that is needed to open it again on the same token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HsmSealed {
-    /// The mechanism used, as in docs/storage-format.md: 1 = AES-GCM with the host's IV.
+    /// The number of the mechanism used ([`Mechanism`](crate::mechanism::Mechanism), docs/storage-format.md).
     pub mechanism: u8,
-    /// The IV: 12 bytes for mechanism 1.
+    /// The IV, whoever chose it: 12 or 16 bytes.
     pub iv: Vec<u8>,
-    /// Ciphertext followed by the 16-byte tag.
+    /// Ciphertext followed by the tag (16 bytes) or the MAC (32 bytes).
     pub ciphertext: Vec<u8>,
 }
 
@@ -198,9 +219,9 @@ pub struct TokenInfo {
 /// Encrypts and decrypts small blobs under M or E. At most 4 KiB.
 #[async_trait]
 pub trait KeyWrapper: Send + Sync {
-    /// Seals `plaintext` under `key`, bound to `aad`.
+    /// Seals `plaintext` under `key`, bound to `aad`. The IV is the adapter's or the module's, never a caller's.
     async fn wrap(&self, key: HsmKey, aad: &[u8], plaintext: &[u8]) -> Result<HsmSealed, HsmError>;
-    /// Opens what `wrap` made.
+    /// Opens what `wrap` made, by the mechanism that it names.
     async fn unwrap(&self, key: HsmKey, aad: &[u8], sealed: &HsmSealed) -> Result<Vec<u8>, HsmError>;
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keystead_domain::{CertificateMatcher, MatcherError};
+use keystead_hsm::MechanismChoice;
 
 use super::keys::{self, Value};
 use super::source::{self, Source, Table};
@@ -83,6 +84,9 @@ impl Config {
                     _ => None,
                 },
                 token_label: hsm.text("token_label")?,
+                token_serial: hsm.text("token_serial").ok(),
+                mechanism: MechanismChoice::from_word(&hsm.text("mechanism")?).unwrap_or_default(),
+                gcm_mechanism: hsm.number("gcm_mechanism").ok(),
                 sessions: hsm.number("sessions")?,
                 deadline: Duration::from_millis(hsm.number("deadline_ms")?),
                 env: match hsm.value("env") {

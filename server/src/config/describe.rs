@@ -40,6 +40,13 @@ impl fmt::Display for Described<'_> {
             writeln!(out, "hsm.module_sha256 = {}", data_encoding::HEXLOWER.encode(&digest))?;
         }
         writeln!(out, "hsm.token_label = {}", hsm.token_label.escape_debug())?;
+        if let Some(serial) = &hsm.token_serial {
+            writeln!(out, "hsm.token_serial = {}", serial.escape_debug())?;
+        }
+        writeln!(out, "hsm.mechanism = {}", hsm.mechanism.word())?;
+        if let Some(number) = hsm.gcm_mechanism {
+            writeln!(out, "hsm.gcm_mechanism = {number:#x}")?;
+        }
         writeln!(out, "hsm.sessions = {}", hsm.sessions)?;
         writeln!(out, "hsm.deadline_ms = {}", hsm.deadline.as_millis())?;
         for (name, _) in &hsm.env {

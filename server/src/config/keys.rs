@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use keystead_hsm::MechanismChoice;
+
 /// One key.
 #[derive(Debug)]
 pub struct Key {
@@ -102,6 +104,10 @@ pub const KEYS: &[Key] = &[
     key("hsm", "module", Kind::Path, Preset::Required),
     key("hsm", "module_sha256", Kind::Sha256, Preset::Absent),
     key("hsm", "token_label", Kind::Text, Preset::Required),
+    key("hsm", "token_serial", Kind::Text, Preset::Absent),
+    key("hsm", "mechanism", Kind::Word(&MECHANISMS), Preset::Text("auto")),
+    // CKM_VENDOR_DEFINED and up.
+    key("hsm", "gcm_mechanism", Kind::Integer(0x8000_0000, 0xffff_ffff), Preset::Absent),
     key("hsm", "sessions", Kind::Integer(1, 64), Preset::Text("4")),
     key("hsm", "deadline_ms", Kind::Integer(100, 600_000), Preset::Text("5000")),
     key("hsm", "env", Kind::Table, Preset::Absent),
@@ -126,6 +132,15 @@ pub const KEYS: &[Key] = &[
     key("metrics", "listen", Kind::Loopback, Preset::Absent),
     key("log", "level", Kind::Word(&["error", "warn", "info", "debug", "trace"]), Preset::Text("info")),
     key("log", "format", Kind::Word(&["text", "json"]), Preset::Text("text")),
+];
+
+/// The words of `hsm.mechanism`.
+const MECHANISMS: [&str; 5] = [
+    MechanismChoice::Auto.word(),
+    MechanismChoice::AesGcm.word(),
+    MechanismChoice::AesGcmHsmIv.word(),
+    MechanismChoice::AesGcmAppendedIv.word(),
+    MechanismChoice::AesCbcHmac.word(),
 ];
 
 /// The one section that is a list of tables.

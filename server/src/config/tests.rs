@@ -81,6 +81,8 @@ fn errors_name_place_key_and_what_is_allowed() {
         ),
         ("[log]\nlevel = 3", ":12:9: `log.level` is an integer; allowed: one of"),
         ("sessions = \"4\"", ":11:12: `hsm.sessions` is a string; allowed: a whole number from 1 to 64"),
+        ("mechanism = \"rsa\"", ":11:13: "),
+        ("gcm_mechanism = 0x1088", ":11:17: the value of `hsm.gcm_mechanism` is not allowed"),
         ("sessions = 65", ":11:12: the value of `hsm.sessions` is not allowed"),
         ("sessions = -1", ":11:12: the value of `hsm.sessions` is not allowed"),
         ("module_sha256 = \"AB\"", "64 lower-case hexadecimal digits"),

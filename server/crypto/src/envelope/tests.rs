@@ -252,6 +252,12 @@ fn lists_that_are_never_written_are_refused() {
         list(vec![Wrap { token: "x".repeat(65), ..wrap.clone() }]),
         list(vec![Wrap { sealed: HsmSealed { mechanism: 0, ..wrap.sealed.clone() }, ..wrap.clone() }]),
         list(vec![Wrap { sealed: HsmSealed { iv: vec![0; 16], ..wrap.sealed.clone() }, ..wrap.clone() }]),
+        list(vec![Wrap { sealed: HsmSealed { mechanism: 5, ..wrap.sealed.clone() }, ..wrap.clone() }]),
+        list(vec![Wrap { sealed: HsmSealed { mechanism: 4, ..wrap.sealed.clone() }, ..wrap.clone() }]),
+        list(vec![Wrap {
+            sealed: HsmSealed { ciphertext: vec![0; 15], ..wrap.sealed.clone() },
+            ..wrap.clone()
+        }]),
         list(vec![Wrap { token: "recovery:0011223344556677".into(), ..wrap.clone() }]),
         list(vec![Wrap { master_version: 1, ..offline.clone() }]),
         list(vec![Wrap { token: TOKEN.into(), ..offline.clone() }]),
@@ -277,21 +283,30 @@ fn changing_any_byte_of_the_record_is_found() {
     }
 }
 
+fn any_sealed() -> impl Strategy<Value = HsmSealed> {
+    let form = prop_oneof![
+        (Just(1), Just(12), 16_usize..100),
+        (2_u8..=3, prop_oneof![Just(12), Just(16)], 16_usize..100),
+        (Just(4), Just(16), (3_usize..7).prop_map(|blocks| blocks * 16)),
+    ];
+    form.prop_flat_map(|(mechanism, iv, ciphertext)| {
+        let bytes = |count| prop::collection::vec(any::<u8>(), count);
+        (Just(mechanism), bytes(iv), bytes(ciphertext)).prop_map(|(mechanism, iv, ciphertext)| HsmSealed {
+            mechanism,
+            iv,
+            ciphertext,
+        })
+    })
+}
+
 fn any_wrap() -> impl Strategy<Value = Wrap> {
-    let token = (
-        "[A-Za-z0-9 ]{1,64}",
-        any::<[u8; 16]>(),
-        1u32..,
-        1u32..,
-        any::<[u8; 12]>(),
-        prop::collection::vec(any::<u8>(), 1..100),
-    );
-    let token = token.prop_map(|(token, key_id, master_version, q_version, iv, ciphertext)| Wrap {
+    let token = ("[A-Za-z0-9 ]{1,64}", any::<[u8; 16]>(), 1u32.., 1u32.., any_sealed());
+    let token = token.prop_map(|(token, key_id, master_version, q_version, sealed)| Wrap {
         token,
         key_id,
         master_version,
         q_version,
-        sealed: HsmSealed { mechanism: 1, iv: iv.to_vec(), ciphertext },
+        sealed,
     });
     let ciphertext = prop::collection::vec(any::<u8>(), 1..100);
     let offline = ("[0-9a-f]{16}", any::<[u8; 16]>(), 1u32.., ciphertext);
