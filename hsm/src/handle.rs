@@ -9,8 +9,7 @@ use std::thread;
 use async_trait::async_trait;
 use keystead_crypto::mechanism::Mechanism;
 use keystead_crypto::ports::{
-    Anchor, Entropy, HsmError, HsmKey, HsmLogin, HsmSealed, KeyWrapper, SignatureAlgorithm, Signer,
-    TokenInfo, VerifyingKey,
+    Anchor, Entropy, HsmError, HsmKey, HsmLogin, HsmSealed, KeyWrapper, Signer, TokenInfo, VerifyingKey,
 };
 use keystead_crypto::secret::SecretBytes;
 use tokio::sync::{Semaphore, oneshot};
@@ -215,9 +214,7 @@ impl KeyWrapper for HsmHandle {
 impl Signer for HsmHandle {
     async fn verifying_key(&self) -> Result<VerifyingKey, HsmError> {
         match self.call(Request::VerifyingKey).await? {
-            Reply::Key(key) if key.algorithm == SignatureAlgorithm::Ed25519 && key.bytes.len() == 32 => {
-                Ok(key)
-            }
+            Reply::Key(key) if key.well_formed() => Ok(key),
             _ => Err(lied("the form of a public key")),
         }
     }

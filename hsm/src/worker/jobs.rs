@@ -105,7 +105,7 @@ fn attempt(token: &Token, session: &mut Option<Session>, request: &Request) -> R
             Ok(Reply::Done)
         }
         Request::CreateKey { vault_tag, key } => {
-            objects::create(session, *vault_tag, *key, token.rung()?)?;
+            objects::create(session, *vault_tag, *key, token.ways()?)?;
             Ok(Reply::Done)
         }
         Request::DestroyKey { vault_tag, key } => {
@@ -120,7 +120,7 @@ fn attempt(token: &Token, session: &mut Option<Session>, request: &Request) -> R
         }
         Request::Wrap { key, aad, plaintext } => {
             let BoundKey::Cipher { key, .. } = token.key(*key)? else { return Err(no_cipher()) };
-            let sealed = token.cipher.seal(session, token.rung()?, key, aad, plaintext.expose())?;
+            let sealed = token.cipher.seal(session, token.ways()?.rung, key, aad, plaintext.expose())?;
             Ok(Reply::Sealed(sealed))
         }
         Request::Unwrap { key, aad, sealed } => {
@@ -128,8 +128,8 @@ fn attempt(token: &Token, session: &mut Option<Session>, request: &Request) -> R
             let opened = token.cipher.open(session, key, known.as_ref(), aad, sealed)?;
             Ok(Reply::Bytes(opened))
         }
-        Request::VerifyingKey => sign::verifying_key(session, &token.audit_key()?).map(Reply::Key),
-        Request::Sign { message } => sign::sign(session, &token.audit_key()?, message).map(Reply::Bytes),
+        Request::VerifyingKey => sign::verifying_key(session, token.audit_key()?).map(Reply::Key),
+        Request::Sign { message } => sign::sign(session, token.audit_key()?, message).map(Reply::Bytes),
         Request::AnchorStore { counter, value } => {
             anchor::store(session, token, *counter, value)?;
             Ok(Reply::Done)

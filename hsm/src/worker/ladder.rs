@@ -6,7 +6,7 @@ use cryptoki::mechanism::vendor_defined::CKM_VENDOR_DEFINED;
 use cryptoki::mechanism::{MechanismInfo, MechanismType};
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
-use keystead_crypto::ports::HsmError;
+use keystead_crypto::ports::{HsmError, SignatureAlgorithm};
 
 use super::cipher::{Cipher, Rung};
 use super::fault::{Fault, verdict};
@@ -40,6 +40,26 @@ impl Mechanisms<'_> {
             None => Err(format!("the token has no {kind}")),
             Some(info) if met(&info) => Ok(()),
             Some(_) => Err(format!("the token's {kind} does not {verb}")),
+        }
+    }
+
+    /// The algorithm of new audit keys: Ed25519, else ECDSA P-256.
+    pub(super) fn signature(self) -> Result<SignatureAlgorithm, HsmError> {
+        let pair = MechanismInfo::generate_key_pair;
+        let ed25519 = self
+            .need(MechanismType::ECC_EDWARDS_KEY_PAIR_GEN, pair, "generate key pairs")
+            .and_then(|()| self.need(MechanismType::EDDSA, MechanismInfo::sign, "sign"));
+        let Err(no_ed25519) = ed25519 else { return Ok(SignatureAlgorithm::Ed25519) };
+        let p256 = self
+            .need(MechanismType::ECC_KEY_PAIR_GEN, pair, "generate key pairs")
+            .and_then(|()| self.need(MechanismType::ECDSA, MechanismInfo::sign, "sign"));
+        match p256 {
+            Ok(()) => Ok(SignatureAlgorithm::EcdsaP256),
+            Err(no_p256) => {
+                let what =
+                    format!("signatures by neither Ed25519 ({no_ed25519}) nor ECDSA P-256 ({no_p256})");
+                Err(HsmError::Unsupported { what })
+            }
         }
     }
 

@@ -9,10 +9,11 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::Session;
 use cryptoki::types::Ulong;
 use data_encoding::HEXLOWER;
-use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose};
+use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose, SignatureAlgorithm};
 
 use super::cipher::{CipherKey, Rung};
 use super::fault::Fault;
+use super::sign::Pair;
 
 const KEY_BYTES: Ulong = Ulong::new(32);
 /// The OID 1.3.101.112 (id-Ed25519) in DER.
@@ -21,6 +22,16 @@ const ED25519_OID: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
 /// The anchor's label.
 pub(super) fn anchor_label(vault_tag: [u8; 8]) -> String {
     format!("keystead/{}/anchor", HEXLOWER.encode(&vault_tag))
+}
+
+/// The OID 1.2.840.10045.3.1.7 (prime256v1) in DER.
+const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
+/// How keys are made on this token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ways {
+    pub(super) rung: Rung,
+    pub(super) signature: SignatureAlgorithm,
 }
 
 /// One key object by its name.
@@ -61,13 +72,13 @@ pub(super) fn list(session: &Session, vault_tag: [u8; 8]) -> Result<Vec<HsmKey>,
 }
 
 /// Makes a key and reads its flags back; one that is not as asked for is destroyed again.
-pub(super) fn create(session: &Session, vault_tag: [u8; 8], key: HsmKey, rung: Rung) -> Result<(), Fault> {
+pub(super) fn create(session: &Session, vault_tag: [u8; 8], key: HsmKey, ways: Ways) -> Result<(), Fault> {
     let label = key.label(vault_tag);
     if !all(session, vault_tag, key)?.is_empty() {
         let what = format!("the token has a key {label} already; take another vault, or destroy that key");
         return Err(HsmError::Misconfigured { what }.into());
     }
-    let made = make(session, vault_tag, key, rung);
+    let made = make(session, vault_tag, key, ways);
     if made.is_err() {
         // The first failure says more than one of tidying up.
         for handle in all(session, vault_tag, key)? {
@@ -77,27 +88,23 @@ pub(super) fn create(session: &Session, vault_tag: [u8; 8], key: HsmKey, rung: R
     made
 }
 
-fn make(session: &Session, vault_tag: [u8; 8], key: HsmKey, rung: Rung) -> Result<(), Fault> {
+fn make(session: &Session, vault_tag: [u8; 8], key: HsmKey, ways: Ways) -> Result<(), Fault> {
     let name = Name::of(vault_tag, key);
     if key.purpose == HsmKeyPurpose::Audit {
-        let mut public = public_flags(true);
-        public.push(Attribute::EcParams(ED25519_OID.to_vec()));
-        public.extend(name.attributes());
-        let mut private = private_flags(true);
-        private.extend(name.attributes());
-        session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, &public, &private)?;
+        generate_pair(session, ways.signature, true, &name.attributes())?;
         return find_pair(session, vault_tag, key).map(drop);
     }
+    let with_mac = ways.rung == Rung::CbcHmac;
     let mut template = cipher_flags(true);
     template.extend(name.attributes());
     session.generate_key(&Mechanism::AesKeyGen, &template)?;
-    if rung == Rung::CbcHmac {
+    if with_mac {
         let mut template = mac_flags(true);
         template.extend(Name::of_mac(vault_tag, key).attributes());
         session.generate_key(&Mechanism::GenericSecretKeyGen, &template)?;
     }
     let found = find_cipher(session, vault_tag, key)?;
-    if found.mac.is_some() == (rung == Rung::CbcHmac) {
+    if found.mac.is_some() == with_mac {
         Ok(())
     } else {
         Err(HsmError::Lied { what: format!("the MAC key of {} is not there", name.label) }.into())
@@ -129,16 +136,23 @@ pub(super) fn find_cipher(session: &Session, vault_tag: [u8; 8], key: HsmKey) ->
     Ok(CipherKey { aes, mac })
 }
 
-/// A signing pair by name, private half first, with its flags checked.
-pub(super) fn find_pair(
-    session: &Session,
-    vault_tag: [u8; 8],
-    key: HsmKey,
-) -> Result<(ObjectHandle, ObjectHandle), Fault> {
+/// A signing pair by name, with its flags checked. The private half says by which algorithm.
+pub(super) fn find_pair(session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<Pair, Fault> {
     let name = Name::of(vault_tag, key);
-    let private = find(session, &name, ObjectClass::PRIVATE_KEY, &stored(private_flags(true)))?;
-    let public = find(session, &name, ObjectClass::PUBLIC_KEY, &public_flags(true))?;
-    Ok((private, public))
+    let private = one(session, &name, ObjectClass::PRIVATE_KEY)?;
+    let kind = session.get_attributes(private, &[AttributeType::KeyType])?;
+    let algorithm = match kind.as_slice() {
+        [Attribute::KeyType(KeyType::EC)] => SignatureAlgorithm::EcdsaP256,
+        _ => SignatureAlgorithm::Ed25519,
+    };
+    check(session, private, &name.label, &stored(private_flags(algorithm, true)))?;
+    let mut public_flags = public_flags(algorithm, true);
+    if algorithm == SignatureAlgorithm::EcdsaP256 {
+        // Other curves have points of the same length. Of Ed25519 there are two spellings, and one length of points.
+        public_flags.push(curve(algorithm));
+    }
+    let public = find(session, &name, ObjectClass::PUBLIC_KEY, &public_flags)?;
+    Ok(Pair { private, public, algorithm })
 }
 
 /// A wrapping key that ends with its session, with a MAC key where the rung needs one.
@@ -151,13 +165,28 @@ pub(super) fn session_key(session: &Session, rung: Rung) -> Result<CipherKey, Fa
     Ok(CipherKey { aes, mac })
 }
 
-/// A signing pair that ends with its session, private half first.
-pub(super) fn session_pair(session: &Session) -> Result<(ObjectHandle, ObjectHandle), Fault> {
-    let mut public = public_flags(false);
-    public.push(Attribute::EcParams(ED25519_OID.to_vec()));
-    let (public, private) =
-        session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, &public, &private_flags(false))?;
-    Ok((private, public))
+/// A signing pair that ends with its session.
+pub(super) fn session_pair(session: &Session, algorithm: SignatureAlgorithm) -> Result<Pair, Fault> {
+    generate_pair(session, algorithm, false, &[])
+}
+
+fn generate_pair(
+    session: &Session,
+    algorithm: SignatureAlgorithm,
+    on_token: bool,
+    names: &[Attribute],
+) -> Result<Pair, Fault> {
+    let mut public = public_flags(algorithm, on_token);
+    public.push(curve(algorithm));
+    public.extend_from_slice(names);
+    let mut private = private_flags(algorithm, on_token);
+    private.extend_from_slice(names);
+    let mechanism = match algorithm {
+        SignatureAlgorithm::Ed25519 => Mechanism::EccEdwardsKeyPairGen,
+        SignatureAlgorithm::EcdsaP256 => Mechanism::EccKeyPairGen,
+    };
+    let (public, private) = session.generate_key_pair(&mechanism, &public, &private)?;
+    Ok(Pair { private, public, algorithm })
 }
 
 fn find(
@@ -166,6 +195,13 @@ fn find(
     class: ObjectClass,
     flags: &[Attribute],
 ) -> Result<ObjectHandle, Fault> {
+    let handle = one(session, name, class)?;
+    check(session, handle, &name.label, flags)?;
+    Ok(handle)
+}
+
+/// The one object of a name and class.
+fn one(session: &Session, name: &Name, class: ObjectClass) -> Result<ObjectHandle, Fault> {
     let mut search = vec![Attribute::Class(class), Attribute::Token(true)];
     search.extend(name.attributes());
     let found = session.find_objects(&search)?;
@@ -173,7 +209,6 @@ fn find(
         let what = format!("key {} ({class})", name.label);
         return Err(HsmError::NotUnique { what, found: found.len() }.into());
     };
-    check(session, *handle, &name.label, flags)?;
     Ok(*handle)
 }
 
@@ -244,10 +279,25 @@ fn secret_flags(kind: KeyType, on_token: bool, encrypts: bool) -> Vec<Attribute>
     ]
 }
 
-fn private_flags(on_token: bool) -> Vec<Attribute> {
+fn key_type(algorithm: SignatureAlgorithm) -> KeyType {
+    match algorithm {
+        SignatureAlgorithm::Ed25519 => KeyType::EC_EDWARDS,
+        SignatureAlgorithm::EcdsaP256 => KeyType::EC,
+    }
+}
+
+fn curve(algorithm: SignatureAlgorithm) -> Attribute {
+    let oid = match algorithm {
+        SignatureAlgorithm::Ed25519 => ED25519_OID,
+        SignatureAlgorithm::EcdsaP256 => P256_OID,
+    };
+    Attribute::EcParams(oid.to_vec())
+}
+
+fn private_flags(algorithm: SignatureAlgorithm, on_token: bool) -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::PRIVATE_KEY),
-        Attribute::KeyType(KeyType::EC_EDWARDS),
+        Attribute::KeyType(key_type(algorithm)),
         Attribute::Token(on_token),
         Attribute::Private(true),
         Attribute::Modifiable(false),
@@ -261,10 +311,10 @@ fn private_flags(on_token: bool) -> Vec<Attribute> {
     ]
 }
 
-fn public_flags(on_token: bool) -> Vec<Attribute> {
+fn public_flags(algorithm: SignatureAlgorithm, on_token: bool) -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::PUBLIC_KEY),
-        Attribute::KeyType(KeyType::EC_EDWARDS),
+        Attribute::KeyType(key_type(algorithm)),
         Attribute::Token(on_token),
         Attribute::Private(false),
         Attribute::Modifiable(false),

@@ -1,14 +1,13 @@
 //! The live self-test after each login, with session keys that nobody keeps. Invariant: a token that fails it is not
 //! used. Absent: tests of the vault's own keys; binding makes those (`cipher::KnownAnswer`).
 
-use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
-use keystead_crypto::ports::HsmError;
+use keystead_crypto::ports::{HsmError, SignatureAlgorithm};
 
 use super::cipher::{Cipher, CipherKey, KnownAnswer, Rung};
 use super::fault::Fault;
 use super::random::{self, Draws};
-use super::token::BoundKey;
+use super::sign::Pair;
 use super::{objects, sign};
 
 const AAD: &[u8] = b"keystead/self-test/v1";
@@ -64,18 +63,17 @@ pub(super) fn random_source(session: &Session, draws: &Draws) -> Result<(), Faul
 }
 
 /// A signature verifies, outside the token, for its message alone.
-pub(super) fn signature(session: &Session) -> Result<(), Fault> {
-    let (private, public) = objects::session_pair(session)?;
-    let outcome = signature_test(session, private, public);
-    session.destroy_object(private)?;
-    session.destroy_object(public)?;
+pub(super) fn signature(session: &Session, algorithm: SignatureAlgorithm) -> Result<(), Fault> {
+    let pair = objects::session_pair(session, algorithm)?;
+    let outcome = signature_test(session, pair);
+    session.destroy_object(pair.private)?;
+    session.destroy_object(pair.public)?;
     outcome
 }
 
-fn signature_test(session: &Session, private: ObjectHandle, public: ObjectHandle) -> Result<(), Fault> {
-    let pair = BoundKey::Pair { private, public };
-    let key = sign::verifying_key(session, &pair)?;
-    let signature = sign::sign(session, &pair, AAD)?;
+fn signature_test(session: &Session, pair: Pair) -> Result<(), Fault> {
+    let key = sign::verifying_key(session, pair)?;
+    let signature = sign::sign(session, pair, AAD)?;
     let verifies = |message| key.verify("self-test", message, signature.expose()).is_ok();
     demand(verifies(AAD), "a signature does not verify against its public key")?;
     demand(!verifies(OTHER_AAD), "a signature verifies for another message")

@@ -6,7 +6,6 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
-use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::{AuthPin, RawAuthPin};
@@ -18,7 +17,9 @@ use super::cipher::gcm::{Gcm, LastIv};
 use super::cipher::{Cipher, CipherKey, KnownAnswer, Rung};
 use super::fault::{Fault, verdict};
 use super::ladder::Mechanisms;
+use super::objects::Ways;
 use super::random::Draws;
+use super::sign::Pair;
 use super::{ladder, module, objects, selftest};
 use crate::config::MechanismChoice;
 use crate::protocol::{Care, Start};
@@ -34,7 +35,7 @@ pub(super) struct Token {
     pub(super) cipher: Cipher,
     choice: MechanismChoice,
     /// Set by the login.
-    rung: OnceLock<Rung>,
+    ways: OnceLock<Ways>,
     /// Held while the anchor changes, so that two stores cannot cross.
     pub(super) anchor_store: Mutex<()>,
 }
@@ -52,7 +53,7 @@ pub(super) enum BoundKey {
     /// A wrapping key, with something it must be able to decrypt if it can seal by the rung in use.
     Cipher { key: CipherKey, known: Option<KnownAnswer> },
     /// A key pair that signs.
-    Pair { private: ObjectHandle, public: ObjectHandle },
+    Pair(Pair),
 }
 
 impl Token {
@@ -74,7 +75,7 @@ impl Token {
             draws: Draws::default(),
             cipher,
             choice: start.mechanism,
-            rung: OnceLock::new(),
+            ways: OnceLock::new(),
             anchor_store: Mutex::new(()),
         })
     }
@@ -110,12 +111,12 @@ impl Token {
             Err(error) => return Err(verdict(&error)),
         }
         drop(pin);
-        let tested =
-            selftest::random_source(&session, &self.draws).and_then(|()| selftest::signature(&session));
-        tested.map_err(answer)?;
         let mechanisms = Mechanisms { module: &self.module, slot: self.slot };
+        let signature = mechanisms.signature()?;
+        selftest::random_source(&session, &self.draws).map_err(answer)?;
+        selftest::signature(&session, signature).map_err(answer)?;
         let rung = ladder::choose(mechanisms, &session, &self.cipher, &self.draws, self.choice)?;
-        self.rung.get_or_init(|| rung);
+        self.ways.get_or_init(|| Ways { rung, signature });
         *lock(&self.anchor_session) = Some(session);
         Ok(())
     }
@@ -150,11 +151,10 @@ impl Token {
 
     fn find_key(&self, session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<BoundKey, Fault> {
         if key.purpose == HsmKeyPurpose::Audit {
-            let (private, public) = objects::find_pair(session, vault_tag, key)?;
-            return Ok(BoundKey::Pair { private, public });
+            return Ok(BoundKey::Pair(objects::find_pair(session, vault_tag, key)?));
         }
         let found = objects::find_cipher(session, vault_tag, key)?;
-        let rung = self.rung()?;
+        let rung = self.ways()?.rung;
         let known = if rung == Rung::CbcHmac && found.mac.is_none() {
             // Made for AES-GCM, it still opens what it sealed, and best with an answer to compare with.
             KnownAnswer::make(&self.cipher, session, Rung::GcmHostIv, found).ok()
@@ -164,9 +164,9 @@ impl Token {
         Ok(BoundKey::Cipher { key: found, known })
     }
 
-    /// The rung in use.
-    pub(super) fn rung(&self) -> Result<Rung, HsmError> {
-        self.rung.get().copied().ok_or(HsmError::NotLoggedIn)
+    /// How keys are made and blobs are sealed.
+    pub(super) fn ways(&self) -> Result<Ways, HsmError> {
+        self.ways.get().copied().ok_or(HsmError::NotLoggedIn)
     }
 
     /// Looks the bound keys up again, after a handle went stale.
@@ -189,13 +189,16 @@ impl Token {
     }
 
     /// The newest bound audit key.
-    pub(super) fn audit_key(&self) -> Result<BoundKey, HsmError> {
+    pub(super) fn audit_key(&self) -> Result<Pair, HsmError> {
         let bound = lock(&self.bound);
-        let newest = bound.as_ref().and_then(|bound| {
-            let audit = bound.keys.iter().filter(|(key, _)| key.purpose == HsmKeyPurpose::Audit);
-            audit.max_by_key(|(key, _)| key.version).map(|(_, found)| found.clone())
+        let pairs = bound.iter().flat_map(|bound| &bound.keys).filter_map(|(key, found)| match found {
+            BoundKey::Pair(pair) => Some((key.version, *pair)),
+            BoundKey::Cipher { .. } => None,
         });
-        newest.ok_or_else(|| HsmError::NotUnique { what: "bound audit key".to_owned(), found: 0 })
+        let newest = pairs.max_by_key(|(version, _)| *version);
+        newest
+            .map(|(_, pair)| pair)
+            .ok_or_else(|| HsmError::NotUnique { what: "bound audit key".to_owned(), found: 0 })
     }
 
     /// The vault that is bound.

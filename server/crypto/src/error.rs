@@ -3,7 +3,7 @@
 //! Errors of things that people type have their own enums: `share::ShareError`, `token::TokenError`.
 
 use crate::codec::CodecError;
-use crate::ports::{HsmError, SignatureAlgorithm};
+use crate::ports::HsmError;
 
 /// Why something could not be sealed, opened or verified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,12 +70,6 @@ pub enum CryptoError {
     SignatureInvalid {
         /// What was signed.
         what: &'static str,
-    },
-    /// A signature algorithm that this program cannot verify.
-    #[error("signatures by {algorithm:?} cannot be verified by this program")]
-    SignatureUnsupported {
-        /// The algorithm.
-        algorithm: SignatureAlgorithm,
     },
     /// It could not be sealed for offline recovery.
     #[error("{what} could not be sealed for its recovery recipient")]

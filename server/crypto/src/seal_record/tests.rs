@@ -302,7 +302,7 @@ proptest! {
     ) {
         let shares = threshold + more;
         let audit_key = if p256 {
-            VerifyingKey { algorithm: SignatureAlgorithm::EcdsaP256, bytes: [key.as_slice(), &key, &[4]].concat() }
+            VerifyingKey { algorithm: SignatureAlgorithm::EcdsaP256, bytes: [&[4], key.as_slice(), &key].concat() }
         } else {
             VerifyingKey { algorithm: SignatureAlgorithm::Ed25519, bytes: key.to_vec() }
         };
