@@ -287,3 +287,36 @@ impl ClearEntry {
             .map_err(VaultError::Audit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keystead_audit::OpenOptions;
+    use keystead_domain::time::UnixMillis;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[tokio::test]
+    async fn a_refusal_takes_no_place_that_is_kept_for_operators() {
+        let dir = tempfile::tempdir().unwrap();
+        let options =
+            OpenOptions { max_queue: 1, reserve_bytes: 1 << 20, ..OpenOptions::new("test").unwrap() };
+        let log = AuditLog::open(dir.path(), options).unwrap();
+        let clock = ManualClock::new(UnixMillis(1_000));
+        let entry = |kind| ClearEntry {
+            kind,
+            action: "system:unseal",
+            outcome: "ok",
+            peer: None,
+            intent: None,
+            detail: Detail::new(),
+        };
+        let only = log.reserve().unwrap();
+        let refused = entry(EntryKind::Refused).record(&log, &clock).await;
+        assert!(matches!(refused, Err(VaultError::AuditRefused(_))), "{refused:?}");
+        entry(EntryKind::System).record(&log, &clock).await.unwrap();
+        drop(only);
+        entry(EntryKind::Refused).record(&log, &clock).await.unwrap();
+        log.close();
+    }
+}

@@ -1,7 +1,7 @@
 //! A server on a small file system that fills up: a tmpfs in a mount namespace of its own, so that the test needs no rights.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use keystead_proto::v1;
@@ -14,12 +14,21 @@ use crate::records::{self, Records};
 
 #[test]
 fn a_full_disk_refuses_writes_loses_nothing_and_recovers() {
+    in_a_mount_namespace("full_disk::on_a_small_disk");
+}
+
+#[test]
+fn an_operator_seals_on_a_full_disk() {
+    in_a_mount_namespace("full_disk::sealing_on_a_small_disk");
+}
+
+fn in_a_mount_namespace(test: &str) {
     // Removed from outside: inside, the mount is in the way.
     let place = tempfile::tempdir().unwrap();
     let status = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "full_disk::on_a_small_disk", "--ignored", "--nocapture"])
+        .args(["--exact", test, "--ignored", "--nocapture"])
         .env("TMPDIR", place.path())
         .status()
         .expect("unshare (util-linux) runs");
@@ -29,22 +38,7 @@ fn a_full_disk_refuses_writes_loses_nothing_and_recovers() {
 #[tokio::test]
 #[ignore = "run in a mount namespace of its own"]
 async fn on_a_small_disk() {
-    let mut server = ServerProcess::prepare(&[("audit.reserve_mib", "1")]);
-    std::fs::create_dir(server.data_dir()).unwrap();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=32m,mode=0700", "tmpfs"])
-        .arg(server.data_dir())
-        .status()
-        .unwrap();
-    assert!(mount.success());
-    // Before the start, so that there is no room for what the store likes to put aside for its log; its manifest and the
-    // audit log's reserve take five of these.
-    let ballast = server.data_dir().join("ballast");
-    leave(&ballast, 8 << 20);
-    server.start_again().await;
-    server.init().await;
-    server.unseal().await;
-
+    let (mut server, ballast) = unsealed_on_a_small_disk().await;
     let mut ledger = Ledger::default();
     let large = write_until_refused(&server, &mut ledger, "large", 64 << 10).await;
     assert!(ledger.acknowledged() > 5, "{} writes fit, then {large:?}", ledger.acknowledged());
@@ -82,6 +76,53 @@ async fn on_a_small_disk() {
     let sealed = |entry: &v1::AuditEntry| entry.action == "system:seal" && entry.outcome == "ok";
     assert!(server.audit().await.iter().any(sealed), "the reserve had room for this");
     assert!(server.terminate().await.success());
+}
+
+#[tokio::test]
+#[ignore = "run in a mount namespace of its own"]
+async fn sealing_on_a_small_disk() {
+    let (mut server, ballast) = unsealed_on_a_small_disk().await;
+    put(&server).await.unwrap();
+    fill(&ballast);
+    let read = || async {
+        let request = v1::GetSecretRequest { path: "disk/again".to_owned(), version: 0 };
+        secrets(&server).get_secret(request).await.err()
+    };
+    let refused = until("nothing more can be recorded", read).await;
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "AUDIT_UNAVAILABLE");
+    server.operator().system().seal().await.unwrap();
+    assert_eq!(server.local().system().status().await.unwrap().state(), v1::SealState::Sealed);
+    assert_eq!(read().await.unwrap().get_details_error_info().unwrap().reason, "SEALED");
+
+    std::fs::remove_file(&ballast).unwrap();
+    server.unseal().await;
+    until("requests are recorded again", || async { read().await.is_none().then_some(()) }).await;
+    let entries = server.audit().await;
+    let seals =
+        entries.iter().filter(|entry| entry.action == "system:seal" && entry.principal == "operator/admin");
+    let seals: Vec<_> = seals.map(|entry| (entry.kind.as_str(), entry.outcome.as_str())).collect();
+    assert_eq!(seals, [("intent", ""), ("outcome", "ok")], "the reserve had room for both");
+    assert!(server.terminate().await.success());
+}
+
+/// A vault with some MiB of room, and the file that takes the rest.
+async fn unsealed_on_a_small_disk() -> (ServerProcess, PathBuf) {
+    let mut server = ServerProcess::prepare(&[("audit.reserve_mib", "1")]);
+    std::fs::create_dir(server.data_dir()).unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=32m,mode=0700", "tmpfs"])
+        .arg(server.data_dir())
+        .status()
+        .unwrap();
+    assert!(mount.success());
+    // Before the start, so that there is no room for what the store likes to put aside for its log; its manifest and the
+    // audit log's reserve take five of these.
+    let ballast = server.data_dir().join("ballast");
+    leave(&ballast, 8 << 20);
+    server.start_again().await;
+    server.init().await;
+    server.unseal().await;
+    (server, ballast)
 }
 
 /// Writes until the server refuses, clearly; says which write that was.

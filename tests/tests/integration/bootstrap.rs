@@ -38,6 +38,15 @@ async fn the_bootstrap_admin_registers_operators_and_leaves() {
     admin.auth().revoke_self().await.unwrap();
     assert_eq!(reason(admin.auth().who_am_i().await), "UNAUTHENTICATED");
     assert_eq!(reason(admin.auth().revoke_self().await), "UNAUTHENTICATED");
+    let mut tail = ann.audit().tail(1000, false).await.unwrap();
+    let mut refused = Vec::new();
+    while let Some(entry) = tail.next().await.unwrap() {
+        if entry.kind == "refused" {
+            refused.push((entry.action, entry.outcome));
+        }
+    }
+    let revoked = ("principals:read".to_owned(), "UNAUTHENTICATED".to_owned());
+    assert_eq!(refused, [revoked.clone()], "the first use of a revoked token is recorded");
     assert_eq!(ann.auth().who_am_i().await.unwrap().principal, "operator/ann");
 }
 
@@ -63,4 +72,47 @@ async fn a_token_that_is_none_is_refused_like_any_other() {
         let reason = reason(vault.bearer(token).auth().who_am_i().await);
         assert!(matches!(reason.as_str(), "UNAUTHENTICATED" | "CREDENTIAL_MALFORMED"), "{token}: {reason}");
     }
+}
+
+#[tokio::test]
+async fn tokens_that_do_not_count_are_refused_and_recorded() {
+    let clock = manual_clock();
+    let (vault, token) = bootstrapped(TestVault::builder().clock(clock.clone())).await;
+    let ann = v1::Principal {
+        name: "operator/ann".to_owned(),
+        groups: vec!["admins".to_owned()],
+        certificates: vec![spiffe_matcher("spiffe://test/operator/ann")],
+        ..v1::Principal::default()
+    };
+    vault.bearer(&token).auth().put_principal(ann).await.unwrap();
+    let identity = vault.pki().client("spiffe://test/operator/ann");
+    let garbage = format!("kst_{}", "a".repeat(60));
+    // A good certificate beside it does not make up for it.
+    let with = |token: &str| {
+        vault.builder().identity_files(&identity.cert, &identity.key).token(token).build_lazy().unwrap()
+    };
+    let refused = async |what: &str, caller: keystead_client::Client| {
+        // Of an address one a minute is recorded.
+        clock.advance(Duration::from_secs(61));
+        assert_eq!(reason(caller.secrets().get(what).await), "UNAUTHENTICATED", "{what}");
+    };
+    refused("garbage", with(&garbage)).await;
+    refused("garbage-alone", vault.bearer(&garbage)).await;
+    with(&token).auth().who_am_i().await.unwrap();
+    clock.advance(Duration::from_secs(24 * 3600));
+    refused("expired", with(&token)).await;
+    refused("expired-alone", vault.bearer(&token)).await;
+
+    let mut tail = vault.client(&identity).audit().tail(1000, false).await.unwrap();
+    let mut recorded = Vec::new();
+    while let Some(entry) = tail.next().await.unwrap() {
+        if entry.kind == "refused" && entry.outcome == "UNAUTHENTICATED" {
+            assert_eq!((entry.principal.as_str(), entry.peer.as_str()), ("", "127.0.0.1"), "{entry:?}");
+            recorded.push(entry.resource);
+        }
+    }
+    assert_eq!(
+        recorded,
+        ["garbage", "garbage-alone", "expired", "expired-alone"].map(|what| format!("secret/{what}"))
+    );
 }

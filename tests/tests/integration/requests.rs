@@ -8,6 +8,8 @@ use keystead_core::clock::ManualClock;
 use keystead_domain::time::UnixMillis;
 use keystead_proto::v1;
 use keystead_proto::v1::secrets_service_client::SecretsServiceClient;
+use keystead_storage::{Keyspace, Range, Storage};
+use keystead_storage_rocksdb::{Options, RocksStorage};
 use keystead_tests::{TestVault, pki, raw};
 use tonic_types::StatusExt;
 
@@ -151,6 +153,42 @@ async fn a_repeated_request_id_answers_the_first_answer() {
     clock.advance(Duration::from_secs(24 * 3600 + 1));
     let late = secrets.put_with("shop/a", SecretValue::data("one"), with("id-1")).await.unwrap();
     assert_eq!(late.version, 3, "after a day the id is forgotten");
+}
+
+#[tokio::test]
+async fn answers_kept_for_repeats_are_removed_after_a_day_and_not_before() {
+    let clock = manual_clock();
+    let mut vault = TestVault::builder().clock(clock.clone()).start().await;
+    let secrets = vault.operator().secrets();
+    let put = |path: &'static str| {
+        let options = PutOptions { request_id: Some(path.replace('/', "-")), ..PutOptions::default() };
+        secrets.put_with(path, SecretValue::data("x"), options)
+    };
+    for path in ["old/a", "old/b", "old/c"] {
+        put(path).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(3600));
+    put("new/a").await.unwrap();
+    let tidy = async || vault.vault().unsealed().unwrap().upkeep().await.unwrap();
+    clock.advance(Duration::from_secs(23 * 3600 - 1));
+    tidy().await;
+    let jobs = async || {
+        let entries = vault.audit().await;
+        let done =
+            entries.into_iter().filter(|entry| entry.action == "tidy-request-ids" && entry.outcome == "ok");
+        done.map(|entry| (entry.kind, entry.principal)).collect::<Vec<_>>()
+    };
+    assert!(jobs().await.is_empty(), "nothing is a day old");
+    clock.advance(Duration::from_secs(1));
+    tidy().await;
+    assert_eq!(jobs().await, [("outcome".to_owned(), "system/tidy-request-ids".to_owned())]);
+    assert_eq!(put("new/a").await.unwrap().version, 1, "the younger answer is still there");
+    assert_eq!(put("old/a").await.unwrap().version, 2, "the old one is gone");
+
+    vault.stop().await;
+    let store = RocksStorage::open(&vault.data_dir().join("store"), Options::default()).unwrap();
+    let kept = store.snapshot().await.unwrap().range(Keyspace::Requests, Range::all(None), 10).await.unwrap();
+    assert_eq!(kept.len(), 2, "of new/a, and of the second put of old/a");
 }
 
 #[tokio::test]

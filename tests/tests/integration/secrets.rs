@@ -200,6 +200,18 @@ async fn a_value_has_at_most_one_mebibyte() {
 }
 
 #[tokio::test]
+async fn a_batch_has_at_most_what_one_message_takes() {
+    let vault = TestVault::start().await;
+    let secrets = vault.operator().secrets();
+    secrets.put("big", SecretValue::data(vec![7; MIB])).await.unwrap();
+    secrets.put("rest", SecretValue::data(vec![7; MIB - 8192])).await.unwrap();
+    assert_eq!(secrets.batch_get(["big", "big", "big", "rest"]).await.unwrap().len(), 4);
+    let error = secrets.batch_get(["big"; 4]).await.unwrap_err();
+    assert!(error.to_string().contains("read fewer at a time"), "{error}");
+    assert_eq!(fields::<()>(Err(error)), ["requests"]);
+}
+
+#[tokio::test]
 async fn values_that_break_a_rule_name_the_field() {
     let vault = TestVault::start().await;
     let secrets = vault.operator().secrets();
