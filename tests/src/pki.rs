@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
 use rustls_pki_types::UnixTime;
 
@@ -103,6 +104,27 @@ impl Pki {
         self.client_with(spiffe, |params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         })
+    }
+
+    /// Writes `ca.crl`: what the CA has revoked, by serial.
+    pub fn revoke(&self, serials: &[u64]) {
+        let epoch = date_time_ymd(1970, 1, 1);
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: epoch + (now() - HOUR),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: epoch + (now() - HOUR),
+            next_update: epoch + (now() + LIFE),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&Issuer::from_params(&self.params, &self.key)).unwrap();
+        write(&self.dir.join("ca.crl"), &list.pem().unwrap());
     }
 
     /// A client's certificate with this SPIFFE id, issued by a CA that nobody knows.

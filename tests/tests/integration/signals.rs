@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use keystead_client::{ConnectCause, Error, v1};
 use keystead_tests::{ServerProcess, children_of, raw, until};
+use rcgen::SerialNumber;
 use rustix::process::Signal;
 
-use crate::{get, put};
+use crate::{get, put, reason};
 
 async fn gone(processes: Vec<u32>) {
     assert!(!processes.is_empty(), "an HSM process runs while the server does");
@@ -17,17 +19,19 @@ async fn gone(processes: Vec<u32>) {
 
 #[tokio::test]
 async fn sigterm_drains_seals_and_ends_well() {
-    let mut server = ServerProcess::start().await;
+    // Longer than this test waits: a stream that is not ended would hold the server up.
+    let mut server = ServerProcess::start_with(&[("limits.drain_timeout_ms", "600000")]).await;
     server.init().await;
     server.unseal().await;
     let operator = server.operator();
     put(&operator, "a", "x").await;
-    let follower = operator.audit().tail(0, true).await.unwrap();
+    let mut follower = operator.audit().tail(0, true).await.unwrap();
     let workers = children_of(server.id()).unwrap();
     let status = server.terminate().await;
     assert_eq!(status.code(), Some(0), "{}", server.stderr());
     gone(workers).await;
-    drop(follower);
+    // The stream ends as streams do, and not with the connection.
+    while follower.next().await.unwrap().is_some() {}
     let said = server.stderr();
     assert!(said.contains("draining, then sealing") && said.contains("sealed and stopped"), "{said}");
     assert!(!server.socket().exists());
@@ -86,6 +90,46 @@ async fn sighup_takes_a_new_client_ca() {
     until("the other CA counts", || async { newcomer.auth().who_am_i().await.ok() }).await;
     // The CA that vouched for the open connection is trusted no more.
     assert!(operator.auth().who_am_i().await.is_err(), "an open connection outlives its CA");
+}
+
+#[tokio::test]
+async fn sighup_takes_a_new_revocation_list() {
+    const SERIAL: u64 = 4711;
+    let mut server = ServerProcess::prepare(&[("tls.crl_files", "tls/ca.crl")]);
+    server.pki().revoke(&[]);
+    server.start_again().await;
+    server.init().await;
+    server.unseal().await;
+    let operator = server.operator();
+    server.register_service("shop").await;
+    let numbered = |serial: u64| {
+        server.pki().client_with("spiffe://test/service/shop", |params| {
+            params.serial_number = Some(SerialNumber::from(serial));
+        })
+    };
+    let (lost, kept) = (server.client(&numbered(SERIAL)), server.client(&numbered(SERIAL + 1)));
+    for caller in [&lost, &kept, &operator] {
+        caller.auth().who_am_i().await.unwrap();
+    }
+    server.pki().revoke(&[SERIAL]);
+    lost.auth().who_am_i().await.expect("nothing changes before the signal");
+    server.signal(Signal::HUP);
+    until("the server has the list", || async {
+        server.stderr().contains("certificates reloaded").then_some(())
+    })
+    .await;
+    assert_eq!(reason(lost.secrets().get("seen").await), "UNAUTHENTICATED", "on its open connection");
+    for caller in [&kept, &operator] {
+        caller.auth().who_am_i().await.unwrap();
+    }
+    let anew = server.client(&numbered(SERIAL)).auth().who_am_i().await.unwrap_err();
+    assert!(
+        matches!(anew, Error::Connect { cause: ConnectCause::ClientCertificate { .. }, .. }),
+        "a new connection is refused in its handshake: {anew:?}"
+    );
+    let refused = |entry: &v1::AuditEntry| entry.kind == "refused" && entry.resource == "secret/seen";
+    let entry = server.audit().await.into_iter().find(refused).expect("the refusal is recorded");
+    assert_eq!((entry.principal.as_str(), entry.outcome.as_str()), ("", "UNAUTHENTICATED"));
 }
 
 #[tokio::test]
