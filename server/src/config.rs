@@ -1,12 +1,13 @@
 //! The configuration: one TOML file and overrides from the environment become one checked [`Config`].
 //! Invariant: whoever holds a `Config` need not check it again; paths are absolute; unknown keys are errors.
 //!
-//! Absent on purpose: secrets, reading of the files that it names (tls, hsm and audit do that), and reload of
-//! anything but certificates and the log level.
+//! Absent on purpose: secrets, reading of the files that it names (tls, hsm and audit do that; `check` asks tls), and
+//! reload of anything but certificates and the log level.
 
 mod build;
 mod describe;
 mod error;
+mod files;
 pub mod keys;
 pub mod source;
 #[cfg(test)]

@@ -34,7 +34,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Checks the configuration file and prints what would be used.
+    /// Checks the configuration file and the certificates that it names, and prints what would be used.
     CheckConfig {
         /// The file.
         #[arg(long, value_name = "FILE")]
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let environment = Environment::from_process();
     if let Some(Command::CheckConfig { config }) = &arguments.command {
-        let config = Config::load(config, &environment)?;
+        let config = Config::check(config, &environment)?;
         write!(std::io::stdout(), "{}", config.describe())?;
         return Ok(());
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a principal exists only as a registered record. What the vault does by itself is named
 //! `system/<job>`, and the administrator of the first day `operator/bootstrap`: both are made here by name
-//! and refused by [`PrincipalName::parse`], so no caller can take them. Which certificate a principal shows
+//! and refused by [`PrincipalName::parse`], so no caller can take them, and `system/` cannot be looked for. Which certificate a principal shows
 //! is in `certificate_matcher`.
 
 use std::collections::BTreeSet;
@@ -84,12 +84,14 @@ pub enum PrincipalError {
 impl PrincipalName {
     /// Checks a text that comes from a caller: `service/x` or `operator/x`, reserved names refused.
     pub fn parse(text: &str) -> Result<Self, PrincipalError> {
-        let (kind, name) = match text.split_once('/') {
-            Some(("service", name)) => (PrincipalKind::Service, name),
-            Some(("operator", name)) => (PrincipalKind::Operator, name),
-            _ => return Err(PrincipalError::Kind),
-        };
+        let (kind, name) = split(text)?;
         Ok(Self { kind, name: Name::parse_unreserved("principal name", name)? })
+    }
+
+    /// Checks a text that a caller looks for. Under a reserved name nobody is found, but for the bootstrap administrator.
+    pub fn parse_sought(text: &str) -> Result<Self, PrincipalError> {
+        let (kind, name) = split(text)?;
+        Ok(Self { kind, name: Name::parse_as("principal name", name)? })
     }
 
     /// Checks a text from the vault's own records, where the vault's jobs and the bootstrap administrator
@@ -132,6 +134,14 @@ impl PrincipalName {
     /// The part after the slash.
     pub const fn name(&self) -> &Name {
         &self.name
+    }
+}
+
+fn split(text: &str) -> Result<(PrincipalKind, &str), PrincipalError> {
+    match text.split_once('/') {
+        Some(("service", name)) => Ok((PrincipalKind::Service, name)),
+        Some(("operator", name)) => Ok((PrincipalKind::Operator, name)),
+        _ => Err(PrincipalError::Kind),
     }
 }
 
@@ -239,6 +249,17 @@ mod tests {
         }
         assert!(PrincipalName::service("bootstrap").is_err());
         assert!(PrincipalName::operator("root").is_err());
+    }
+
+    #[test]
+    fn a_reserved_name_may_be_looked_for_and_a_job_not() {
+        for text in ["operator/bootstrap", "service/none", "operator/root", "service/api"] {
+            assert_eq!(PrincipalName::parse_sought(text).unwrap().to_string(), text);
+        }
+        assert_eq!(PrincipalName::parse_sought("operator/bootstrap").unwrap(), PrincipalName::bootstrap());
+        for text in ["system/rewrap", "none", "service/", "service/X", "group/x"] {
+            assert!(PrincipalName::parse_sought(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

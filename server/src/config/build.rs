@@ -20,10 +20,16 @@ use crate::env::{Environment, SOFTHSM2_CONF};
 impl Config {
     /// Reads and checks a file and the overrides.
     pub fn load(path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+        let (path, text) = Self::read(path)?;
+        Self::parse(&path, &text, environment)
+    }
+
+    /// The absolute path of a file, and its text.
+    pub(super) fn read(path: &Path) -> Result<(PathBuf, String), ConfigError> {
         let read = |source| ConfigError::Read { path: path.to_owned(), source };
         let path = std::path::absolute(path).map_err(read)?;
         let text = std::fs::read_to_string(&path).map_err(read)?;
-        Self::parse(&path, &text, environment)
+        Ok((path, text))
     }
 
     /// Checks a text that stands in the file at `path`, from whose directory relative paths start.

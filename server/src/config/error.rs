@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use keystead_domain::MatcherError;
 
 use super::source::Origin;
+use crate::tls::TlsError;
 
 /// Why a configuration is not taken. Every variant names the place, the key and what is allowed; none holds a value.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +111,16 @@ pub enum ConfigError {
         problem: Box<MatcherError>,
         /// What is allowed.
         allowed: &'static str,
+    },
+    /// Certificate files that a start could not use.
+    #[error("{at}: `tls.{key}`")]
+    Certificates {
+        /// Where.
+        at: Origin,
+        /// The key's name there.
+        key: &'static str,
+        /// What is wrong with which file.
+        source: Box<TlsError>,
     },
     /// Two operators of one name.
     #[error("{at}: the operators.name `{operator}` stands here a second time; allowed: names used once")]

@@ -8,6 +8,7 @@ use keystead_domain::CertificateMatcher;
 
 use super::{Config, ConfigError, LogFormat, ReadDurability, keys};
 use crate::env::{Environment, OVERRIDE_PREFIX};
+use crate::tls::testing::{HOUR, TestCa, dates, files, now, pem, write};
 
 const MINIMAL: &str = r#"
 [server]
@@ -156,6 +157,57 @@ fn override_of_nothing_is_an_error() {
     }
     let refused = with_override("LIMITS__MAX_CONNECTIONS", "07").unwrap_err().to_string();
     assert!(refused.contains("KEYSTEAD_SERVER__LIMITS__MAX_CONNECTIONS: the value of"), "{refused}");
+}
+
+#[test]
+fn a_check_reads_the_certificates_and_names_key_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = TestCa::new("ca");
+    let tls = files(dir.path(), &ca, &[&ca], &[ca.crl(&[], now() + HOUR)]);
+    let file = dir.path().join("keystead.toml");
+    let text =
+        MINIMAL.replace("/keys/server.key", "server.key").replace("[hsm]", "crl_files = [\"0.crl\"]\n[hsm]");
+    std::fs::write(&file, text).unwrap();
+    let check = |environment: &Environment| {
+        let error = Config::check(&file, environment).err()?;
+        Some(format!("{:#}", anyhow::Error::from(error)))
+    };
+    let here = Environment::default();
+    assert_eq!(check(&here), None);
+
+    let says = |line: usize, key: &str, what: &str| {
+        let said = check(&here).unwrap();
+        let place = format!("{}:{line}:", file.display());
+        assert!(said.starts_with(&place) && said.contains(key) && said.contains(what), "{said}");
+        assert_eq!(said.matches(what).count(), 1, "{said}");
+    };
+    let put_back = |path: &Path, broken: &str, check: &dyn Fn()| {
+        let good = std::fs::read_to_string(path).unwrap();
+        write(path, broken);
+        check();
+        write(path, &good);
+    };
+    let leaf = |edit: fn(&mut rcgen::CertificateParams)| ca.leaf(9, edit);
+    let other = leaf(|_| {});
+    put_back(&tls.cert_file, "no certificate", &|| says(5, "`tls.cert_file`", "holds no certificate"));
+    let old = leaf(|params| dates(params, now() - 2 * HOUR, now() - HOUR));
+    put_back(&tls.cert_file, &pem("CERTIFICATE", &old.chain[0]), &|| {
+        says(5, "`tls.cert_file`", "it ended at");
+    });
+    put_back(&tls.key_file, &other.key.serialize_pem(), &|| says(5, "`tls.cert_file`", "the key in"));
+    put_back(&tls.key_file, "no key", &|| says(6, "`tls.key_file`", "a private key in PEM"));
+    put_back(&tls.client_ca_file, &pem("CERTIFICATE", &other.chain[0]), &|| {
+        says(7, "`tls.client_ca_file`", "not a CA certificate");
+    });
+    put_back(&tls.crl_files[0], "no list", &|| {
+        says(8, "`tls.crl_files`", "holds no certificate revocation list");
+    });
+    std::fs::remove_file(&tls.key_file).unwrap();
+    says(6, "`tls.key_file`", "cannot read");
+    let name = format!("{OVERRIDE_PREFIX}TLS__KEY_FILE");
+    let set = Environment::from_variables([(OsString::from(&name), OsString::from("elsewhere.key"))]);
+    let said = check(&set).unwrap();
+    assert!(said.starts_with(&format!("{name}: `tls.key_file`")), "{said}");
 }
 
 #[test]

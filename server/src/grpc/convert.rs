@@ -23,7 +23,10 @@ type Converted<T> = Result<T, VaultError>;
 
 /// An error for a field that breaks a rule.
 pub fn invalid(field: &'static str, rule: impl ToString) -> VaultError {
-    VaultError::Invalid { field, rule: rule.to_string() }
+    let rule = rule.to_string();
+    // Some rules begin with what they are about, which may be the field's own name.
+    let about = rule.strip_prefix(field).and_then(|rest| rest.strip_prefix(": "));
+    VaultError::Invalid { field, rule: about.map_or_else(|| rule.clone(), str::to_owned) }
 }
 
 /// A secret's path.
@@ -43,10 +46,7 @@ pub fn principal_name(text: &str) -> Converted<PrincipalName> {
 
 /// The name of a principal that may be there already: the bootstrap administrator too, who cannot be made by callers.
 pub fn registered_name(text: &str) -> Converted<PrincipalName> {
-    match PrincipalName::parse(text) {
-        Err(_) if text == PrincipalName::bootstrap().to_string() => Ok(PrincipalName::bootstrap()),
-        parsed => parsed.map_err(|error| invalid("name", error)),
-    }
+    PrincipalName::parse_sought(text).map_err(|error| invalid("name", error))
 }
 
 /// A policy's name.
@@ -227,6 +227,14 @@ mod tests {
     fn a_value_needs_exactly_one_form() {
         assert!(payload(None).is_err());
         assert!(payload(Some(v1::SecretValue { value: None })).is_err());
+    }
+
+    #[test]
+    fn an_error_names_its_field_once() {
+        let text = |error: VaultError| error.to_string();
+        assert_eq!(text(path("").unwrap_err()), "path: is empty");
+        assert_eq!(text(folder("a//b").unwrap_err()).matches("folder: path: empty segment").count(), 1);
+        assert_eq!(text(invalid("principal", "principals are many")), "principal: principals are many");
     }
 
     #[test]

@@ -45,8 +45,8 @@ async fn the_bootstrap_admin_registers_operators_and_leaves() {
             refused.push((entry.action, entry.outcome));
         }
     }
-    let revoked = ("principals:read".to_owned(), "UNAUTHENTICATED".to_owned());
-    assert_eq!(refused, [revoked.clone()], "the first use of a revoked token is recorded");
+    let revoked = [("principals:read".to_owned(), "UNAUTHENTICATED".to_owned())];
+    assert_eq!(refused, revoked, "the first use of a revoked token is recorded");
     assert_eq!(ann.auth().who_am_i().await.unwrap().principal, "operator/ann");
 }
 

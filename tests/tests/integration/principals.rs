@@ -138,6 +138,22 @@ async fn names_that_nobody_may_have_are_refused() {
 }
 
 #[tokio::test]
+async fn a_reserved_name_that_is_looked_for_is_not_found() {
+    let vault = TestVault::start().await;
+    let auth = vault.operator().auth();
+    for name in ["service/none", "operator/root", "operator/bootstrap"] {
+        assert_eq!(reason(auth.principal(name).await), "NOT_FOUND", "{name}");
+        assert_eq!(reason(auth.delete_principal(name).await), "NOT_FOUND", "{name}");
+        assert!(
+            fields(auth.put_principal(principal(name, "spiffe://test/x")).await)[0].contains("name"),
+            "{name}"
+        );
+    }
+    let shop = vault.service("shop").await;
+    assert_eq!(reason(shop.auth().principal("service/none").await), "DENIED");
+}
+
+#[tokio::test]
 async fn nobody_shuts_themself_out() {
     let vault = TestVault::start().await;
     let auth = vault.operator().auth();

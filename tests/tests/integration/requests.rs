@@ -65,6 +65,7 @@ async fn a_path_that_is_none_is_refused_with_its_place() {
         assert_eq!((refusal.code, error.reason()), (Code::InvalidArgument, "INVALID_ARGUMENT"), "{path:?}");
         assert_eq!(refusal.fields[0].field, "path", "{path:?}");
         assert!(refusal.message.starts_with("path: "), "{path:?}: {}", refusal.message);
+        assert_eq!(refusal.message.matches("path: ").count(), 1, "{path:?}: {}", refusal.message);
         assert_eq!(reason(secrets.put(path, SecretValue::data("x")).await), "INVALID_ARGUMENT", "{path:?}");
         assert_eq!(reason(secrets.history(path).await), "INVALID_ARGUMENT", "{path:?}");
     }

@@ -46,6 +46,24 @@ async fn a_wrong_configuration_is_named_by_line() {
 }
 
 #[tokio::test]
+async fn check_config_reads_the_certificates_and_starts_nothing() {
+    let process = ServerProcess::prepare(&[]);
+    let check = || {
+        let mut command = std::process::Command::new(keystead_tests::server());
+        command.arg("check-config").arg("--config").arg(process.config_file()).output().unwrap()
+    };
+    let good = check();
+    assert!(good.status.success(), "{good:?}");
+    assert!(String::from_utf8(good.stdout).unwrap().contains("tls.cert_file = "));
+    std::fs::remove_file(process.pki().server().key).unwrap();
+    let bad = check();
+    assert_eq!((bad.status.code(), bad.stdout.as_slice()), (Some(1), [].as_slice()));
+    let said = String::from_utf8(bad.stderr).unwrap();
+    assert!(said.contains("keystead.toml:7:") && said.contains("`tls.key_file`: cannot read"), "{said}");
+    assert!(!process.data_dir().exists());
+}
+
+#[tokio::test]
 async fn a_missing_module_is_named() {
     let vault = TestVault::builder()
         .config(|config| config.hsm.module = "/nonexistent/libnothing.so".into())
