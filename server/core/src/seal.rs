@@ -88,10 +88,10 @@ impl Vault {
     /// Those of the store; a seal record that does not decode.
     pub async fn status(&self) -> Result<Status, VaultError> {
         let seal = self.seal_record().await?;
-        let now = self.parts.clock.now();
+        let now = self.parts.clock.monotonic();
         let unsealed = self.is_unsealed();
         let ceremony = self.progress.load_full();
-        let ceremony = ceremony.filter(|progress| progress.expires > now && progress.purpose.fits(unsealed));
+        let ceremony = ceremony.filter(|progress| progress.ends > now && progress.purpose.fits(unsealed));
         let auto = auto_unseal::load(self.parts.storage.as_ref()).await?;
         Ok(Status {
             header: seal.map(|seal| (seal.header.clone(), seal.record.header.encode())),
@@ -184,7 +184,7 @@ impl Vault {
 
     /// A ceremony ends in time, and with the state of the vault that it began in.
     fn drop_expired(&self, ceremony: &mut Option<Ceremony>) {
-        let (now, unsealed) = (self.parts.clock.now(), self.is_unsealed());
+        let (now, unsealed) = (self.parts.clock.monotonic(), self.is_unsealed());
         let over = |current: &mut Ceremony| current.has_expired(now) || !current.purpose().fits(unsealed);
         drop(ceremony.take_if(over));
     }

@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU8;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::{Ttl, UnixMillis};
+use crate::time::Ttl;
 
 /// A share's number: its x coordinate, never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -118,7 +119,8 @@ pub enum Entered {
     Expired,
 }
 
-/// The state of one unsealing: which share numbers were entered, and since when.
+/// The state of one unsealing: which share numbers were entered, and since when. Times are those of a clock that never goes
+/// back: a wall clock that is set back would let shares wait for longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsealProgress {
     threshold: u8,
@@ -128,7 +130,7 @@ pub struct UnsealProgress {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Round {
-    started_at: UnixMillis,
+    started_at: Duration,
     numbers: BTreeSet<ShareNumber>,
 }
 
@@ -139,7 +141,7 @@ impl UnsealProgress {
     }
 
     /// Counts a share that was found good. Call only after its digest was checked: a bad share has no number.
-    pub fn enter(&mut self, number: ShareNumber, now: UnixMillis) -> Entered {
+    pub fn enter(&mut self, number: ShareNumber, now: Duration) -> Entered {
         if self.expire(now) {
             return Entered::Expired;
         }
@@ -154,8 +156,8 @@ impl UnsealProgress {
     }
 
     /// Ends a round that took too long. True if one was ended now: its shares must be wiped.
-    pub fn expire(&mut self, now: UnixMillis) -> bool {
-        let late = self.expires_at().is_some_and(|end| end.has_come(now));
+    pub fn expire(&mut self, now: Duration) -> bool {
+        let late = self.expires_at().is_some_and(|end| end <= now);
         if late {
             self.round = None;
         }
@@ -184,13 +186,13 @@ impl UnsealProgress {
     }
 
     /// When the first share of this round was entered.
-    pub fn started_at(&self) -> Option<UnixMillis> {
+    pub fn started_at(&self) -> Option<Duration> {
         self.round.as_ref().map(|round| round.started_at)
     }
 
     /// When this round ends unless it is completed.
-    pub fn expires_at(&self) -> Option<UnixMillis> {
-        self.started_at().map(|start| start.plus(self.timeout))
+    pub fn expires_at(&self) -> Option<Duration> {
+        self.started_at().map(|start| start.saturating_add(Duration::from_millis(self.timeout.as_millis())))
     }
 }
 
@@ -227,11 +229,11 @@ mod tests {
     #[test]
     fn a_holder_counts_once() {
         let mut progress = progress();
-        assert_eq!(progress.enter(share(4), UnixMillis(0)), Entered::More { missing: 2 });
-        assert_eq!(progress.enter(share(4), UnixMillis(1)), Entered::Duplicate);
-        assert_eq!(progress.enter(share(1), UnixMillis(2)), Entered::More { missing: 1 });
+        assert_eq!(progress.enter(share(4), Duration::ZERO), Entered::More { missing: 2 });
+        assert_eq!(progress.enter(share(4), Duration::from_millis(1)), Entered::Duplicate);
+        assert_eq!(progress.enter(share(1), Duration::from_millis(2)), Entered::More { missing: 1 });
         assert_eq!(progress.numbers().map(ShareNumber::as_u8).collect::<Vec<_>>(), [1, 4]);
-        assert_eq!(progress.enter(share(5), UnixMillis(3)), Entered::Complete);
+        assert_eq!(progress.enter(share(5), Duration::from_millis(3)), Entered::Complete);
         progress.reset();
         assert_eq!(progress.missing(), 3);
     }
@@ -239,12 +241,11 @@ mod tests {
     #[test]
     fn a_half_done_round_ends_and_the_next_begins_empty() {
         let mut progress = progress();
-        progress.enter(share(1), UnixMillis(1_000));
-        assert_eq!(progress.enter(share(2), UnixMillis(60_999)), Entered::More { missing: 1 });
-        assert_eq!(progress.enter(share(3), UnixMillis(61_000)), Entered::Expired);
+        progress.enter(share(1), Duration::from_millis(1_000));
+        assert_eq!(progress.enter(share(2), Duration::from_millis(60_999)), Entered::More { missing: 1 });
+        assert_eq!(progress.enter(share(3), Duration::from_millis(61_000)), Entered::Expired);
         assert_eq!(progress.started_at(), None);
-        assert_eq!(progress.enter(share(3), UnixMillis(61_001)), Entered::More { missing: 2 });
-        assert!(!progress.expire(UnixMillis(0)), "a clock that goes backwards ends nothing");
+        assert_eq!(progress.enter(share(3), Duration::from_millis(61_001)), Entered::More { missing: 2 });
     }
 
     proptest! {
@@ -253,15 +254,15 @@ mod tests {
             entries in prop::collection::vec((1u8..8, 0u64..30_000), 0..40),
         ) {
             let mut progress = progress();
-            let mut now = UnixMillis(0);
+            let mut now = Duration::ZERO;
             for (number, step) in entries {
-                now = UnixMillis(now.0 + step);
+                now += Duration::from_millis(step);
                 let before: Vec<_> = progress.numbers().collect();
                 let started = progress.started_at();
                 match progress.enter(share(number), now) {
                     Entered::Complete => {
                         prop_assert!(before.len() == 2 && !before.contains(&share(number)));
-                        prop_assert!(now.0 - started.unwrap().0 < 60_000);
+                        prop_assert!(now - started.unwrap() < Duration::from_secs(60));
                         progress.reset();
                     }
                     Entered::More { missing } => {
@@ -269,7 +270,7 @@ mod tests {
                         prop_assert!(!before.contains(&share(number)));
                     }
                     Entered::Duplicate => prop_assert!(before.contains(&share(number))),
-                    Entered::Expired => prop_assert!(now.0 - started.unwrap().0 >= 60_000),
+                    Entered::Expired => prop_assert!(now - started.unwrap() >= Duration::from_secs(60)),
                 }
             }
         }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use keystead_client::{SecretBytes, v1};
+use keystead_core::clock::Clock;
+use keystead_domain::time::UnixMillis;
 use keystead_tests::{TestVault, until};
 
 use crate::requests::manual_clock;
@@ -54,6 +56,33 @@ async fn a_half_done_ceremony_is_dropped_in_time() {
     assert_ne!(second.ceremony_id, first.ceremony_id);
     system.submit_share(&share(&vault, 0), &second.ceremony_id).await.unwrap();
     assert!(vault.vault().is_unsealed());
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_neither_stretches_nor_cuts_a_ceremony() {
+    let clock = manual_clock();
+    let vault = TestVault::builder().quorum(3, 5).clock(clock.clone()).sealed().start().await;
+    let system = vault.local().system();
+    let shown = async || system.status().await.unwrap().ceremony;
+    let step = |forward: bool, hours: u64| {
+        let (now, by) = (clock.now().0, hours * 3_600_000);
+        clock.step_wall(UnixMillis(if forward { now + by } else { now - by }));
+    };
+    let first = system.submit_share(&share(&vault, 0), "").await.unwrap().ceremony.unwrap();
+    step(true, 24);
+    vault.vault().tidy();
+    assert_eq!(shown().await.unwrap(), first);
+    system.submit_share(&share(&vault, 1), &first.ceremony_id).await.unwrap();
+
+    step(false, 48);
+    clock.advance(Duration::from_secs(599));
+    vault.vault().tidy();
+    assert_eq!(shown().await.unwrap().entered, [1, 2]);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(shown().await, None, "its time is over, whatever the wall clock says");
+    let late = system.submit_share(&share(&vault, 2), &first.ceremony_id).await;
+    assert_eq!(reason(late), "OTHER_CEREMONY");
+    assert!(!vault.vault().is_unsealed());
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The shares entered so far. Invariant: only shares that the header knows get in; each holder counts once; what is
 //! collected is wiped with the ceremony.
 
+use std::time::Duration;
+
 use keystead_crypto::seal_record::SealHeader;
 use keystead_crypto::share::Share;
 use keystead_domain::id::CeremonyId;
@@ -9,6 +11,7 @@ use keystead_domain::time::{Ttl, UnixMillis};
 use rand_core::Rng;
 
 use super::task::{Parameters, Purpose, Task, canonical};
+use crate::clock::Clock;
 use crate::error::VaultError;
 use crate::keys::rng;
 
@@ -22,6 +25,7 @@ pub(crate) struct Ceremony {
     timeout: Ttl,
     progress: UnsealProgress,
     shares: Vec<Share>,
+    ends: Duration,
     expires: UnixMillis,
 }
 
@@ -38,8 +42,10 @@ pub struct Progress {
     pub threshold: u8,
     /// Share numbers entered.
     pub entered: Vec<u8>,
-    /// When it is dropped.
+    /// When it is dropped, as the wall clock stood when it began: for people.
     pub expires: UnixMillis,
+    /// The same on the monotonic clock, which nobody sets back: this counts.
+    pub(super) ends: Duration,
 }
 
 impl Ceremony {
@@ -47,7 +53,7 @@ impl Ceremony {
     pub(super) fn begin(
         task: Task,
         header: &SealHeader,
-        now: UnixMillis,
+        clock: &dyn Clock,
         timeout: Ttl,
     ) -> Result<Self, VaultError> {
         let quorum = Quorum::new(header.threshold, header.shares)
@@ -66,7 +72,8 @@ impl Ceremony {
             timeout,
             progress: UnsealProgress::new(quorum, timeout),
             shares: Vec::new(),
-            expires: now.plus(timeout),
+            ends: clock.monotonic().saturating_add(Duration::from_millis(timeout.as_millis())),
+            expires: clock.now().plus(timeout),
         })
     }
 
@@ -74,8 +81,8 @@ impl Ceremony {
         self.id
     }
 
-    pub(super) fn has_expired(&self, now: UnixMillis) -> bool {
-        self.expires <= now
+    pub(super) fn has_expired(&self, now: Duration) -> bool {
+        self.ends <= now
     }
 
     pub(super) fn purpose(&self) -> Purpose {
@@ -99,7 +106,7 @@ impl Ceremony {
     }
 
     /// Counts a share that was found good.
-    pub(super) fn enter(&mut self, share: Share, now: UnixMillis) -> Result<Entered, VaultError> {
+    pub(super) fn enter(&mut self, share: Share, now: Duration) -> Result<Entered, VaultError> {
         let out_of_range =
             || VaultError::SealRecord { what: "the threshold or a share number is out of range".to_owned() };
         let number = ShareNumber::new(share.number()).ok_or_else(out_of_range)?;
@@ -112,7 +119,7 @@ impl Ceremony {
 
     /// Takes the last share back: it could not be recorded, or what the quorum was for could not be tried. The others need
     /// not come again.
-    pub(super) fn take_last_back(&mut self, now: UnixMillis) {
+    pub(super) fn take_last_back(&mut self, now: Duration) {
         drop(self.shares.pop());
         self.progress = UnsealProgress::new(self.quorum, self.timeout);
         for number in self.shares.iter().filter_map(|share| ShareNumber::new(share.number())) {
@@ -128,6 +135,7 @@ impl Ceremony {
             threshold: self.progress.threshold(),
             entered: self.shares.iter().map(Share::number).collect(),
             expires: self.expires,
+            ends: self.ends,
         }
     }
 }

@@ -161,18 +161,18 @@ impl Vault {
             });
         }
         ceremony.as_ref().map_or(&seal.header, Ceremony::header).check_share(&share)?;
-        let now = self.parts.clock.now();
+        let clock = self.parts.clock.as_ref();
         let under_way = match ceremony {
             Some(under_way) => under_way,
             None => ceremony.insert(Ceremony::begin(
                 Task::Unseal,
                 &seal.header,
-                now,
+                clock,
                 self.ceremony_timeout(Purpose::Unseal)?,
             )?),
         };
         let number = share.number();
-        match (under_way.enter(share, now)?, open) {
+        match (under_way.enter(share, clock.monotonic())?, open) {
             (Entered::Duplicate, _) => Err(VaultError::ShareEntered { number }),
             (Entered::Expired, _) => {
                 *ceremony = None;
@@ -206,7 +206,7 @@ impl Vault {
 
     fn take_last_back(&self, ceremony: &mut Option<Ceremony>) {
         if let Some(under_way) = ceremony {
-            under_way.take_last_back(self.parts.clock.now());
+            under_way.take_last_back(self.parts.clock.monotonic());
         }
         // One that a share began ends with it.
         drop(
@@ -240,8 +240,8 @@ impl Vault {
             Ok(outcome::Reached { outcome, next }) => {
                 tracing::info!(?purpose, "a quorum of holders had this done");
                 let next = next.map(|(task, header)| {
-                    let (now, timeout) = (self.parts.clock.now(), self.ceremony_timeout(task.purpose())?);
-                    Ceremony::begin(task, &header, now, timeout)
+                    let timeout = self.ceremony_timeout(task.purpose())?;
+                    Ceremony::begin(task, &header, self.parts.clock.as_ref(), timeout)
                 });
                 *ceremony = next.transpose()?;
                 Ok(match ceremony {

@@ -111,7 +111,7 @@ impl Vault {
             Wish::RecoverRoot => Task::RecoverRoot,
         };
         let timeout = self.ceremony_timeout(task.purpose())?;
-        let begun = Ceremony::begin(task, &seal.header, self.parts.clock.now(), timeout)?;
+        let begun = Ceremony::begin(task, &seal.header, self.parts.clock.as_ref(), timeout)?;
         let progress = begun.seen();
         *ceremony = Some(begun);
         self.show(ceremony.as_ref());
