@@ -18,7 +18,7 @@ use crate::error::VaultError;
 use crate::keys::TENANT;
 use crate::operation::Detail;
 use crate::request::{Caller, Peer, RequestContext, Reserved};
-use crate::unsealed::UnsealedVault;
+use crate::unsealed::{Floor, UnsealedVault};
 
 /// How durable reads are recorded; changes are always flushed to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,8 +153,15 @@ impl Entry {
         self.write(reserved, EntryKind::Read, self.reads).await.map(drop)
     }
 
-    pub(crate) async fn record_intent(&mut self, reserved: &mut Reserved) -> Result<u64, VaultError> {
-        self.write(reserved, EntryKind::Intent, Durability::Fsync).await
+    /// With the floor that keeps the low water below it until it has its number.
+    pub(crate) async fn record_intent(
+        &mut self,
+        reserved: &mut Reserved,
+        floor: Floor<'_>,
+    ) -> Result<u64, VaultError> {
+        let intent = self.write(reserved, EntryKind::Intent, Durability::Fsync).await?;
+        floor.begun(intent);
+        Ok(intent)
     }
 
     pub(crate) async fn record_outcome<T>(

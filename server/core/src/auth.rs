@@ -192,6 +192,7 @@ pub(crate) async fn groups_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keystead_domain::id::RecordId;
     use keystead_domain::name::{GroupName, TenantName};
     use keystead_domain::session::{AuthMethod, Cidr};
 
@@ -253,5 +254,7 @@ mod tests {
         assert!(!at(&session(), &anew, 7_999, inside, Some(&good)), "registered anew");
         let disabled = PrincipalRecord { disabled: true, ..record() };
         assert!(!at(&session(), &disabled, 7_999, inside, Some(&good)), "disabled");
+        let below = SessionRecord { parent: Some(RecordId([5; 16])), ..session() };
+        assert!(!at(&below, &record(), 7_999, inside, Some(&good)), "under a session that nobody looked up");
     }
 }

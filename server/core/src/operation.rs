@@ -112,9 +112,7 @@ async fn change<Op: Operation>(
     allowed: Allowed<Op>,
     op: Op,
 ) -> Result<Op::Output, VaultError> {
-    let floor = vault.intent_floor();
-    let intent = entry.record_intent(&mut reserved).await?;
-    floor.begun(intent);
+    let intent = entry.record_intent(&mut reserved, vault.intent_floor()).await?;
     let permit = Permit::grant(caller, allowed, &reserved).with_intent(intent);
     let result = op.handle(vault, permit).await;
     entry.record_outcome(&mut reserved, intent, &result, Op::detail).await?;
@@ -138,9 +136,7 @@ where
 {
     let mut entry = Entry::begin_job(vault, job, resource, detail);
     let mut reserved = entry.reserve(2).await?;
-    let floor = vault.intent_floor();
-    let intent = entry.record_intent(&mut reserved).await?;
-    floor.begun(intent);
+    let intent = entry.record_intent(&mut reserved, vault.intent_floor()).await?;
     let result = work(SystemPermit::recorded(intent)).await;
     entry.record_outcome(&mut reserved, intent, &result, |_| Detail::new()).await?;
     vault.intent_settled(intent);

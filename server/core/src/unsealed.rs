@@ -15,7 +15,8 @@ use keystead_domain::secret_version::SecretMeta;
 use keystead_storage::{Batch, Keyspace, Revision, Storage, keyspace};
 use quick_cache::sync::Cache;
 
-use self::intents::{Floor, Intents};
+pub(crate) use self::intents::Floor;
+use self::intents::Intents;
 use crate::audit_trail::ReadDurability;
 use crate::audit_trail::sealer::{AuditOpener, AuditSealer};
 use crate::auth::PrincipalCache;
