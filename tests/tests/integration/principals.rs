@@ -103,6 +103,47 @@ async fn groups_carry_rights_and_lists_are_complete() {
 }
 
 #[tokio::test]
+async fn a_group_is_changed_only_by_its_members_and_by_who_writes_its_policy() {
+    let vault = TestVault::start().await;
+    let auth = vault.operator().auth();
+    let permit = |action: &str, resource: &str| {
+        format!(
+            "permit (principal == Keystead::Service::\"registrar\", action == Keystead::Action::\"{action}\", {resource});"
+        )
+    };
+    vault.policy("registrar-writes", &permit("principals:write", "resource")).await;
+    vault.policy("registrar-deletes", &permit("principals:delete", "resource")).await;
+    let registrar = vault.service("registrar").await.auth();
+    let plain = registrar.put_principal(principal("service/till", "spiffe://test/till")).await.unwrap();
+    let within = |record: &v1::Principal, groups: &[&str]| v1::Principal {
+        groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        ..record.clone()
+    };
+    let beyond = "GROUP_BEYOND_CALLER";
+    assert_eq!(reason(registrar.put_principal(within(&plain, &["team"])).await), beyond, "given away");
+    let member = auth.put_principal(within(&plain, &["team"])).await.unwrap();
+    assert_eq!(reason(registrar.put_principal(within(&member, &[])).await), beyond, "taken out");
+    let stolen = v1::Principal { certificates: vec![spiffe_matcher("spiffe://test/mine")], ..member.clone() };
+    assert_eq!(reason(registrar.put_principal(stolen).await), beyond, "taken over");
+    assert_eq!(reason(registrar.delete_principal("service/till").await), beyond, "deleted");
+
+    let policy = "resource == Keystead::Policy::\"team\"";
+    vault.policy("registrar-team", &permit("policies:write", policy)).await;
+    let freed = registrar.put_principal(within(&member, &[])).await.unwrap();
+    let member = registrar.put_principal(within(&freed, &["team"])).await.unwrap();
+    assert_eq!(reason(registrar.put_principal(within(&member, &["team", "admins"])).await), beyond);
+    registrar.delete_principal("service/till").await.unwrap();
+
+    vault.operator().policies().delete("registrar-team").await.unwrap();
+    let own = auth.principal("service/registrar").await.unwrap();
+    auth.put_principal(within(&own, &["team"])).await.unwrap();
+    registrar
+        .put_principal(within(&principal("service/till", "spiffe://test/till"), &["team"]))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn names_that_nobody_may_have_are_refused() {
     let vault = TestVault::start().await;
     let auth = vault.operator().auth();

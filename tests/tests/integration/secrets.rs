@@ -115,6 +115,26 @@ async fn delete_hides_undelete_brings_back_destroy_is_for_good() {
 }
 
 #[tokio::test]
+async fn changes_of_one_version_list_do_not_undo_each_other() {
+    let vault = TestVault::start().await;
+    let operator = vault.operator();
+    for _ in 0..8 {
+        put(&operator, "a", "x").await;
+    }
+    let secrets = operator.secrets();
+    let deletions = futures::future::join_all((1..=8).map(|version| {
+        let secrets = secrets.clone();
+        async move { secrets.delete("a", &[version]).await }
+    }));
+    for answer in deletions.await {
+        answer.unwrap();
+    }
+    let history = secrets.history("a").await.unwrap();
+    let states: Vec<_> = history.versions.into_iter().map(|version| version.state).collect();
+    assert_eq!(states, [VersionState::Deleted; 8]);
+}
+
+#[tokio::test]
 async fn batches_answer_in_order_or_not_at_all() {
     let vault = TestVault::start().await;
     let operator = vault.operator();
