@@ -30,6 +30,7 @@ pub struct Site {
     admin: Identity,
     quorum: (u32, u32),
     address: Mutex<Option<SocketAddr>>,
+    data: Mutex<PathBuf>,
     shares: Mutex<Vec<String>>,
 }
 
@@ -42,8 +43,10 @@ impl Site {
         let token = SoftToken::create(&softhsm).unwrap();
         let pki = Pki::create(&root.path().join("tls"));
         let admin = pki.client(ADMIN_SPIFFE);
+        let data = Mutex::new(root.path().join("data"));
         let site = Self {
             root,
+            data,
             token,
             pki,
             admin,
@@ -86,7 +89,17 @@ impl Site {
 
     /// The directory that the server writes.
     pub fn data_dir(&self) -> PathBuf {
-        self.root.path().join("data")
+        self.data.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes on with a copy of what the server has written so far, as a disk would be after a crash.
+    pub(crate) fn go_on_with_a_copy(&self) {
+        let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        let copy = data.with_extension(format!("{}-", data.extension().unwrap_or_default().display()));
+        let copied = std::process::Command::new("cp").arg("-a").arg(&*data).arg(&copy).status().unwrap();
+        assert!(copied.success(), "{} could not be copied", data.display());
+        std::fs::remove_file(copy.join("keystead.sock")).unwrap();
+        *data = copy;
     }
 
     /// The socket for local administration.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keystead_core::clock::{Clock, SystemClock};
@@ -10,6 +10,10 @@ use keystead_core::vault::Vault;
 use keystead_server::config::Config;
 use keystead_server::env::Environment;
 use keystead_server::{Built, Server, StartError};
+use keystead_storage::fault::{Faults, FaultyStorage};
+use keystead_storage::{Storage, StorageError};
+use keystead_storage_rocksdb::{Options, RocksStorage};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -31,6 +35,7 @@ pub struct TestVaultBuilder {
     readiness: Readiness,
     quorum: (u32, u32),
     clock: Arc<dyn Clock>,
+    faults: Faults,
     edits: Vec<Edit>,
 }
 
@@ -63,6 +68,13 @@ impl TestVaultBuilder {
         self
     }
 
+    /// What goes wrong in the store.
+    #[must_use]
+    pub fn faults(mut self, faults: &Faults) -> Self {
+        self.faults = faults.clone();
+        self
+    }
+
     /// Changes the configuration, at every start.
     #[must_use]
     pub fn config(mut self, edit: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
@@ -76,7 +88,8 @@ impl TestVaultBuilder {
         let worker = site.dir().join("hsm-worker");
         // Under a name of its own: what is left running can be told from other tests' processes.
         std::os::unix::fs::symlink(programs::server(), &worker).unwrap();
-        let mut vault = TestVault { site, clock: self.clock, edits: self.edits, worker, running: None };
+        let (clock, faults, edits) = (self.clock, self.faults, self.edits);
+        let mut vault = TestVault { site, clock, faults, edits, worker, running: None };
         vault.start_again().await.unwrap();
         if self.readiness != Readiness::Uninitialized {
             vault.site.init().await;
@@ -92,6 +105,7 @@ impl TestVaultBuilder {
 pub struct TestVault {
     site: Site,
     clock: Arc<dyn Clock>,
+    faults: Faults,
     edits: Vec<Edit>,
     worker: PathBuf,
     running: Option<Running>,
@@ -116,6 +130,7 @@ impl TestVault {
             readiness: Readiness::Unsealed,
             quorum: (2, 3),
             clock: Arc::new(SystemClock::new()),
+            faults: Faults::default(),
             edits: Vec::new(),
         }
     }
@@ -133,6 +148,9 @@ impl TestVault {
     /// The configuration as the next start takes it.
     pub fn config(&self) -> Config {
         let mut config = Config::load(&self.site.config_file(), &Environment::default()).unwrap();
+        config.server.data_dir = self.site.data_dir();
+        config.server.unix_socket = self.site.socket();
+        config.audit.dir = self.site.data_dir().join("audit");
         for edit in &self.edits {
             edit(&mut config);
         }
@@ -143,7 +161,29 @@ impl TestVault {
     pub async fn build(&self, config: Config) -> Result<Server, StartError> {
         let built =
             Built { clock: Arc::clone(&self.clock), hsm_worker: self.worker.clone(), warnings: Vec::new() };
-        Server::build(config, built).await
+        let faults = self.faults.clone();
+        let open = move |path: &Path| -> Result<Arc<dyn Storage>, StorageError> {
+            let store = RocksStorage::open(path, Options::default())?;
+            Ok(Arc::new(FaultyStorage::new(Arc::new(store), faults)))
+        };
+        Server::build_on(config, built, open).await
+    }
+
+    /// Ends as a machine does that loses its power: the server does nothing more, and the next start is on what its
+    /// disk had. Then a new server is started, sealed.
+    pub async fn crash(&mut self) {
+        let running = self.running.take().unwrap();
+        running.serving.abort();
+        for id in self.hsm_processes() {
+            let id = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+            // One that ended by itself is as good.
+            let _ = kill_process(id, Signal::KILL);
+        }
+        // Whatever is still under way in it stays as it is, for as long as the test runs.
+        std::mem::forget(running);
+        self.faults = Faults::default();
+        self.site.go_on_with_a_copy();
+        self.start_again().await.unwrap();
     }
 
     /// Starts a stopped server on the same data; it is sealed.

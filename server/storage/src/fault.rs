@@ -23,6 +23,10 @@ pub enum CommitFault {
     UnknownAndApplied,
     /// Not applied, and the answer lost.
     UnknownAndLost,
+    /// Applied, and no answer ever.
+    StuckAndApplied,
+    /// Not applied, and no answer ever.
+    StuckAndLost,
 }
 
 /// What is to go wrong. Clones steer the same store.
@@ -37,6 +41,7 @@ struct Plan {
     reads_fail: bool,
     purges_fail: bool,
     commit_delay: Duration,
+    stuck: bool,
 }
 
 impl Faults {
@@ -65,6 +70,16 @@ impl Faults {
     /// Holds every commit back for so long before it starts.
     pub fn delay_commits(&self, delay: Duration) {
         self.plan().commit_delay = delay;
+    }
+
+    /// Whether a commit is stuck.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.plan().stuck
+    }
+
+    fn stuck(&self) {
+        self.plan().stuck = true;
     }
 
     /// Commits asked for so far.
@@ -127,6 +142,15 @@ impl Storage for FaultyStorage {
             Some(CommitFault::UnknownAndApplied) => {
                 self.inner.commit(batch).await?;
                 Err(StorageError::UnknownOutcome { source: None })
+            }
+            Some(CommitFault::StuckAndLost) => {
+                self.faults.stuck();
+                std::future::pending().await
+            }
+            Some(CommitFault::StuckAndApplied) => {
+                self.inner.commit(batch).await?;
+                self.faults.stuck();
+                std::future::pending().await
             }
         }
     }
