@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use keystead_core::seal::PinSource;
 use keystead_crypto::secret::SecretBytes;
@@ -19,7 +20,14 @@ use crate::env;
 const LONGEST_FILE: usize = MAX_PIN_BYTES + 3;
 
 /// The source that a configuration names.
-pub(crate) struct ConfiguredPin(pub(crate) AutoPin);
+pub(crate) struct ConfiguredPin(AutoPin);
+
+impl ConfiguredPin {
+    /// For the vault.
+    pub(crate) fn shared(source: AutoPin) -> Arc<dyn PinSource> {
+        Arc::new(Self(source))
+    }
+}
 
 impl PinSource for ConfiguredPin {
     fn pin(&self) -> Result<SecretBytes, String> {

@@ -13,7 +13,6 @@ use keystead_audit::{
 };
 use keystead_core::audit_trail::ReadDurability as CoreDurability;
 use keystead_core::clock::Clock;
-use keystead_core::seal::PinSource;
 use keystead_core::vault::{Vault, VaultOptions, VaultParts};
 use keystead_crypto::arena::arena;
 use keystead_crypto::ports::HsmError;
@@ -154,11 +153,7 @@ impl Server {
             hsm: Arc::new(hsm),
             audit: Arc::clone(&audit),
             clock: built.clock,
-            auto_pin: config
-                .seal
-                .auto_pin
-                .clone()
-                .map(|source| Arc::new(ConfiguredPin(source)) as Arc<dyn PinSource>),
+            auto_pin: config.seal.auto_pin.clone().map(ConfiguredPin::shared),
             options: VaultOptions {
                 node: config.server.node.clone(),
                 read_durability: match config.audit.durability {

@@ -245,7 +245,7 @@ impl Vault {
                 });
                 *ceremony = next.transpose()?;
                 Ok(match ceremony {
-                    Some(next) => Submitted::Done(outcome.to_be_confirmed(next.seen())),
+                    Some(next) => Submitted::Done(outcome.confirmed_by(next.seen())),
                     None => Submitted::Done(outcome),
                 })
             }

@@ -66,9 +66,9 @@ impl std::fmt::Debug for Outcome {
 }
 
 impl Outcome {
-    pub(super) fn to_be_confirmed(self, by: Progress) -> Self {
+    pub(super) fn confirmed_by(self, ceremony: Progress) -> Self {
         match self {
-            Self::Shares { shares, .. } => Self::Shares { shares, confirm: Some(by) },
+            Self::Shares { shares, .. } => Self::Shares { shares, confirm: Some(ceremony) },
             other => other,
         }
     }
