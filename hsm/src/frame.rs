@@ -23,6 +23,9 @@ pub(crate) enum FrameError {
     /// More than a frame may hold.
     #[error("a frame of {bytes} bytes: at most {MAX_FRAME} are allowed")]
     TooLong { bytes: usize },
+    /// A report that is none.
+    #[error("a report cannot be read or written")]
+    NoReport,
     /// Text that is not UTF-8.
     #[error("a text field is not UTF-8")]
     NotText,

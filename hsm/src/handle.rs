@@ -16,8 +16,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::HsmConfig;
 use crate::connection::Connection;
-use crate::protocol::{MAX_ADDED, MAX_ANCHOR, MAX_BLOB, MAX_MESSAGE, MAX_RANDOM, Reply, Request};
+use crate::protocol::{Care, MAX_ADDED, MAX_ANCHOR, MAX_BLOB, MAX_MESSAGE, MAX_RANDOM, Reply, Request};
 use crate::refused::RefusedPins;
+use crate::report::Report;
 use crate::supervisor::{Answer, Command, Front, Supervisor};
 
 /// Requests under way in the child; the others wait without counting against the deadline.
@@ -26,6 +27,15 @@ const IN_FLIGHT: usize = 256;
 /// One token, shared by all tasks. Clones are the same connection; the last one to go logs out.
 #[derive(Clone)]
 pub struct HsmHandle(Arc<Shared>);
+
+/// Where a PIN for [`HsmHandle::inspect`] comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinOrigin {
+    /// Somebody typed it just now.
+    Person,
+    /// A file or a pipe, which may hold the same wrong one again.
+    Program,
+}
 
 /// How the token is reached at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +92,19 @@ impl HsmHandle {
             .spawn(move || supervisor.run())
             .map_err(|error| unavailable(format!("no thread for its process: {error}")))?;
         Ok(Self(Arc::new(Shared { commands, front, in_flight: Arc::new(Semaphore::new(IN_FLIGHT)) })))
+    }
+
+    /// Looks at the token and what is on it, changing nothing; with a PIN, also tries what needs a login. One that a
+    /// program reads is not sent while the token counts wrong PINs, so that a look made again and again locks nothing.
+    pub async fn inspect(&self, login: Option<(SecretBytes, PinOrigin)>) -> Result<Report, HsmError> {
+        let login = login.map(|(pin, source)| {
+            let care = match source {
+                PinOrigin::Person => Care::ByPerson,
+                PinOrigin::Program => Care::AgainAfterSilence,
+            };
+            (pin, care)
+        });
+        self.order(|answer| Command::Inspect(login, answer)).await
     }
 
     /// How the token is reached now, without asking it.

@@ -11,11 +11,12 @@ mod frame;
 mod handle;
 mod protocol;
 mod refused;
+pub mod report;
 mod supervisor;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod worker;
 
 pub use config::{ConfigError, HsmConfig, MechanismChoice};
-pub use handle::{HsmHandle, HsmStatus};
+pub use handle::{HsmHandle, HsmStatus, PinOrigin};
 pub use worker::worker_main;

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::config::MechanismChoice;
 use crate::frame::{Fields, FrameError, Writer};
+use crate::report::Report;
 
 /// The largest blob that is wrapped, and the largest AAD.
 pub(crate) const MAX_BLOB: usize = 4096;
@@ -47,6 +48,7 @@ pub(crate) enum Request {
     Shutdown,
     ListKeys { vault_tag: [u8; 8] },
     ChangePin { current: SecretBytes, new: SecretBytes },
+    Inspect { login: Option<(SecretBytes, Care)> },
 }
 
 /// On whose word a PIN is sent, since each wrong one brings a token nearer to locking.
@@ -82,6 +84,7 @@ pub(crate) enum Reply {
     Key(VerifyingKey),
     Anchor(Option<(u64, Vec<u8>)>),
     Keys(Vec<HsmKey>),
+    Report(Box<Report>),
 }
 
 impl Request {
@@ -105,12 +108,7 @@ impl Request {
             }
             Self::Login { pin, care } => {
                 to.u8(2);
-                to.field(pin.expose());
-                to.u8(match care {
-                    Care::ByPerson => 0,
-                    Care::Again => 1,
-                    Care::AgainAfterSilence => 2,
-                });
+                put_pin(&mut to, pin, *care);
             }
             Self::Bind { vault_tag, keys } => {
                 to.u8(3);
@@ -164,6 +162,11 @@ impl Request {
                 to.field(current.expose());
                 to.field(new.expose());
             }
+            Self::Inspect { login: None } => to.u8(16),
+            Self::Inspect { login: Some((pin, care)) } => {
+                to.u8(17);
+                put_pin(&mut to, pin, *care);
+            }
         }
         to.finish()
     }
@@ -185,15 +188,10 @@ impl Request {
                     .ok_or(FrameError::UnknownTag { what: "mechanism", tag: 0 })?,
                 gcm_mechanism: Some(from.u32()?).filter(|number| *number != 0),
             }),
-            2 => Self::Login {
-                pin: SecretBytes::copy_from(from.field()?),
-                care: match from.u8()? {
-                    0 => Care::ByPerson,
-                    1 => Care::Again,
-                    2 => Care::AgainAfterSilence,
-                    tag => return Err(FrameError::UnknownTag { what: "care", tag }),
-                },
-            },
+            2 => {
+                let (pin, care) = take_pin(&mut from)?;
+                Self::Login { pin, care }
+            }
             3 => Self::Bind { vault_tag: from.array()?, keys: take_keys(&mut from)? },
             4 => Self::CreateKey { vault_tag: from.array()?, key: take_key(&mut from)? },
             5 => Self::DestroyKey { vault_tag: from.array()?, key: take_key(&mut from)? },
@@ -218,6 +216,8 @@ impl Request {
                 current: SecretBytes::copy_from(from.field()?),
                 new: SecretBytes::copy_from(from.field()?),
             },
+            16 => Self::Inspect { login: None },
+            17 => Self::Inspect { login: Some(take_pin(&mut from)?) },
             tag => return Err(FrameError::UnknownTag { what: "request", tag }),
         };
         from.end()?;
@@ -265,6 +265,10 @@ pub(crate) fn encode_answer(
             to.u8(7);
             put_keys(&mut to, keys);
         }
+        Ok(Reply::Report(report)) => {
+            to.u8(8);
+            to.field(&serde_json::to_vec(report).map_err(|_| FrameError::NoReport)?);
+        }
         Err(error) => put_error(&mut to, error),
     }
     to.finish()
@@ -290,10 +294,34 @@ pub(crate) fn decode_answer(frame: &[u8]) -> Result<(u64, Result<Reply, HsmError
         5 => Ok(Reply::Anchor(None)),
         6 => Ok(Reply::Anchor(Some((from.u64()?, from.field()?.to_vec())))),
         7 => Ok(Reply::Keys(take_keys(&mut from)?)),
+        8 => {
+            let report = serde_json::from_slice(from.field()?).map_err(|_| FrameError::NoReport)?;
+            Ok(Reply::Report(Box::new(report)))
+        }
         tag => Err(take_error(tag, &mut from)?),
     };
     from.end()?;
     Ok((id, answer))
+}
+
+fn put_pin(to: &mut Writer, pin: &SecretBytes, care: Care) {
+    to.field(pin.expose());
+    to.u8(match care {
+        Care::ByPerson => 0,
+        Care::Again => 1,
+        Care::AgainAfterSilence => 2,
+    });
+}
+
+fn take_pin(from: &mut Fields<'_>) -> Result<(SecretBytes, Care), FrameError> {
+    let pin = SecretBytes::copy_from(from.field()?);
+    let care = match from.u8()? {
+        0 => Care::ByPerson,
+        1 => Care::Again,
+        2 => Care::AgainAfterSilence,
+        tag => return Err(FrameError::UnknownTag { what: "care", tag }),
+    };
+    Ok((pin, care))
 }
 
 fn put_error(to: &mut Writer, error: &HsmError) {

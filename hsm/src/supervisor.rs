@@ -3,6 +3,7 @@
 //! token that counts wrong PINs. Absent: ordinary requests; callers send those to the connection themselves.
 
 mod change_pin;
+mod inspect;
 mod kept;
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -18,6 +19,7 @@ use crate::connection::Connection;
 use crate::handle::HsmStatus;
 use crate::protocol::{Care, Reply, Request, Start};
 use crate::refused::RefusedPins;
+use crate::report::Report;
 use kept::{Kept, Pins};
 
 /// A child that lived this long was no failure of starting.
@@ -34,6 +36,7 @@ pub(crate) enum Command {
     Login(SecretBytes, Answer<TokenInfo>),
     Bind([u8; 8], Vec<HsmKey>, Answer<()>),
     ChangePin(SecretBytes, SecretBytes, Answer<()>),
+    Inspect(Option<(SecretBytes, Care)>, Answer<Report>),
     Connect(Answer<Arc<Connection>>),
     Logout(oneshot::Sender<()>),
     /// Some child is gone.
@@ -94,6 +97,7 @@ impl Supervisor {
             Command::Login(pin, answer) => drop(answer.send(self.login(&pin))),
             Command::Bind(vault_tag, keys, answer) => drop(answer.send(self.bind(vault_tag, keys))),
             Command::ChangePin(current, new, answer) => drop(answer.send(self.change_pin(&current, &new))),
+            Command::Inspect(login, answer) => drop(answer.send(self.inspect(login))),
             Command::Connect(answer) => drop(answer.send(self.connect())),
             Command::Logout(answer) => {
                 self.log_out();

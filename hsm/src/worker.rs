@@ -5,6 +5,7 @@
 mod anchor;
 mod cipher;
 mod fault;
+mod inspect;
 mod jobs;
 mod ladder;
 mod module;
@@ -108,6 +109,9 @@ impl State {
                 *self = Self::Started { token: Arc::new(token), sessions: start.sessions };
                 Reply::Token(info)
             })),
+            (Self::Started { token, .. }, Request::Inspect { login }) => {
+                Some(inspect::inspect(token, login).map(|report| Reply::Report(Box::new(report))))
+            }
             (Self::Started { token, sessions }, Request::Login { pin, care }) => {
                 let answer = token.login(pin, care).and_then(|()| {
                     let pool = Pool::start(token, *sessions, answers)?;

@@ -8,6 +8,7 @@ pub mod config;
 pub mod dev;
 pub mod env;
 pub mod grpc;
+pub mod hsm_check;
 pub mod listener;
 pub mod memory;
 pub mod notify;

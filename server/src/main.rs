@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use keystead_core::clock::SystemClock;
 use keystead_server::config::Config;
 use keystead_server::env::Environment;
+use keystead_server::hsm_check::CheckArguments;
 use keystead_server::notify::{Notifier, Signals};
 use keystead_server::{Built, Server, dev, memory, telemetry};
 
@@ -40,9 +41,20 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Looks at the HSM.
+    #[command(subcommand)]
+    Hsm(HsmCommand),
     /// The process that runs the PKCS#11 module; started by the server.
     #[command(hide = true)]
     HsmWorker,
+}
+
+#[derive(Subcommand)]
+enum HsmCommand {
+    /// Says what the token can do, which way of wrapping would be used, and whether the keys on it are sound.
+    ///
+    /// Changes nothing. Exits with 0 if a vault can use the token, with 1 if not.
+    Check(CheckArguments),
 }
 
 fn main() -> ExitCode {
@@ -51,7 +63,8 @@ fn main() -> ExitCode {
         return keystead_hsm::worker_main();
     }
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "keystead-server: {error:#}");
             ExitCode::FAILURE
@@ -59,12 +72,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// Whether all is well.
+fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let environment = Environment::from_process();
     if let Some(Command::CheckConfig { config }) = &arguments.command {
         let config = Config::check(config, &environment)?;
         write!(std::io::stdout(), "{}", config.describe())?;
-        return Ok(());
+        return Ok(true);
     }
     let warnings = memory::harden().iter().map(ToString::to_string).collect();
     let built = Built {
@@ -73,14 +87,19 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         warnings,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(Command::Hsm(HsmCommand::Check(check))) = &arguments.command {
+        let config = Config::load(check.config(), &environment)?;
+        return runtime.block_on(check.run(&config, built.hsm_worker));
+    }
     match (&arguments.config, arguments.dev) {
         (Some(path), _) => {
             let config = Config::load(path, &environment)?;
-            runtime.block_on(serve(path, config, built, &environment))
+            runtime.block_on(serve(path, config, built, &environment))?;
         }
-        (None, true) => runtime.block_on(dev::serve(built)),
+        (None, true) => runtime.block_on(dev::serve(built))?,
         (None, false) => anyhow::bail!("give --config FILE, or --dev to try it out"),
     }
+    Ok(true)
 }
 
 async fn serve(path: &Path, config: Config, built: Built, environment: &Environment) -> anyhow::Result<()> {

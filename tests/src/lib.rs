@@ -11,7 +11,7 @@
 pub mod canary;
 pub mod pki;
 mod process;
-mod programs;
+pub mod programs;
 pub mod raw;
 mod site;
 mod vault;

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::report::{KeyState, MechanismState, Outcome, RungState, Times, TokenState};
 
 fn keys() -> impl Strategy<Value = HsmKey> {
     let purposes = prop::sample::select(HsmKeyPurpose::ALL.to_vec());
@@ -65,11 +66,70 @@ fn requests() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(|bytes| Request::Random { bytes }),
         Just(()).prop_map(|()| Request::Shutdown),
         any::<[u8; 8]>().prop_map(|vault_tag| Request::ListKeys { vault_tag }),
+        prop::option::of((bytes(), cares())).prop_map(|login| Request::Inspect {
+            login: login.map(|(pin, care)| (SecretBytes::new(pin), care))
+        }),
         (bytes(), bytes()).prop_map(|(current, new)| Request::ChangePin {
             current: SecretBytes::new(current),
             new: SecretBytes::new(new)
         }),
     ]
+}
+
+fn outcomes() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        Just(Outcome::Passed),
+        Just(Outcome::NotTested),
+        ".{0,30}".prop_map(|why| Outcome::Failed { why }),
+    ]
+}
+
+fn reports() -> impl Strategy<Value = Report> {
+    let token = (".{0,9}", ".{0,9}", any::<(usize, usize, bool, bool, bool, bool)>()).prop_map(
+        |(label, serial, pin)| TokenState {
+            label: label.clone(),
+            serial,
+            model: label,
+            firmware: "1.2".into(),
+            pin_min_bytes: pin.0,
+            pin_max_bytes: pin.1,
+            pin_set: pin.2,
+            pin_count_low: pin.3,
+            pin_final_try: pin.4,
+            pin_locked: pin.5,
+        },
+    );
+    let name = || prop::option::of("[a-z]{1,9}");
+    let mechanism = ("[A-Z_]{1,9}", any::<bool>(), any::<Option<(usize, usize)>>()).prop_map(
+        |(name, present, key_sizes)| MechanismState { uses: vec![name.clone()], name, present, key_sizes },
+    );
+    let rung = ("[a-z]{1,9}", any::<bool>(), outcomes()).prop_map(|(name, allowed, test)| RungState {
+        name,
+        allowed,
+        test,
+    });
+    let key = (".{0,9}", outcomes()).prop_map(|(label, test)| KeyState { label, test });
+    let times = any::<Option<(u64, u64)>>()
+        .prop_map(|times| times.map(|(wrap_us, unwrap_us)| Times { wrap_us, unwrap_us }));
+    let lists = (
+        prop::collection::vec(mechanism, 0..3),
+        prop::collection::vec(rung, 0..3),
+        prop::collection::vec(key, 0..3),
+    );
+    (token, any::<bool>(), lists, (name(), name()), (outcomes(), outcomes()), times).prop_map(
+        |(token, logged_in, (mechanisms, rungs, keys), (mechanism, signature), tests, times)| Report {
+            token,
+            logged_in,
+            mechanisms,
+            rungs,
+            mechanism,
+            signature,
+            signature_test: tests.0,
+            random_test: tests.1,
+            keys,
+            times,
+        },
+    )
 }
 
 fn answers() -> impl Strategy<Value = Result<Reply, HsmError>> {
@@ -86,6 +146,7 @@ fn answers() -> impl Strategy<Value = Result<Reply, HsmError>> {
         (algorithm, bytes()).prop_map(|(algorithm, bytes)| Ok(Reply::Key(VerifyingKey { algorithm, bytes }))),
         prop::option::of((any::<u64>(), bytes())).prop_map(|value| Ok(Reply::Anchor(value))),
         prop::collection::vec(keys(), 0..5).prop_map(|keys| Ok(Reply::Keys(keys))),
+        reports().prop_map(|report| Ok(Reply::Report(Box::new(report)))),
         ".{0,30}".prop_map(|reason| Err(HsmError::Unavailable { reason })),
         any::<u64>().prop_map(|millis| Err(HsmError::DeadlineExceeded { millis })),
         Just(()).prop_map(|()| Err(HsmError::PinRefused)),

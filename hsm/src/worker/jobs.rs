@@ -139,7 +139,7 @@ fn attempt(token: &Token, session: &mut Option<Session>, request: &Request) -> R
             let wanted = usize::try_from(*bytes).unwrap_or(usize::MAX);
             random::draw(session, &token.draws, wanted).map(Reply::Bytes)
         }
-        Request::Start(_) | Request::Login { .. } | Request::Shutdown => {
+        Request::Start(_) | Request::Login { .. } | Request::Inspect { .. } | Request::Shutdown => {
             let what = "a start or login of a worker that has logged in".to_owned();
             Err(HsmError::Unsupported { what }.into())
         }

@@ -30,7 +30,11 @@ pub(super) fn load(start: &Start) -> Result<Pkcs11, HsmError> {
     match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
         Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(module),
         Err(error) => {
-            Err(HsmError::Unavailable { reason: format!("the module does not initialize: {}", said(&error)) })
+            let said = said(&error);
+            let reason = format!(
+                "the module does not initialize ({said}); look at its configuration and at hsm.env, its whole environment"
+            );
+            Err(HsmError::Unavailable { reason })
         }
     }
 }
@@ -84,7 +88,10 @@ pub(super) fn find_token(module: &Pkcs11, start: &Start) -> Result<(Slot, SlotTo
     match (found.pop(), count) {
         (Some(one), 1) => Ok(one),
         (None, _) => Err(HsmError::Unavailable {
-            reason: format!("there is no token labelled {:?} now", start.token_label),
+            reason: format!(
+                "there is no token labelled {:?} now; compare hsm.token_label, hsm.token_serial and hsm.env",
+                start.token_label
+            ),
         }),
         (Some(_), found) => Err(HsmError::NotUnique {
             what: format!("token labelled {:?} (set its serial)", start.token_label),

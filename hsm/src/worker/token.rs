@@ -90,6 +90,19 @@ impl Token {
 
     /// Logs in and tests the token.
     pub(super) fn login(&self, pin: SecretBytes, care: Care) -> Result<(), HsmError> {
+        let session = self.open_logged_in(pin, care)?;
+        let mechanisms = self.mechanisms();
+        let signature = mechanisms.signature()?;
+        selftest::random_source(&session, &self.draws).map_err(answer)?;
+        selftest::signature(&session, signature).map_err(answer)?;
+        let rung = ladder::choose(mechanisms, &session, &self.cipher, &self.draws, self.choice)?;
+        self.ways.get_or_init(|| Ways { rung, signature });
+        *lock(&self.anchor_session) = Some(session);
+        Ok(())
+    }
+
+    /// A session after the login, which sends the PIN once.
+    pub(super) fn open_logged_in(&self, pin: SecretBytes, care: Care) -> Result<Session, HsmError> {
         let found = self.module.get_token_info(self.slot).map_err(|error| verdict(&error))?;
         if found.user_pin_locked() {
             return Err(HsmError::PinLocked);
@@ -101,7 +114,7 @@ impl Token {
         };
         if counting {
             return Err(HsmError::Misconfigured {
-                what: "the token counts wrong PINs; a person must log in".to_owned(),
+                what: "the token counts wrong PINs, so no program sends it one; a person must log in by typing the right one".to_owned(),
             });
         }
         let session = self.session().map_err(|error| verdict(&error))?;
@@ -110,15 +123,17 @@ impl Token {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
             Err(error) => return Err(verdict(&error)),
         }
-        drop(pin);
-        let mechanisms = Mechanisms { module: &self.module, slot: self.slot };
-        let signature = mechanisms.signature()?;
-        selftest::random_source(&session, &self.draws).map_err(answer)?;
-        selftest::signature(&session, signature).map_err(answer)?;
-        let rung = ladder::choose(mechanisms, &session, &self.cipher, &self.draws, self.choice)?;
-        self.ways.get_or_init(|| Ways { rung, signature });
-        *lock(&self.anchor_session) = Some(session);
-        Ok(())
+        Ok(session)
+    }
+
+    /// What the token can do.
+    pub(super) fn mechanisms(&self) -> Mechanisms<'_> {
+        Mechanisms { module: &self.module, slot: self.slot }
+    }
+
+    /// The rungs that the configuration allows.
+    pub(super) fn choice(&self) -> MechanismChoice {
+        self.choice
     }
 
     /// Changes the user's PIN, on a session of its own, so that a stale one cannot make it be sent twice.
@@ -217,7 +232,8 @@ impl Token {
     }
 }
 
-fn answer(fault: Fault) -> HsmError {
+/// The answer for a fault that gets no second try.
+pub(super) fn answer(fault: Fault) -> HsmError {
     match fault {
         Fault::Answer(error) => error,
         Fault::Call(error) => verdict(&error),

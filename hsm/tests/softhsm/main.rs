@@ -11,6 +11,7 @@
 
 mod change_pin;
 mod config;
+mod inspect;
 mod keys;
 mod login;
 mod ports;

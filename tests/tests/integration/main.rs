@@ -13,6 +13,7 @@ mod audit;
 mod bootstrap;
 mod canaries;
 mod ceremony;
+mod hsm_check;
 mod init;
 mod policies;
 mod principals;
