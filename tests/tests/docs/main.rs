@@ -40,6 +40,12 @@ fn the_operators_rehearsal_makes_a_vault_and_serves_from_it() {
 }
 
 #[test]
+fn the_guide_to_hsms_shows_what_a_check_prints() {
+    let programs = Programs::find();
+    Session::new(&programs).run(&Page::read("docs/guides/hsm.md"));
+}
+
+#[test]
 fn the_architecture_fits_on_its_page() {
     let text = page::text("ARCHITECTURE.md");
     assert!(text.lines().count() < 300, "{} lines", text.lines().count());
