@@ -224,9 +224,12 @@ impl Supervisor {
                     if error == HsmError::PinRefused {
                         self.refused.insert(pin.expose());
                     }
-                    let again =
-                        matches!(error, HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. });
-                    (error, again)
+                    // The token's word about the PIN, or about who may send it, is final; all else may be over next time.
+                    let settled = matches!(
+                        error,
+                        HsmError::PinRefused | HsmError::PinLocked | HsmError::Misconfigured { .. }
+                    );
+                    (error, !settled)
                 })?;
             }
             Pins::Either(pins) => kept.pins = Pins::Taken(self.settle(&connection, pins)?),

@@ -129,17 +129,22 @@ impl Gcm {
         iv: &[u8],
         ciphertext: &[u8],
     ) -> Result<SecretBytes, Fault> {
-        let mut lent = iv.to_vec();
-        let params = GcmParams::new(&mut lent, aad, TAG_BITS)?;
-        match self.with(params, |mechanism| session.decrypt(mechanism, key, ciphertext)) {
+        let decrypt = || {
+            let mut lent = iv.to_vec();
+            let params = GcmParams::new(&mut lent, aad, TAG_BITS)?;
+            self.with(params, |mechanism| session.decrypt(mechanism, key, ciphertext))
+        };
+        let opened = match decrypt() {
+            // A device that failed once must not make a good ciphertext look forged: it is asked again once it is well.
+            Err(error) if unspecific(&error) && alive() => match decrypt() {
+                Err(error) if unspecific(&error) => return Err(HsmError::NotAuthentic.into()),
+                again => again,
+            },
+            first => first,
+        };
+        match opened {
             Ok(opened) => Ok(SecretBytes::new(opened)),
             Err(Error::Pkcs11(RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange, _)) => {
-                Err(HsmError::NotAuthentic.into())
-            }
-            // SoftHSM and others answer a wrong tag in these unspecific ways.
-            Err(Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed | RvError::DataInvalid, _))
-                if alive() =>
-            {
                 Err(HsmError::NotAuthentic.into())
             }
             Err(error) => Err(error.into()),
@@ -175,6 +180,11 @@ impl Gcm {
             Some(kind) => call(&Mechanism::VendorDefined(VendorDefinedMechanism::new(kind, Some(&params)))),
         }
     }
+}
+
+/// SoftHSM and others answer a wrong tag in these ways, which a device in trouble has too.
+fn unspecific(error: &Error) -> bool {
+    matches!(error, Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed | RvError::DataInvalid, _))
 }
 
 fn unsupported(what: &str) -> Fault {
