@@ -1,6 +1,8 @@
 //! SoftHSM tokens in private directories, for tests and the demo. Invariant: never touches the system's token directory
 //! or configuration. Absent: anything a production server calls.
 
+mod shim;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 
 use crate::config::{HsmConfig, MechanismChoice};
+pub use shim::{Fault, Login, Shim, ShimError};
 
 /// Where distributions put the module.
 const MODULES: [&str; 5] = [

@@ -17,6 +17,8 @@ use crate::{
 pub(crate) struct Programs {
     pub(crate) server: PathBuf,
     pub(crate) cli: PathBuf,
+    /// The PKCS#11 module of the tests that injects faults, where tests are run.
+    pub(crate) pkcs11_shim: Option<PathBuf>,
 }
 
 impl Programs {
@@ -32,12 +34,24 @@ impl Programs {
         Ok(Self {
             server: workspace.binary(profile, "keystead-server")?,
             cli: workspace.binary(profile, "keystead")?,
+            pkcs11_shim: None,
         })
+    }
+
+    /// Builds what only tests need, too.
+    pub(crate) fn for_tests(workspace: &Workspace) -> Result<Self> {
+        let programs = Self::build(workspace, Profile::Dev, &["keystead-tests"])?;
+        command::run(workspace.cargo().args(["build", "--locked", "--package=keystead-pkcs11-shim"]))?;
+        let shim = workspace.binary(Profile::Dev, "libkeystead_pkcs11_shim.so")?;
+        Ok(Self { pkcs11_shim: Some(shim), ..programs })
     }
 
     /// Tells a child where they are.
     pub(crate) fn export(&self, command: &mut Command) {
         command.env("KEYSTEAD_TEST_SERVER", &self.server).env("KEYSTEAD_TEST_CLI", &self.cli);
+        if let Some(shim) = &self.pkcs11_shim {
+            command.env("KEYSTEAD_TEST_PKCS11_SHIM", shim);
+        }
     }
 }
 

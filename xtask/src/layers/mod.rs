@@ -107,6 +107,12 @@ const RULES: &[Rule] = &[
         but: &[],
     },
     Rule { package: "keystead-tests", may_use: Any, never: &[], but: &[] },
+    Rule {
+        package: "keystead-pkcs11-shim",
+        may_use: Only(&[]),
+        never: &["tokio", "rocksdb", "tonic"],
+        but: &[],
+    },
     Rule { package: "keystead-benches", may_use: Any, never: &[], but: &[] },
     Rule {
         package: "xtask",

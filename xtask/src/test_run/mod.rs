@@ -23,7 +23,7 @@ use crate::{
     console::{self, Stopwatch},
     programs::Programs,
     setup,
-    workspace::{Profile, Workspace},
+    workspace::Workspace,
 };
 
 /// Where nextest leaves its report, under the workspace: .config/nextest.toml.
@@ -33,7 +33,7 @@ const REPORT: &str = "target/nextest/default/junit.xml";
 pub(crate) fn run(workspace: &Workspace, filters: &[String]) -> Result<Tally> {
     let watch = Stopwatch::start();
     console::step("building the programs that tests start");
-    let programs = Programs::build(workspace, Profile::Dev, &["keystead-tests"])?;
+    let programs = Programs::for_tests(workspace)?;
     let mut tally = Tally::default();
     if setup::is_root()? {
         let sandbox = Sandbox::create(workspace, &programs)?;

@@ -42,8 +42,14 @@ impl Sandbox {
             .mode(0o700)
             .create(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
-        let copied =
-            Programs { server: directory.join("bin/keystead-server"), cli: directory.join("bin/keystead") };
+        let copied = Programs {
+            server: directory.join("bin/keystead-server"),
+            cli: directory.join("bin/keystead"),
+            pkcs11_shim: programs
+                .pkcs11_shim
+                .as_ref()
+                .map(|_| directory.join("bin/libkeystead_pkcs11_shim.so")),
+        };
         let sandbox = Self { directory, programs: copied };
 
         let place = |name: &str| sandbox.directory.join(name);
@@ -52,6 +58,9 @@ impl Sandbox {
         }
         fs::copy(&programs.server, &sandbox.programs.server)?;
         fs::copy(&programs.cli, &sandbox.programs.cli)?;
+        if let (Some(from), Some(to)) = (&programs.pkcs11_shim, &sandbox.programs.pkcs11_shim) {
+            fs::copy(from, to)?;
+        }
         fs::copy(setup::NEXTEST.path()?, place("bin/cargo-nextest"))?;
         copy_tree(workspace.root(), &place("workspace"), &LEFT_OUT)?;
         console::step("building the tests");

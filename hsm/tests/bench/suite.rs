@@ -1,14 +1,13 @@
-//! What every adapter of the ports must do, shown on SoftHSM.
+//! What every adapter of the ports must do, whatever module and token stand behind it. A target names its modules with
+//! `conforms!`.
 
 use ed25519_dalek::{Signature, VerifyingKey as Ed25519Key};
 use keystead_crypto::ports::{Anchor, Entropy, HsmSealed, KeyWrapper, SignatureAlgorithm, Signer};
 
 use super::*;
 
-#[tokio::test]
-async fn what_is_wrapped_opens_again_and_under_nothing_else() {
-    let bench = Bench::new();
-    let hsm = bench.ready(bench.config()).await;
+pub(crate) async fn what_is_wrapped_opens_again_and_under_nothing_else(place: impl Place) {
+    let hsm = place.ready(place.config()).await;
     for length in [0, 1, 48, 4096] {
         let plaintext = vec![0x5a; length];
         let sealed = hsm.wrap(MASTER, b"aad", &plaintext).await.unwrap();
@@ -45,20 +44,16 @@ async fn what_is_wrapped_opens_again_and_under_nothing_else() {
     assert_eq!(hsm.worker_pid(), pid, "a forged ciphertext is no reason to restart");
 }
 
-#[tokio::test]
-async fn equal_plaintexts_wrap_differently() {
-    let bench = Bench::new();
-    let hsm = bench.ready(bench.config()).await;
+pub(crate) async fn equal_plaintexts_wrap_differently(place: impl Place) {
+    let hsm = place.ready(place.config()).await;
     let one = hsm.wrap(MASTER, b"aad", b"same").await.unwrap();
     let two = hsm.wrap(MASTER, b"aad", b"same").await.unwrap();
     assert_ne!(one.iv, two.iv);
     assert_ne!(one.ciphertext, two.ciphertext);
 }
 
-#[tokio::test]
-async fn too_much_is_refused_before_it_is_sent() {
-    let bench = Bench::new();
-    let hsm = bench.ready(bench.config()).await;
+pub(crate) async fn too_much_is_refused_before_it_is_sent(place: impl Place) {
+    let hsm = place.ready(place.config()).await;
     let long = vec![0; 4097];
     assert!(matches!(hsm.wrap(MASTER, b"", &long).await, Err(HsmError::Unsupported { .. })));
     assert!(matches!(hsm.wrap(MASTER, &long, b"").await, Err(HsmError::Unsupported { .. })));
@@ -67,10 +62,8 @@ async fn too_much_is_refused_before_it_is_sent() {
     assert!(matches!(hsm.random(1025).await, Err(HsmError::Unsupported { .. })));
 }
 
-#[tokio::test]
-async fn signatures_verify_outside_the_token() {
-    let bench = Bench::new();
-    let hsm = bench.ready(bench.config()).await;
+pub(crate) async fn signatures_verify_outside_the_token(place: impl Place) {
+    let hsm = place.ready(place.config()).await;
     let key = hsm.verifying_key().await.unwrap();
     assert_eq!(key.algorithm, SignatureAlgorithm::Ed25519);
     let key = Ed25519Key::from_bytes(&key.bytes.try_into().unwrap()).unwrap();
@@ -81,44 +74,8 @@ async fn signatures_verify_outside_the_token() {
     }
 }
 
-#[tokio::test]
-async fn a_token_without_eddsa_signs_by_p256() {
-    let bench = Bench::new();
-    bench.token.take_mechanisms(&["CKM_EDDSA"]).unwrap();
-    let hsm = bench.ready(bench.config()).await;
-    let key = hsm.verifying_key().await.unwrap();
-    assert_eq!((key.algorithm, key.bytes.len()), (SignatureAlgorithm::EcdsaP256, 65));
-    for message in [b"a seal header".to_vec(), Vec::new(), vec![7; 16 * 1024]] {
-        let signature = hsm.sign(&message).await.unwrap();
-        assert_eq!(signature.len(), 64);
-        key.verify("test", &message, &signature).unwrap();
-        assert!(key.verify("test", b"another", &signature).is_err());
-    }
-    hsm.logout().await;
-    // A key of one algorithm goes on when the token learns the other.
-    let conf = std::fs::read_to_string(&bench.token.conf).unwrap();
-    std::fs::write(&bench.token.conf, conf.replace("slots.mechanisms", "# slots.mechanisms")).unwrap();
-    hsm.login(bench.pin()).await.unwrap();
-    hsm.bind(TAG, &ALL).await.unwrap();
-    assert_eq!(hsm.verifying_key().await.unwrap(), key);
-    key.verify("test", b"message", &hsm.sign(b"message").await.unwrap()).unwrap();
-    hsm.create_key(*b"vault--2", AUDIT).await.unwrap();
-    hsm.bind(*b"vault--2", &[AUDIT]).await.unwrap();
-    assert_eq!(hsm.verifying_key().await.unwrap().algorithm, SignatureAlgorithm::Ed25519);
-}
-
-#[tokio::test]
-async fn a_token_that_signs_by_neither_algorithm_is_refused() {
-    let bench = Bench::new();
-    bench.token.take_mechanisms(&["CKM_EDDSA", "CKM_ECDSA"]).unwrap();
-    let login = HsmHandle::spawn(bench.config()).unwrap().login(bench.pin()).await;
-    assert!(matches!(&login, Err(HsmError::Unsupported { what }) if what.contains("CKM_ECDSA")), "{login:?}");
-}
-
-#[tokio::test]
-async fn the_anchor_only_grows_and_outlives_the_child() {
-    let bench = Bench::new();
-    let hsm = bench.ready(bench.config()).await;
+pub(crate) async fn the_anchor_only_grows_and_outlives_the_child(place: impl Place) {
+    let hsm = place.ready(place.config()).await;
     assert_eq!(hsm.load().await.unwrap(), None);
     hsm.store(1, b"first").await.unwrap();
     hsm.store(1, b"first").await.unwrap();
@@ -128,15 +85,13 @@ async fn the_anchor_only_grows_and_outlives_the_child() {
     assert!(matches!(hsm.store(6, b"older").await, Err(HsmError::Unsupported { .. })));
     hsm.store(8, b"").await.unwrap();
     hsm.logout().await;
-    hsm.login(bench.pin()).await.unwrap();
+    hsm.login(place.pin()).await.unwrap();
     hsm.bind(TAG, &[AUDIT]).await.unwrap();
     assert_eq!(hsm.load().await.unwrap(), Some((8, Vec::new())));
 }
 
-#[tokio::test]
-async fn stores_at_once_leave_the_highest() {
-    let bench = Bench::new();
-    let hsm = bench.ready(bench.config()).await;
+pub(crate) async fn stores_at_once_leave_the_highest(place: impl Place) {
+    let hsm = place.ready(place.config()).await;
     let stores: Vec<_> = (1..=12_u64)
         .map(|counter| {
             let hsm = hsm.clone();
@@ -150,10 +105,8 @@ async fn stores_at_once_leave_the_highest() {
     assert_eq!(hsm.load().await.unwrap(), Some((12, 12_u64.to_be_bytes().to_vec())));
 }
 
-#[tokio::test]
-async fn random_bytes_have_the_length_asked_for_and_differ() {
-    let bench = Bench::new();
-    let hsm = bench.ready(bench.config()).await;
+pub(crate) async fn random_bytes_have_the_length_asked_for_and_differ(place: impl Place) {
+    let hsm = place.ready(place.config()).await;
     for length in [0, 1, 32, 1024] {
         assert_eq!(hsm.random(length).await.unwrap().len(), length);
     }
@@ -161,10 +114,8 @@ async fn random_bytes_have_the_length_asked_for_and_differ() {
     assert_ne!(one.expose(), two.expose());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_tasks_share_one_handle() {
-    let bench = Bench::new();
-    let hsm = bench.ready(bench.config()).await;
+pub(crate) async fn many_tasks_share_one_handle(place: impl Place) {
+    let hsm = place.ready(place.config()).await;
     let tasks: Vec<_> = (0..64_u8)
         .map(|task| {
             let hsm = hsm.clone();
@@ -182,3 +133,32 @@ async fn many_tasks_share_one_handle() {
         task.await.unwrap();
     }
 }
+
+/// Runs every test of this suite on a place that is made for each.
+macro_rules! conforms {
+    ($module:ident, $place:expr) => {
+        mod $module {
+            use super::*;
+
+            $crate::bench::suite::conforms! { @tests $place;
+                what_is_wrapped_opens_again_and_under_nothing_else
+                equal_plaintexts_wrap_differently
+                too_much_is_refused_before_it_is_sent
+                signatures_verify_outside_the_token
+                the_anchor_only_grows_and_outlives_the_child
+                stores_at_once_leave_the_highest
+                random_bytes_have_the_length_asked_for_and_differ
+                many_tasks_share_one_handle
+            }
+        }
+    };
+    (@tests $place:expr; $($test:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                $crate::bench::suite::$test($place).await;
+            }
+        )*
+    };
+}
+pub(crate) use conforms;
