@@ -9,9 +9,12 @@
     reason = "a test fails by panicking, in its fixtures too"
 )]
 
+mod absence;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod faulty;
+mod lies;
+mod pins;
 
 use faulty::Faulty;
 
