@@ -6,7 +6,7 @@ pub(crate) mod suite;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose, HsmLogin};
+use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose, HsmLogin, SignatureAlgorithm};
 use keystead_crypto::secret::SecretBytes;
 use keystead_hsm::testing::SoftToken;
 use keystead_hsm::{HsmConfig, HsmHandle, HsmStatus};
@@ -23,6 +23,15 @@ pub(crate) trait Place {
     fn config(&self) -> HsmConfig;
 
     fn pin(&self) -> SecretBytes;
+
+    /// The mechanism's number in stored bytes that it wraps by, and the bytes of its IVs.
+    fn seals_by(&self) -> (u8, usize) {
+        (1, 12)
+    }
+
+    fn signs_by(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::Ed25519
+    }
 
     /// Logged in, with the keys of one vault.
     async fn ready(&self, config: HsmConfig) -> HsmHandle {

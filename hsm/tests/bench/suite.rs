@@ -1,8 +1,7 @@
 //! What every adapter of the ports must do, whatever module and token stand behind it. A target names its modules with
 //! `conforms!`.
 
-use ed25519_dalek::{Signature, VerifyingKey as Ed25519Key};
-use keystead_crypto::ports::{Anchor, Entropy, HsmSealed, KeyWrapper, SignatureAlgorithm, Signer};
+use keystead_crypto::ports::{Anchor, Entropy, HsmSealed, KeyWrapper, Signer};
 
 use super::*;
 
@@ -11,7 +10,8 @@ pub(crate) async fn what_is_wrapped_opens_again_and_under_nothing_else(place: im
     for length in [0, 1, 48, 4096] {
         let plaintext = vec![0x5a; length];
         let sealed = hsm.wrap(MASTER, b"aad", &plaintext).await.unwrap();
-        assert_eq!((sealed.mechanism, sealed.iv.len(), sealed.ciphertext.len()), (1, 12, length + 16));
+        assert_eq!((sealed.mechanism, sealed.iv.len()), place.seals_by());
+        assert!(sealed.may_hold(length), "{length}: {}", sealed.ciphertext.len());
         assert_eq!(hsm.unwrap(MASTER, b"aad", &sealed).await.unwrap(), plaintext);
     }
     let sealed = hsm.wrap(MASTER, b"aad", b"inner blob").await.unwrap();
@@ -65,12 +65,11 @@ pub(crate) async fn too_much_is_refused_before_it_is_sent(place: impl Place) {
 pub(crate) async fn signatures_verify_outside_the_token(place: impl Place) {
     let hsm = place.ready(place.config()).await;
     let key = hsm.verifying_key().await.unwrap();
-    assert_eq!(key.algorithm, SignatureAlgorithm::Ed25519);
-    let key = Ed25519Key::from_bytes(&key.bytes.try_into().unwrap()).unwrap();
+    assert_eq!(key.algorithm, place.signs_by());
     for message in [b"a seal header".to_vec(), vec![7; 16 * 1024]] {
-        let signature = Signature::from_slice(&hsm.sign(&message).await.unwrap()).unwrap();
-        key.verify_strict(&message, &signature).unwrap();
-        assert!(key.verify_strict(b"another", &signature).is_err());
+        let signature = hsm.sign(&message).await.unwrap();
+        key.verify("message", &message, &signature).unwrap();
+        assert!(key.verify("message", b"another", &signature).is_err());
     }
 }
 

@@ -53,13 +53,24 @@ impl Op {
 pub(crate) struct Faulty {
     pub(crate) bench: Bench,
     pub(crate) shim: Shim,
+    gcm_mechanism: Option<u32>,
+    seals_by: (u8, usize),
 }
 
 impl Faulty {
     pub(crate) fn new() -> Self {
         let bench = Bench::new();
         let shim = Shim::before(&bench.token.module, bench.path()).unwrap();
-        Self { bench, shim }
+        Self { bench, shim, gcm_mechanism: None, seals_by: (1, 12) }
+    }
+
+    /// A token of another kind: what the shim makes of it, and how it is to be used then.
+    pub(crate) fn other(faults: &[&str], gcm_mechanism: Option<u32>, seals_by: (u8, usize)) -> Self {
+        let place = Self { gcm_mechanism, seals_by, ..Self::new() };
+        for fault in faults {
+            place.shim.inject(fault).unwrap();
+        }
+        place
     }
 
     /// No PIN was sent again after the token had refused it.
@@ -77,7 +88,15 @@ impl Faulty {
 
 impl Place for Faulty {
     fn config(&self) -> HsmConfig {
-        self.shim.config(self.bench.config())
+        HsmConfig { gcm_mechanism: self.gcm_mechanism, ..self.shim.config(self.bench.config()) }
+    }
+
+    fn seals_by(&self) -> (u8, usize) {
+        self.seals_by
+    }
+
+    fn rounds(&self) -> u8 {
+        5
     }
 
     fn pin(&self) -> SecretBytes {

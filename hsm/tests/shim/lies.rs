@@ -118,7 +118,6 @@ async fn a_token_that_lies_is_not_logged_in_to() {
         "constant on=C_GenerateRandom",
         "former on=C_GenerateRandom",
         "iv how=silent",
-        "iv how=written-back",
     ] {
         let place = Faulty::new();
         let hsm = HsmHandle::spawn(place.config()).unwrap();

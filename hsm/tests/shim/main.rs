@@ -15,6 +15,7 @@ mod bench;
 mod faulty;
 mod lies;
 mod pins;
+mod rungs;
 
 use faulty::Faulty;
 

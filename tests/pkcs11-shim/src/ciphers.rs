@@ -55,7 +55,8 @@ pub(crate) unsafe extern "C" fn C_DecryptInit(
         unsafe {
             begin(engine, NAME, init, session, mechanism, key, |ours, key| {
                 match (engine.iv(NAME), gcm(ours)) {
-                    (Some(Iv { how: How::Appended, bytes, .. }), Some(params)) => {
+                    // A caller that has taken the IV off the end says it here, as to any other module.
+                    (Some(Iv { how: How::Appended, bytes, .. }), Some(params)) if params.ulIvLen == 0 => {
                         let aad = buffers::read(params.pAAD, params.ulAADLen).to_vec();
                         let tag_bits = params.ulTagBits;
                         let opening = Opening { key, aad, tag_bits, bytes, begun: false };
