@@ -37,14 +37,25 @@ impl ServerProcess {
         process
     }
 
+    /// The same, with [`Site::shim`] before the token.
+    pub async fn start_behind_shim(settings: &[(&str, &str)]) -> Self {
+        let mut process = Self::on(Site::behind_shim(2, 3), settings);
+        process.start_again().await;
+        process
+    }
+
     /// A site with a process that is not started yet.
     pub fn prepare(settings: &[(&str, &str)]) -> Self {
+        Self::on(Site::create(2, 3), settings)
+    }
+
+    fn on(site: Site, settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter().map(|(key, value)| {
             let variable = format!("KEYSTEAD_SERVER__{}", key.replace('.', "__").to_uppercase());
             (variable, (*value).to_owned())
         });
         Self {
-            site: Site::create(2, 3),
+            site,
             program: programs::server(),
             settings: settings.collect(),
             child: None,

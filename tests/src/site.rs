@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keystead_client::{Builder, Client, InitRequest, Initialized, RetryPolicy, SecretBytes, v1};
 use keystead_hsm::HsmHandle;
-use keystead_hsm::testing::SoftToken;
+use keystead_hsm::testing::{Shim, SoftToken};
 use tempfile::TempDir;
 
 use crate::pki::{Identity, Pki};
@@ -26,6 +26,7 @@ const ONCE: RetryPolicy =
 pub struct Site {
     root: TempDir,
     token: SoftToken,
+    shim: Option<Shim>,
     pki: Pki,
     admin: Identity,
     quorum: (u32, u32),
@@ -37,10 +38,24 @@ pub struct Site {
 impl Site {
     /// A new place, for a vault with `threshold` of `shares`.
     pub(crate) fn create(threshold: u32, shares: u32) -> Self {
+        Self::with_module(threshold, shares, |_, _| None)
+    }
+
+    /// The same with a module before the token's own that injects faults.
+    pub(crate) fn behind_shim(threshold: u32, shares: u32) -> Self {
+        Self::with_module(threshold, shares, |token, dir| Some(Shim::before(&token.module, dir).unwrap()))
+    }
+
+    fn with_module(
+        threshold: u32,
+        shares: u32,
+        shim: impl FnOnce(&SoftToken, &Path) -> Option<Shim>,
+    ) -> Self {
         let root = tempfile::Builder::new().prefix("keystead-test-").tempdir().unwrap();
         let softhsm = root.path().join("softhsm");
         std::fs::DirBuilder::new().mode(0o700).create(&softhsm).unwrap();
         let token = SoftToken::create(&softhsm).unwrap();
+        let shim = shim(&token, &softhsm);
         let pki = Pki::create(&root.path().join("tls"));
         let admin = pki.client(ADMIN_SPIFFE);
         let data = Mutex::new(root.path().join("data"));
@@ -48,6 +63,7 @@ impl Site {
             root,
             data,
             token,
+            shim,
             pki,
             admin,
             quorum: (threshold, shares),
@@ -60,8 +76,15 @@ impl Site {
 
     fn config_text(&self) -> String {
         let server = self.pki.server();
-        let env: Vec<String> =
-            self.token.env().iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
+        let of_shim = self.shim.iter().flat_map(Shim::env);
+        let env: Vec<String> = self
+            .token
+            .env()
+            .into_iter()
+            .chain(of_shim)
+            .map(|(name, value)| format!("{name} = {value:?}"))
+            .collect();
+        let module = self.shim.as_ref().map_or(self.token.module.as_path(), Shim::library);
         format!(
             "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"data\"\nnode = \"test\"\n\
              [tls]\ncert_file = {:?}\nkey_file = {:?}\nclient_ca_file = {:?}\n\
@@ -71,7 +94,7 @@ impl Site {
             server.cert,
             server.key,
             self.pki.ca(),
-            self.token.module,
+            module,
             self.token.label,
             env.join(", "),
         )
@@ -115,6 +138,11 @@ impl Site {
     /// A way of the test's own to the token. Nobody is logged in.
     pub fn hsm(&self) -> HsmHandle {
         HsmHandle::spawn(self.token.config(programs::server(), vec!["hsm-worker".to_owned()])).unwrap()
+    }
+
+    /// What injects faults before the token, where a site has it.
+    pub fn shim(&self) -> &Shim {
+        self.shim.as_ref().unwrap()
     }
 
     /// The CA.
