@@ -33,6 +33,11 @@ pub(crate) trait Place {
         SignatureAlgorithm::Ed25519
     }
 
+    /// How often each of many callers calls.
+    fn rounds(&self) -> u8 {
+        20
+    }
+
     /// Logged in, with the keys of one vault.
     async fn ready(&self, config: HsmConfig) -> HsmHandle {
         let hsm = HsmHandle::spawn(config).unwrap();

@@ -115,11 +115,12 @@ pub(crate) async fn random_bytes_have_the_length_asked_for_and_differ(place: imp
 
 pub(crate) async fn many_tasks_share_one_handle(place: impl Place) {
     let hsm = place.ready(place.config()).await;
+    let rounds = place.rounds();
     let tasks: Vec<_> = (0..64_u8)
         .map(|task| {
             let hsm = hsm.clone();
             tokio::spawn(async move {
-                for round in 0..20_u8 {
+                for round in 0..rounds {
                     let plaintext = [task, round, 1];
                     let sealed = hsm.wrap(MASTER, &[task], &plaintext).await.unwrap();
                     assert_eq!(hsm.unwrap(MASTER, &[task], &sealed).await.unwrap(), plaintext);
@@ -133,31 +134,42 @@ pub(crate) async fn many_tasks_share_one_handle(place: impl Place) {
     }
 }
 
-/// Runs every test of this suite on a place that is made for each.
+/// Runs every test of these suites on a place that is made for each; for a token without private data objects, all but
+/// the anchor's.
 macro_rules! conforms {
     ($module:ident, $place:expr) => {
+        $crate::bench::suite::conforms! { @in $module $place;
+            what_is_wrapped_opens_again_and_under_nothing_else
+            equal_plaintexts_wrap_differently
+            too_much_is_refused_before_it_is_sent
+            signatures_verify_outside_the_token
+            random_bytes_have_the_length_asked_for_and_differ
+            many_tasks_share_one_handle
+            the_anchor_only_grows_and_outlives_the_child
+            stores_at_once_leave_the_highest
+        }
+    };
+    ($module:ident without anchor, $place:expr) => {
+        $crate::bench::suite::conforms! { @in $module $place;
+            what_is_wrapped_opens_again_and_under_nothing_else
+            equal_plaintexts_wrap_differently
+            too_much_is_refused_before_it_is_sent
+            signatures_verify_outside_the_token
+            random_bytes_have_the_length_asked_for_and_differ
+            many_tasks_share_one_handle
+        }
+    };
+    (@in $module:ident $place:expr; $($test:ident)*) => {
         mod $module {
             use super::*;
 
-            $crate::bench::suite::conforms! { @tests $place;
-                what_is_wrapped_opens_again_and_under_nothing_else
-                equal_plaintexts_wrap_differently
-                too_much_is_refused_before_it_is_sent
-                signatures_verify_outside_the_token
-                the_anchor_only_grows_and_outlives_the_child
-                stores_at_once_leave_the_highest
-                random_bytes_have_the_length_asked_for_and_differ
-                many_tasks_share_one_handle
-            }
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    $crate::bench::suite::$test($place).await;
+                }
+            )*
         }
-    };
-    (@tests $place:expr; $($test:ident)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                $crate::bench::suite::$test($place).await;
-            }
-        )*
     };
 }
 pub(crate) use conforms;

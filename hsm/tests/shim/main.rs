@@ -14,6 +14,7 @@ mod absence;
 mod bench;
 mod faulty;
 mod lies;
+mod nss;
 mod pins;
 mod rungs;
 

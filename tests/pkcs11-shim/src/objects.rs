@@ -48,21 +48,27 @@ pub(crate) unsafe extern "C" fn C_GetAttributeValue(
     cross(NAME, |engine, real| {
         let Some(get) = real.C_GetAttributeValue else { return CKR_FUNCTION_NOT_SUPPORTED };
         // SAFETY: the caller's arguments, as the standard demands them.
-        let answer = unsafe { get(session, object, template, count) };
+        let room: Vec<CK_ULONG> =
+            unsafe { buffers::read(template, count) }.iter().map(|attribute| attribute.ulValueLen).collect();
         // SAFETY: as above.
-        let attributes = unsafe { buffers::read(template, count) };
+        let answer = unsafe { get(session, object, template, count) };
+        // SAFETY: as above; the real module has said of each attribute how long it is, or that there is none.
+        let attributes = unsafe { buffers::place(template, count) };
         for live in engine.due(NAME) {
             let Effect::Attribute { kind, value } = &live.rule.effect else { continue };
-            for attribute in attributes.iter().filter(|attribute| attribute.type_ == *kind) {
-                if buffers::size(attribute.ulValueLen) != value.len() || attribute.pValue.is_null() {
-                    continue;
+            let wanted = |(attribute, _): &(&mut CK_ATTRIBUTE, &CK_ULONG)| attribute.type_ == *kind;
+            for (attribute, room) in attributes.iter_mut().zip(&room).filter(wanted) {
+                if attribute.pValue.is_null() {
+                    attribute.ulValueLen = buffers::ulong(value.len());
+                } else if buffers::size(*room) == value.len() {
+                    // SAFETY: the caller has given a place of this length.
+                    unsafe { buffers::place(attribute.pValue.cast::<u8>(), *room) }.copy_from_slice(value);
+                    attribute.ulValueLen = *room;
+                    engine.fire(&live, NAME);
                 }
-                // SAFETY: the real module has written as many bytes there.
-                unsafe { buffers::place(attribute.pValue.cast::<u8>(), attribute.ulValueLen) }
-                    .copy_from_slice(value);
-                engine.fire(&live, NAME);
             }
         }
-        answer
+        let all = attributes.iter().all(|attribute| attribute.ulValueLen != CK_UNAVAILABLE_INFORMATION);
+        if answer == CKR_ATTRIBUTE_TYPE_INVALID && all { CKR_OK } else { answer }
     })
 }

@@ -12,21 +12,22 @@ use anyhow::{Context, Result, bail};
 
 use crate::{command, console};
 
-/// A package, why it is needed, and a program of it that tells on systems without dpkg that it is there.
+/// A package, why it is needed, and a program of it, if it has one, that tells on systems without dpkg that it is there.
 pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) reason: &'static str,
-    program: &'static str,
+    program: Option<&'static str>,
 }
 
-const PACKAGES: [Package; 7] = [
-    Package { name: "softhsm2", reason: "the HSM of the demo and the tests", program: "softhsm2-util" },
-    Package { name: "opensc", reason: "pkcs11-tool, to look into a token", program: "pkcs11-tool" },
-    Package { name: "openssl", reason: "the certificates of the operator's guide", program: "openssl" },
-    Package { name: "g++", reason: "compiles RocksDB and aws-lc", program: "g++" },
-    Package { name: "clang", reason: "reads RocksDB's C header", program: "clang" },
-    Package { name: "libclang-dev", reason: "reads RocksDB's C header", program: "clang" },
-    Package { name: "make", reason: "the one-word commands", program: "make" },
+const PACKAGES: [Package; 8] = [
+    Package { name: "softhsm2", reason: "the HSM of the demo and the tests", program: Some("softhsm2-util") },
+    Package { name: "libnss3", reason: "a second token for the tests of the HSM", program: None },
+    Package { name: "opensc", reason: "pkcs11-tool, to look into a token", program: Some("pkcs11-tool") },
+    Package { name: "openssl", reason: "the certificates of the operator's guide", program: Some("openssl") },
+    Package { name: "g++", reason: "compiles RocksDB and aws-lc", program: Some("g++") },
+    Package { name: "clang", reason: "reads RocksDB's C header", program: Some("clang") },
+    Package { name: "libclang-dev", reason: "reads RocksDB's C header", program: Some("clang") },
+    Package { name: "make", reason: "the one-word commands", program: Some("make") },
 ];
 
 /// Those that this machine lacks.
@@ -34,7 +35,8 @@ pub(crate) fn missing() -> Result<Vec<&'static Package>> {
     let dpkg = command::on_path("dpkg-query");
     let mut missing = Vec::new();
     for package in &PACKAGES {
-        let there = if dpkg { is_installed(package.name)? } else { command::on_path(package.program) };
+        let there =
+            if dpkg { is_installed(package.name)? } else { package.program.is_none_or(command::on_path) };
         if !there {
             missing.push(package);
         }
