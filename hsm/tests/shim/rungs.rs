@@ -5,7 +5,7 @@ use keystead_crypto::ports::{HsmError, HsmLogin, HsmSealed, KeyWrapper};
 use keystead_hsm::{HsmConfig, HsmHandle, MechanismChoice};
 
 use super::bench::{MASTER, Place, suite};
-use super::faulty::{CANARY, Faulty};
+use super::faulty::{CANARY, Faulty, Op, Stage};
 
 // AWS CloudHSM, Thales ProtectServer.
 suite::conforms!(writes_its_iv_back, Faulty::other(&["iv how=written-back bytes=12"], None, (2, 12)));
@@ -80,5 +80,21 @@ async fn an_iv_that_cannot_be_known_is_refused() {
         let outcome = hsm.login(place.pin()).await;
         assert!(outcome.is_err(), "{fault} {mechanism:?}: {outcome:?}");
         assert!(place.shim.fired(&fault_on).unwrap() > 0, "{fault}");
+    }
+}
+
+/// A passing lie in the self-test does not put the vault on another rung: its keys were made for this one.
+#[tokio::test]
+async fn a_passing_lie_does_not_change_the_rung() {
+    for lie in ["corrupt on=C_Decrypt times=1", "short on=C_Encrypt times=1", "empty on=C_Encrypt times=2"] {
+        let stage = Stage::new().await;
+        let fault = stage.inject(lie);
+        stage.inject("abort on=C_Sign times=1");
+        // Whatever comes of this one call.
+        let _ = stage.call(Op::Sign).await;
+        stage.recovers().await;
+        assert!(stage.fired(&fault) > 0, "{lie}");
+        let sealed = stage.hsm.wrap(MASTER, b"aad", CANARY).await.unwrap();
+        assert_eq!(sealed.mechanism, stage.sealed.mechanism, "{lie}");
     }
 }
