@@ -59,6 +59,7 @@ mod builder;
 mod call;
 mod connect;
 mod error;
+mod keys;
 mod pager;
 mod policies;
 mod retry;
@@ -73,6 +74,7 @@ pub use audit::{Audit, AuditEntries};
 pub use auth::Auth;
 pub use builder::Builder;
 pub use error::{ConfigError, ConnectCause, Error, FieldViolation, MissingField, Refusal};
+pub use keys::Keys;
 pub use keystead_proto::v1;
 pub use pager::Pager;
 pub use policies::Policies;
@@ -121,6 +123,11 @@ impl Client {
     /// What they may do: Cedar policies.
     pub fn policies(&self) -> Policies {
         Policies::new(self.caller.clone())
+    }
+
+    /// The keys behind every secret, and their rotation.
+    pub fn keys(&self) -> Keys {
+        Keys::new(self.caller.clone())
     }
 
     /// The audit log.

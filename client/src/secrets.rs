@@ -78,8 +78,10 @@ pub struct History {
 pub struct DestroyedVersions {
     /// The versions as they are now.
     pub versions: Vec<SecretVersion>,
-    /// Copies in older backups open until these versions of the master key are destroyed.
-    pub unrecoverable_after_master_key_versions: Vec<u32>,
+    /// Copies in older backups open, for whoever has Q, until each of these keys is destroyed.
+    pub unrecoverable_after: Vec<v1::BackupKey>,
+    /// None of them is left.
+    pub unrecoverable: bool,
 }
 
 /// One child of a folder.
@@ -275,7 +277,8 @@ impl Secrets {
             .await?;
         Ok(DestroyedVersions {
             versions: versions(answer.versions),
-            unrecoverable_after_master_key_versions: answer.unrecoverable_after_master_key_versions,
+            unrecoverable_after: answer.unrecoverable_after,
+            unrecoverable: answer.unrecoverable,
         })
     }
 }

@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keystead_core::rotation::RotationOptions;
+
 use keystead_domain::CertificateMatcher;
 use keystead_hsm::MechanismChoice;
 
@@ -35,6 +37,10 @@ pub struct Config {
     pub operators: Vec<OperatorConfig>,
     /// `[hsm]`.
     pub hsm: HsmConfig,
+    /// `[[hsm.further]]`.
+    pub further: Vec<HsmConfig>,
+    /// `[rotation]`.
+    pub rotation: RotationOptions,
     /// `[audit]`.
     pub audit: AuditConfig,
     /// `[seal]`.
@@ -97,6 +103,8 @@ pub struct HsmConfig {
     pub mechanism: MechanismChoice,
     /// The vendor's number of AES-GCM.
     pub gcm_mechanism: Option<u32>,
+    /// The serial of the token that this one is a clone of; only of a further token.
+    pub clone_of: Option<String>,
     /// How many sessions are kept.
     pub sessions: usize,
     /// How long one call may take before the module's process is ended.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_audit::State;
-use keystead_core::vault::Vault;
+use keystead_core::error::VaultError;
+use keystead_core::rotation::{Alarm, Beside, Stretch};
+use keystead_core::vault::{OpenVault, Vault};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -15,13 +17,15 @@ use crate::telemetry::ServerMetrics;
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const UNSEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const UNSEAL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
+const ROTATE_EVERY: Duration = Duration::from_secs(1);
 
 /// Services that need an open vault.
-const NEED_OPEN: [&str; 4] = [
+const NEED_OPEN: [&str; 5] = [
     "keystead.v1.SecretsService",
     "keystead.v1.AuthService",
     "keystead.v1.PoliciesService",
     "keystead.v1.AuditService",
+    "keystead.v1.KeysService",
 ];
 
 /// Runs until `stop`.
@@ -90,6 +94,52 @@ pub(crate) async fn unseal_by_itself(vault: Arc<Vault>, stop: CancellationToken)
             () = tokio::time::sleep(pause) => pause = pause.saturating_mul(2).min(UNSEAL_AGAIN_AT_MOST),
         }
     }
+}
+
+/// Wraps data keys anew, ends rotations, replaces system keys, and tells of keys that a person should look after. Runs
+/// until `stop`.
+pub(crate) async fn rotate(vault: Arc<Vault>, metrics: Arc<ServerMetrics>, stop: CancellationToken) {
+    let mut told: Vec<Alarm> = Vec::new();
+    let mut failed = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(ROTATE_EVERY) => {}
+        }
+        let Ok(open) = vault.unsealed() else { continue };
+        match rotate_once(&open).await {
+            Ok(()) => failed = false,
+            Err(error) => {
+                if !failed {
+                    tracing::warn!(%error, "keys could not be looked after; it is tried again");
+                }
+                failed = true;
+            }
+        }
+        let Ok(alarms) = open.look_for_key_alarms().await else { continue };
+        for alarm in alarms.iter().filter(|alarm| !told.contains(alarm)) {
+            tracing::warn!("{}", alarm.text());
+        }
+        metrics.key_alarms.set(f64::from(u32::try_from(alarms.len()).unwrap_or(u32::MAX)));
+        let progress = open.rotation_progress();
+        metrics.data_keys_lacking.set(f64::from(u32::try_from(progress.lacking).unwrap_or(u32::MAX)));
+        told = alarms;
+    }
+}
+
+async fn rotate_once(open: &OpenVault) -> Result<(), VaultError> {
+    while open.rewrap(open).await? == Stretch::More {
+        if open.closing() {
+            return Ok(());
+        }
+    }
+    open.end_rotation().await?;
+    while open.look_after_system_keys().await? {
+        if open.closing() {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 async fn tell(health: &HealthReporter, metrics: &ServerMetrics, open: bool) {

@@ -13,13 +13,14 @@ use keystead_audit::{
 };
 use keystead_core::audit_trail::ReadDurability as CoreDurability;
 use keystead_core::clock::Clock;
-use keystead_core::vault::{Vault, VaultOptions, VaultParts};
+use keystead_core::vault::{FurtherHsm, Vault, VaultOptions, VaultParts};
 use keystead_crypto::arena::arena;
-use keystead_crypto::ports::HsmError;
+use keystead_crypto::ports::{Hsm, HsmError};
 use keystead_hsm::HsmHandle;
 use keystead_proto::FILE_DESCRIPTOR_SET;
 use keystead_proto::v1::audit_service_server::AuditServiceServer;
 use keystead_proto::v1::auth_service_server::AuthServiceServer;
+use keystead_proto::v1::keys_service_server::KeysServiceServer;
 use keystead_proto::v1::policies_service_server::PoliciesServiceServer;
 use keystead_proto::v1::secrets_service_server::SecretsServiceServer;
 use keystead_proto::v1::system_service_server::SystemServiceServer;
@@ -147,10 +148,16 @@ impl Server {
         let store_dir = config.server.data_dir.join("store");
         let storage = tokio::task::spawn_blocking(move || open(&store_dir)).await??;
         let audit = open_audit(&config).await?;
-        let hsm = HsmHandle::spawn(config.hsm.for_worker(built.hsm_worker))?;
+        let hsm = HsmHandle::spawn(config.hsm.for_worker(built.hsm_worker.clone()))?;
+        let further = config.further.iter().map(|token| {
+            let hsm: Arc<dyn Hsm> = Arc::new(HsmHandle::spawn(token.for_worker(built.hsm_worker.clone()))?);
+            Ok(FurtherHsm { hsm, clone_of: token.clone_of.clone() })
+        });
+        let further = further.collect::<Result<_, HsmError>>()?;
         let vault = Vault::new(VaultParts {
             storage: Arc::clone(&storage),
             hsm: Arc::new(hsm),
+            further,
             audit: Arc::clone(&audit),
             clock: built.clock,
             auto_pin: config.seal.auto_pin.clone().map(ConfiguredPin::shared),
@@ -160,6 +167,7 @@ impl Server {
                     ReadDurability::Fsync => CoreDurability::Fsync,
                     ReadDurability::Os => CoreDurability::Os,
                 },
+                rotation: config.rotation.clone(),
                 unseal_timeout: config.seal.unseal_timeout,
                 operators: config.operators.iter().map(|operator| operator.identity.clone()).collect(),
             },
@@ -220,6 +228,7 @@ impl Server {
         let (stopping, cancel) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
         let (health, health_service) = tonic_health::server::health_reporter();
+        background.spawn(tasks::rotate(Arc::clone(&self.vault), Arc::clone(&self.metrics), cancel.clone()));
         let (vault, metrics) = (Arc::clone(&self.vault), Arc::clone(&self.metrics));
         background.spawn(tasks::run(Arc::clone(&vault), health, metrics, stopping.clone(), cancel.clone()));
         if self.config.seal.auto_pin.is_some() {
@@ -270,6 +279,7 @@ fn router(
         .add_service(SystemServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(SecretsServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(largest))
+        .add_service(KeysServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(PoliciesServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(AuditServiceServer::new(api).max_decoding_message_size(largest)))
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{audit, completions, exec, init, policy, principal, secret, share, unseal};
+use crate::commands::{audit, completions, exec, init, keys, policy, principal, secret, share, unseal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -99,6 +99,9 @@ pub(crate) enum Command {
     /// Say who may do what, as Cedar policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// See and rotate the keys behind every secret
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Register services and operators
     #[command(subcommand)]
     Principal(principal::PrincipalCommand),
@@ -164,6 +167,10 @@ mod tests {
             "keystead principal disable service/shop",
             "keystead principal enable service/shop",
             "keystead principal delete service/shop",
+            "keystead keys list",
+            "keystead keys rotate --wait --yes",
+            "keystead keys rotation",
+            "keystead keys retire 9f2c81b07d1e4a66 --yes",
             "keystead whoami",
             "keystead audit tail -n 5 --follow",
             "keystead exec --env PGPASSWORD=shop/db#password -- psql -h db",

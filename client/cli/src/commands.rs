@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod completions;
 pub(crate) mod exec;
 pub(crate) mod init;
+pub(crate) mod keys;
 pub(crate) mod policy;
 pub(crate) mod principal;
 pub(crate) mod secret;
@@ -32,6 +33,7 @@ pub(crate) async fn run(global: &Global, command: Command, output: &Output) -> R
         Command::Status => status::run(connect, output).await,
         Command::Share(command) => share::run(command, connect, output).await,
         Command::Secret(command) => secret::run(command, connect, output).await,
+        Command::Keys(command) => keys::run(command, connect, output).await,
         Command::Policy(command) => policy::run(command, connect, output).await,
         Command::Principal(command) => principal::run(command, connect, output).await,
         Command::Whoami => whoami::run(connect, output).await,

@@ -2331,6 +2331,731 @@ pub mod auth_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A way to the data keys: a token, or a recovery recipient whose private half is offline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyWay {
+    /// Its name: the token's serial, or `recovery:` and 16 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The age recipient, of a recovery way.
+    #[prost(string, tag = "2")]
+    pub recipient: ::prost::alloc::string::String,
+    /// Whether a token of the configuration goes this way and answers.
+    #[prost(bool, tag = "3")]
+    pub ready: bool,
+    /// What keeps it from answering.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// The oldest version of the master key that may still be needed; 0 for a recovery way.
+    #[prost(uint32, tag = "5")]
+    pub oldest_master_version: u32,
+    /// The version that wraps; 0 for a recovery way.
+    #[prost(uint32, tag = "6")]
+    pub master_version: u32,
+}
+/// One version of the master key on one token, or a recovery recipient (version 0).
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MasterKey {
+    /// The name of the way.
+    #[prost(string, tag = "1")]
+    pub way: ::prost::alloc::string::String,
+    /// Counts from 1; 0 for a recovery recipient.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+    /// Its state.
+    #[prost(enumeration = "MasterKeyState", tag = "3")]
+    pub state: i32,
+    /// When it began to wrap.
+    #[prost(message, optional, tag = "4")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// When another took its place.
+    #[prost(message, optional, tag = "5")]
+    pub superseded_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was destroyed.
+    #[prost(message, optional, tag = "6")]
+    pub destroy_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Wraps that it may have made at most.
+    #[prost(uint64, tag = "7")]
+    pub wraps: u64,
+    /// Wraps that it may make.
+    #[prost(uint64, tag = "8")]
+    pub max_wraps: u64,
+    /// When it is overdue, while it wraps.
+    #[prost(message, optional, tag = "9")]
+    pub overdue_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A key of system records: version lists, principals, policies, sessions.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SystemKey {
+    /// Its id in hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Whether it seals; an older one only opens until every record is sealed anew.
+    #[prost(bool, tag = "2")]
+    pub current: bool,
+    /// When it was made.
+    #[prost(message, optional, tag = "3")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// Records that it may have sealed at most.
+    #[prost(uint64, tag = "4")]
+    pub records: u64,
+}
+/// Request of ListKeys.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListKeysRequest {}
+/// Response of ListKeys.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListKeysResponse {
+    /// The ways, in the order in which they are tried.
+    #[prost(message, repeated, tag = "1")]
+    pub ways: ::prost::alloc::vec::Vec<KeyWay>,
+    /// Every version of the master key there ever was, the oldest first.
+    #[prost(message, repeated, tag = "2")]
+    pub master_keys: ::prost::alloc::vec::Vec<MasterKey>,
+    /// System keys.
+    #[prost(message, repeated, tag = "3")]
+    pub system_keys: ::prost::alloc::vec::Vec<SystemKey>,
+    /// The version of Q that seals data keys.
+    #[prost(uint32, tag = "4")]
+    pub q_version: u32,
+    /// What should be mended, in words.
+    #[prost(string, repeated, tag = "5")]
+    pub alarms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Request of RotateMasterKey.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateMasterKeyRequest {}
+/// Response of RotateMasterKey.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RotateMasterKeyResponse {
+    /// The versions that wrap from now on.
+    #[prost(message, repeated, tag = "1")]
+    pub master_keys: ::prost::alloc::vec::Vec<MasterKey>,
+}
+/// Request of GetRotation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRotationRequest {}
+/// Response of GetRotation.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRotationResponse {
+    /// Whether a pass is under way.
+    #[prost(bool, tag = "1")]
+    pub running: bool,
+    /// When the pass began.
+    #[prost(message, optional, tag = "2")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the last pass ended.
+    #[prost(message, optional, tag = "3")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Data keys looked at.
+    #[prost(uint64, tag = "4")]
+    pub looked_at: u64,
+    /// Data keys wrapped anew.
+    #[prost(uint64, tag = "5")]
+    pub rewrapped: u64,
+    /// Data keys in all, estimated while the pass runs.
+    #[prost(uint64, tag = "6")]
+    pub estimated_total: u64,
+    /// Data keys left, estimated.
+    #[prost(uint64, tag = "7")]
+    pub estimated_remaining: u64,
+    /// Data keys wrapped anew in a second, lately.
+    #[prost(uint64, tag = "8")]
+    pub rate_per_second: u64,
+    /// Data keys that lack a way or do not open; they are tried again.
+    #[prost(uint64, tag = "9")]
+    pub lacking: u64,
+    /// Ids of records that are malformed, the first of them.
+    #[prost(string, repeated, tag = "10")]
+    pub malformed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What last went wrong.
+    #[prost(string, tag = "11")]
+    pub last_error: ::prost::alloc::string::String,
+}
+/// Request of RetireWay.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireWayRequest {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub way: ::prost::alloc::string::String,
+}
+/// Response of RetireWay.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireWayResponse {}
+/// State of a version of the master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MasterKeyState {
+    /// Not set.
+    Unspecified = 0,
+    /// It wraps.
+    Current = 1,
+    /// Another wraps; data keys may still need it.
+    Superseded = 2,
+    /// It is gone from its token.
+    Destroyed = 3,
+}
+impl MasterKeyState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MASTER_KEY_STATE_UNSPECIFIED",
+            Self::Current => "MASTER_KEY_STATE_CURRENT",
+            Self::Superseded => "MASTER_KEY_STATE_SUPERSEDED",
+            Self::Destroyed => "MASTER_KEY_STATE_DESTROYED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MASTER_KEY_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "MASTER_KEY_STATE_CURRENT" => Some(Self::Current),
+            "MASTER_KEY_STATE_SUPERSEDED" => Some(Self::Superseded),
+            "MASTER_KEY_STATE_DESTROYED" => Some(Self::Destroyed),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod keys_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// KeysService shows keys and rotates them. No key material passes here.
+    #[derive(Debug, Clone)]
+    pub struct KeysServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl KeysServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> KeysServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> KeysServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            KeysServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Shows the ways to the data keys, master keys with their use, system keys, and what should be mended.
+        pub async fn list_keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListKeysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.KeysService/ListKeys",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.KeysService", "ListKeys"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a new master key on every token. Data keys are wrapped anew in the background; then the old key is destroyed.
+        pub async fn rotate_master_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateMasterKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateMasterKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.KeysService/RotateMasterKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.KeysService", "RotateMasterKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Shows how far the pass over all data keys is.
+        pub async fn get_rotation(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRotationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRotationResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.KeysService/GetRotation",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.KeysService", "GetRotation"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes a way out: a token or a recovery recipient. Its wraps are dropped in the background.
+        pub async fn retire_way(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetireWayRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetireWayResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.KeysService/RetireWay",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.KeysService", "RetireWay"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod keys_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with KeysServiceServer.
+    #[async_trait]
+    pub trait KeysService: std::marker::Send + std::marker::Sync + 'static {
+        /// Shows the ways to the data keys, master keys with their use, system keys, and what should be mended.
+        async fn list_keys(
+            &self,
+            request: tonic::Request<super::ListKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListKeysResponse>,
+            tonic::Status,
+        >;
+        /// Makes a new master key on every token. Data keys are wrapped anew in the background; then the old key is destroyed.
+        async fn rotate_master_key(
+            &self,
+            request: tonic::Request<super::RotateMasterKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateMasterKeyResponse>,
+            tonic::Status,
+        >;
+        /// Shows how far the pass over all data keys is.
+        async fn get_rotation(
+            &self,
+            request: tonic::Request<super::GetRotationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRotationResponse>,
+            tonic::Status,
+        >;
+        /// Takes a way out: a token or a recovery recipient. Its wraps are dropped in the background.
+        async fn retire_way(
+            &self,
+            request: tonic::Request<super::RetireWayRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetireWayResponse>,
+            tonic::Status,
+        >;
+    }
+    /// KeysService shows keys and rotates them. No key material passes here.
+    #[derive(Debug)]
+    pub struct KeysServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> KeysServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for KeysServiceServer<T>
+    where
+        T: KeysService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/keystead.v1.KeysService/ListKeys" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListKeysSvc<T: KeysService>(pub Arc<T>);
+                    impl<
+                        T: KeysService,
+                    > tonic::server::UnaryService<super::ListKeysRequest>
+                    for ListKeysSvc<T> {
+                        type Response = super::ListKeysResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListKeysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KeysService>::list_keys(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListKeysSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.KeysService/RotateMasterKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateMasterKeySvc<T: KeysService>(pub Arc<T>);
+                    impl<
+                        T: KeysService,
+                    > tonic::server::UnaryService<super::RotateMasterKeyRequest>
+                    for RotateMasterKeySvc<T> {
+                        type Response = super::RotateMasterKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateMasterKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KeysService>::rotate_master_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateMasterKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.KeysService/GetRotation" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetRotationSvc<T: KeysService>(pub Arc<T>);
+                    impl<
+                        T: KeysService,
+                    > tonic::server::UnaryService<super::GetRotationRequest>
+                    for GetRotationSvc<T> {
+                        type Response = super::GetRotationResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRotationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KeysService>::get_rotation(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetRotationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.KeysService/RetireWay" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetireWaySvc<T: KeysService>(pub Arc<T>);
+                    impl<
+                        T: KeysService,
+                    > tonic::server::UnaryService<super::RetireWayRequest>
+                    for RetireWaySvc<T> {
+                        type Response = super::RetireWayResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetireWayRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KeysService>::retire_way(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetireWaySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for KeysServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "keystead.v1.KeysService";
+    impl<T> tonic::server::NamedService for KeysServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// A named document of one or more Cedar statements.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Policy {
@@ -3310,9 +4035,29 @@ pub struct DestroySecretVersionsResponse {
     /// The versions as they are now.
     #[prost(message, repeated, tag = "1")]
     pub versions: ::prost::alloc::vec::Vec<SecretVersion>,
-    /// Copies in older backups open until every version of the master key that wraps them is destroyed: these ones.
-    #[prost(uint32, repeated, tag = "2")]
-    pub unrecoverable_after_master_key_versions: ::prost::alloc::vec::Vec<u32>,
+    /// The keys that wrapped the named versions while they lived. Copies in older backups open, for whoever has Q, until
+    /// each of these is destroyed. Repeating the call later shows what is left of them.
+    #[prost(message, repeated, tag = "2")]
+    pub unrecoverable_after: ::prost::alloc::vec::Vec<BackupKey>,
+    /// None of these keys is left: no copy opens any more.
+    #[prost(bool, tag = "3")]
+    pub unrecoverable: bool,
+}
+/// A key that opens copies of a destroyed version in older backups.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupKey {
+    /// The token's serial, or the name of a recovery recipient.
+    #[prost(string, tag = "1")]
+    pub way: ::prost::alloc::string::String,
+    /// The version of the master key on that token; 0 for a recovery recipient, whose private half is offline.
+    #[prost(uint32, tag = "2")]
+    pub master_version: u32,
+    /// Since when it wraps.
+    #[prost(message, optional, tag = "3")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was destroyed; not set while it is there. What was done to a private half, Keystead cannot know.
+    #[prost(message, optional, tag = "4")]
+    pub destroy_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// The life of one version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

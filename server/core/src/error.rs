@@ -202,6 +202,27 @@ pub enum VaultError {
         /// Serial of the token there.
         found: String,
     },
+    /// A token that is needed does not answer.
+    #[error("token {token} does not answer; try again once it does (`keystead keys list` shows it)")]
+    TokenAway {
+        /// Its way.
+        token: String,
+    },
+    /// Data keys are still being wrapped anew.
+    #[error(
+        "data keys are still being wrapped anew; try again when `keystead keys rotation` says that it is done"
+    )]
+    RotationUnderWay,
+    /// A master key has made as many wraps as it may.
+    #[error(
+        "master key {version} of token {way} has made all the wraps that it may; rotate it with `keystead keys rotate`"
+    )]
+    MasterKeyUsedUp {
+        /// The token's way.
+        way: String,
+        /// The version.
+        version: u32,
+    },
     /// The random source fails or repeats.
     #[error("the random source failed; nothing was made")]
     Randomness,
@@ -291,6 +312,9 @@ impl VaultError {
             Self::CorruptRecord { .. } => "RECORD_CORRUPT",
             Self::SealRecord { .. } => "SEAL_RECORD_UNTRUSTED",
             Self::OtherToken { .. } => "OTHER_TOKEN",
+            Self::TokenAway { .. } => "TOKEN_AWAY",
+            Self::RotationUnderWay => "ROTATION_UNDER_WAY",
+            Self::MasterKeyUsedUp { .. } => "MASTER_KEY_USED_UP",
             Self::Randomness => "RANDOMNESS_FAILED",
             Self::Interrupted { .. } => "INTERRUPTED",
             Self::Contention { .. } => "CONTENTION",

@@ -39,7 +39,10 @@ use crate::audit_trail::ClearEntry;
 use crate::audit_trail::sealer::day_of;
 use crate::auth::{BOOTSTRAP_LIFE_MILLIS, seal_principal, seal_session, token_tag};
 use crate::error::VaultError;
-use crate::keys::{Keys, corrupt, fresh_id, rng};
+use crate::keys::link::Link;
+use crate::keys::systems::Systems;
+use crate::keys::ways::Ways;
+use crate::keys::{CreateError, KeyParts, Keys, corrupt, fresh_id, rng};
 use crate::policies::{PolicyRecord, seal_policy};
 use crate::request::RequestContext;
 use crate::seal::KEYRING_FORMAT;
@@ -196,19 +199,6 @@ impl Vault {
         let names = NameKey::new(1, root()?);
         let unseal_key = UnsealKey::generate(&mut rng());
 
-        let system_id = fresh_id();
-        let keys = Keys {
-            vault: id,
-            hsm: Arc::clone(hsm),
-            token: token.clone(),
-            master_version: 1,
-            q,
-            systems: HashMap::from([(*system_id.as_bytes(), system_key)]),
-            current_system: *system_id.as_bytes(),
-            names,
-            lookup: LookupKey::generate(1, &mut rng()),
-            inner_blobs: Keys::inner_blob_cache(),
-        };
         let audit_key = hsm.verifying_key().await?;
         let sharing = Sharing {
             vault: *id.as_bytes(),
@@ -239,7 +229,7 @@ impl Vault {
             created_ms: now.0,
         };
         let place = header.box_place(&token);
-        let boxing = unseal_key.box_q(hsm.as_ref(), place, &keys.q, &mut rng());
+        let boxing = unseal_key.box_q(hsm.as_ref(), place, &q, &mut rng());
         let boxes = WayBoxes {
             pins: vec![unseal_key.pin_box_seal(place, init.pin.expose(), &mut rng()).map_err(seal_failed)?],
             q: vec![QBox { version: 1, sealed: boxing.await.map_err(seal_failed)? }],
@@ -247,12 +237,25 @@ impl Vault {
         let record =
             SealRecord { header: header.sign(hsm.as_ref()).await.map_err(seal_failed)?, boxes: vec![boxes] };
 
+        let system_id = *fresh_id().as_bytes();
+        let systems = HashMap::from([(system_id, Arc::new(system_key))]);
+        let link = Arc::new(Link::ready(Arc::clone(hsm), None, token));
+        let keys = Keys::new(KeyParts {
+            vault: id,
+            hsm: Arc::clone(hsm),
+            ways: Ways::new(header, None, vec![link], &[Arc::new(q)])?,
+            systems: Systems::new(systems, system_id, None),
+            names,
+            lookup: LookupKey::generate(1, &mut rng()),
+        });
+        keys.begin_ledger(now).await;
         let mut batch = Batch::new();
         batch.require(Keyspace::Seal, keyspace::seal_record(), Precondition::Absent);
         let seal_record = record.encode();
         batch.put(Keyspace::Seal, keyspace::seal_record(), seal_record.clone());
         put_keys(&keys, &mut batch).await?;
         put_audit_key(&keys, &mut batch, now)?;
+        keys.put_ledger(&mut batch).await?;
         let bootstrap = put_admins(&keys, &mut batch, &init.operators, now)?;
         self.parts.storage.commit(batch).await?;
         Ok(Initialized { vault: id, shares, bootstrap, seal_record })
@@ -279,15 +282,20 @@ fn mixed_key(seed: Option<&[u8]>) -> Result<LockedKey, VaultError> {
 
 /// The system key under a data key of its own, and the look-up keys under the system key.
 async fn put_keys(keys: &Keys, batch: &mut Batch) -> Result<(), VaultError> {
-    let id = keystead_domain::id::RecordId(keys.current_system);
+    let systems = keys.systems();
+    let id = keystead_domain::id::RecordId(systems.current);
     let failed = || corrupt(Keyspace::SystemKeys, id.as_bytes());
-    let system = keys.systems.get(&keys.current_system).ok_or_else(failed)?;
-    let (data_key, wrapped) = keys.create_data_key(id).await?;
+    let system = systems.keys.get(&systems.current).ok_or_else(failed)?;
+    let new = keys.create_data_key(id).await.map_err(|error| match error {
+        CreateError::Vault(error) => error,
+        CreateError::NotReserved(_) => failed(),
+    })?;
+    let (data_key, wrapped) = (new.key, new.record);
     let at = keyspace::system_key(id.as_bytes());
     let aad = keys.aad(label::SYSTEM_KEY, Keyspace::SystemKeys, &at, 0);
     let sealed =
         record::seal_single(data_key, *id.as_bytes(), &aad, system.expose()).map_err(|_| failed())?;
-    batch.put(Keyspace::DataKeys, keyspace::data_key(id.as_bytes()), wrapped);
+    wrapped.put(batch);
     batch.put(Keyspace::SystemKeys, at.clone(), sealed);
 
     let keyring = SecretBytes::new(

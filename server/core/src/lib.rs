@@ -16,7 +16,11 @@ pub mod policies;
 mod records;
 mod refusals;
 pub mod request;
+pub mod rotation;
 pub mod seal;
 pub mod secrets;
 pub mod unsealed;
 pub mod vault;
+
+#[cfg(test)]
+mod testing;

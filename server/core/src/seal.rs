@@ -153,7 +153,15 @@ impl Vault {
     async fn forget_keys(&self) {
         tracing::info!("the vault is sealed");
         self.opener.clear();
+        self.log_out().await;
+    }
+
+    /// Logs out of every token.
+    async fn log_out(&self) {
         self.parts.hsm.logout().await;
+        for further in &self.parts.further {
+            further.hsm.logout().await;
+        }
     }
 
     /// The seal record, if there is one and its audit key signed its header. Checked once for each revision: anybody

@@ -20,7 +20,7 @@ pub use self::payload::Payload;
 pub use self::write::{delete, destroy, put, undelete};
 use crate::directory;
 use crate::error::VaultError;
-use crate::keys::corrupt;
+use crate::keys::{MasterKey, corrupt};
 use crate::operation::{Detail, Effect, Operation};
 use crate::records;
 use crate::request::Permit;
@@ -86,6 +86,15 @@ pub struct DestroyVersions {
     pub versions: Vec<u64>,
 }
 
+/// What destroying versions did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destroyed {
+    /// The versions that were destroyed by this call.
+    pub versions: Vec<VersionMeta>,
+    /// The keys that open copies of the named versions in older backups, with Q: until each is destroyed, they do.
+    pub backup_keys: Vec<MasterKey>,
+}
+
 /// A version with its value.
 pub struct Secret {
     /// Which version this is.
@@ -137,7 +146,14 @@ pub async fn read(
                 .get(Keyspace::DataKeys, &at)
                 .await?
                 .ok_or_else(|| corrupt(Keyspace::DataKeys, &at))?;
-            vault.keys.open_data_key(meta.data_key, &wrapped.value).await?
+            match vault.keys.open_data_key(meta.data_key, &wrapped.value).await {
+                Ok(data_key) => data_key,
+                // The key of this wrap may have been given up since this view was taken.
+                Err(error) => match renewed(vault, &at, wrapped.revision).await? {
+                    Some(renewed) => vault.keys.open_data_key(meta.data_key, &renewed).await?,
+                    None => return Err(error),
+                },
+            }
         }
     };
     let aad = vault.keys.aad(label::SECRET_VERSION, Keyspace::Secrets, id.as_bytes(), meta.version);
@@ -145,6 +161,16 @@ pub async fn read(
         .map_err(|_| corrupt(Keyspace::Secrets, &key))?;
     let payload = Payload::decode(plain).ok_or_else(|| corrupt(Keyspace::Secrets, &key))?;
     Ok(Secret { meta, payload })
+}
+
+/// The record of a data key, if it was wrapped anew since.
+async fn renewed(
+    vault: &UnsealedVault,
+    at: &[u8],
+    since: Revision,
+) -> Result<Option<bytes::Bytes>, VaultError> {
+    let now = vault.storage.snapshot().await?.get(Keyspace::DataKeys, at).await?;
+    Ok(now.filter(|now| now.revision != since).map(|now| now.value))
 }
 
 /// Lists the children of a folder; one that does not exist is empty.
@@ -301,7 +327,7 @@ impl Operation for SecretHistory {
     }
 }
 
-/// The three moves of versions differ only in name, action and function.
+/// The two moves back and forth differ only in name, action and function.
 macro_rules! version_move {
     ($op:ident, $action:expr, $function:ident) => {
         impl Operation for $op {
@@ -330,4 +356,21 @@ macro_rules! version_move {
 
 version_move!(DeleteVersions, Action::SecretsDelete, delete);
 version_move!(UndeleteVersions, Action::SecretsUndelete, undelete);
-version_move!(DestroyVersions, Action::SecretsDestroy, destroy);
+
+impl Operation for DestroyVersions {
+    type Output = Destroyed;
+    const ACTION: Action = Action::SecretsDestroy;
+    const EFFECT: Effect = Effect::Change;
+
+    fn resource(&self) -> Resource {
+        Resource::Secret(self.path.clone())
+    }
+
+    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Destroyed, VaultError> {
+        destroy(vault, &permit, &self).await
+    }
+
+    fn detail(output: &Destroyed) -> Detail {
+        versions_detail(&output.versions)
+    }
+}

@@ -12,7 +12,7 @@ use keystead_domain::id::RecordId;
 use keystead_domain::path::SecretPath;
 use keystead_domain::policy::{AccessContext, AccessRequest, Action, Decision, Policies, Resource};
 use keystead_domain::secret_version::SecretMeta;
-use keystead_storage::{Batch, Keyspace, Revision, Storage, keyspace};
+use keystead_storage::{Batch, Keyspace, MAX_OPERATIONS, Revision, Storage, keyspace};
 use quick_cache::sync::Cache;
 
 pub(crate) use self::intents::Floor;
@@ -22,9 +22,10 @@ use crate::audit_trail::sealer::{AuditOpener, AuditSealer};
 use crate::auth::PrincipalCache;
 use crate::clock::Clock;
 use crate::error::VaultError;
-use crate::keys::Keys;
+use crate::keys::{Keys, NewDataKey};
 use crate::refusals::Refusals;
 use crate::request::{Caller, Peer};
+use crate::rotation::{Rotation, RotationOptions};
 
 /// Paths whose ids are kept at hand.
 const PATHS_KEPT: usize = 65_536;
@@ -38,6 +39,7 @@ pub struct UnsealedVault {
     pub(crate) audit: Arc<AuditLog>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) read_durability: ReadDurability,
+    pub(crate) rotation: Rotation,
     pub(crate) policies: ArcSwap<Policies>,
     /// Whoever takes several places in the audit log.
     pub(crate) reserving: Arc<tokio::sync::Mutex<()>>,
@@ -67,6 +69,7 @@ pub(crate) struct Parts {
     pub(crate) audit: Arc<AuditLog>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) read_durability: ReadDurability,
+    pub(crate) rotation: RotationOptions,
     pub(crate) policies: Policies,
     pub(crate) opener: Arc<AuditOpener>,
     pub(crate) sealer: AuditSealer,
@@ -81,6 +84,7 @@ impl UnsealedVault {
             audit: parts.audit,
             clock: parts.clock,
             read_durability: parts.read_durability,
+            rotation: Rotation::new(parts.rotation),
             policies: ArcSwap::from_pointee(parts.policies),
             reserving: Arc::default(),
             policy_writes: tokio::sync::Mutex::new(()),
@@ -134,13 +138,35 @@ impl UnsealedVault {
         })
     }
 
-    /// Commits a change: its intent's marker goes with it, markers of settled intents leave.
+    /// A fresh data key, counted; the store hears of it if it lacks a way.
+    pub(crate) async fn create_data_key(&self, id: RecordId) -> Result<NewDataKey, VaultError> {
+        let new = self.keys.counted_data_key(self.storage.as_ref(), id).await?;
+        if new.record.lacks_a_way {
+            self.note_gap().await?;
+        }
+        Ok(new)
+    }
+
+    /// Commits a change: its intent's marker goes with it, markers of settled intents leave. System records in it count
+    /// only while the key that sealed them is the current one.
     pub(crate) async fn commit(&self, intent: Option<u64>, mut batch: Batch) -> Result<Revision, VaultError> {
+        self.keys.guard(&mut batch)?;
+        self.commit_unguarded(intent, batch).await
+    }
+
+    /// The same for the batch that makes another system key the current one.
+    pub(crate) async fn commit_unguarded(
+        &self,
+        intent: Option<u64>,
+        mut batch: Batch,
+    ) -> Result<Revision, VaultError> {
         if let Some(intent) = intent {
             batch.put(Keyspace::Intents, keyspace::intent(intent), Vec::new());
             self.intents.marked(intent);
         }
-        let settled = self.intents.take_settled();
+        // As many as there is room for beside the change itself.
+        let used = batch.operations().len().saturating_add(batch.requirements().len());
+        let settled = self.intents.take_settled(MAX_OPERATIONS.saturating_sub(used));
         for intent in &settled {
             batch.delete(Keyspace::Intents, keyspace::intent(*intent));
         }

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::error::VaultError;
 use crate::refusals::Refusals;
 use crate::request::{Peer, RequestContext};
+use crate::rotation::{Beside, RotationOptions};
 use crate::seal::{Ceremony, PinSource, Progress, TrustedSeal};
 use crate::unsealed::UnsealedVault;
 
@@ -32,6 +33,8 @@ pub struct VaultParts {
     pub storage: Arc<dyn Storage>,
     /// The HSM.
     pub hsm: Arc<dyn Hsm>,
+    /// Further tokens, in the order in which they are asked.
+    pub further: Vec<FurtherHsm>,
     /// This node's audit log.
     pub audit: Arc<AuditLog>,
     /// Time.
@@ -40,6 +43,15 @@ pub struct VaultParts {
     pub auto_pin: Option<Arc<dyn PinSource>>,
     /// How it behaves.
     pub options: VaultOptions,
+}
+
+/// One more token.
+#[derive(Clone)]
+pub struct FurtherHsm {
+    /// The token.
+    pub hsm: Arc<dyn Hsm>,
+    /// The serial of the token that it is a vendor's clone of: it has the same keys, and wraps go by that serial.
+    pub clone_of: Option<String>,
 }
 
 /// How a vault behaves.
@@ -51,6 +63,8 @@ pub struct VaultOptions {
     pub read_durability: ReadDurability,
     /// A half-done unseal ceremony is dropped after this.
     pub unseal_timeout: std::time::Duration,
+    /// How keys are rotated.
+    pub rotation: RotationOptions,
     /// Certificates that may init, cancel a ceremony and seal while policies are sealed.
     pub operators: Vec<CertificateMatcher>,
 }
@@ -243,6 +257,17 @@ impl OpenVault {
                 Err(VaultError::OutcomeUnrecorded(keystead_audit::AuditError::Closed))
             }
         }
+    }
+}
+
+impl Beside for OpenVault {
+    fn closing(&self) -> bool {
+        self.running.inside.is_closed()
+    }
+
+    fn inside(&self) -> usize {
+        // One of them is this.
+        self.running.inside.len().saturating_sub(1)
     }
 }
 

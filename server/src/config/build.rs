@@ -16,6 +16,7 @@ use super::{
     OperatorConfig, ReadDurability, SealConfig, ServerConfig, TlsConfig,
 };
 use crate::env::{Environment, SOFTHSM2_CONF};
+use keystead_core::rotation::RotationOptions;
 
 impl Config {
     /// Reads and checks a file and the overrides.
@@ -59,7 +60,7 @@ impl Config {
         let reader = |section| Section { path, base, section, table: source.sections.get(section) };
         let (server, tls, hsm) = (reader("server"), reader("tls"), reader("hsm"));
         let (audit, seal, limits) = (reader("audit"), reader("seal"), reader("limits"));
-        let (metrics, log) = (reader("metrics"), reader("log"));
+        let (metrics, log, rotation) = (reader("metrics"), reader("log"), reader("rotation"));
         let data_dir = server.path("data_dir")?;
         let durability = match audit.text("durability")?.as_str() {
             "os" => ReadDurability::Os,
@@ -83,22 +84,18 @@ impl Config {
                 crl_files: tls.paths("crl_files"),
             },
             operators: operators(path, base, source)?,
-            hsm: HsmConfig {
-                module: hsm.path("module")?,
-                module_sha256: match hsm.value("module_sha256") {
-                    Some(Value::Sha256(digest)) => Some(*digest),
-                    _ => None,
-                },
-                token_label: hsm.text("token_label")?,
-                token_serial: hsm.text("token_serial").ok(),
-                mechanism: MechanismChoice::from_word(&hsm.text("mechanism")?).unwrap_or_default(),
-                gcm_mechanism: hsm.number("gcm_mechanism").ok(),
-                sessions: hsm.number("sessions")?,
-                deadline: Duration::from_millis(hsm.number("deadline_ms")?),
-                env: match hsm.value("env") {
-                    Some(Value::Table(entries)) => entries.clone(),
-                    _ => Vec::new(),
-                },
+            hsm: token(&hsm)?,
+            further: source
+                .further
+                .iter()
+                .map(|(table, _)| token(&Section { path, base, section: keys::FURTHER, table: Some(table) }))
+                .collect::<Result<_, _>>()?,
+            rotation: RotationOptions {
+                max_rewraps_per_second: rotation.number("max_rewraps_per_second")?,
+                max_age: Duration::from_secs(rotation.number::<u64>("max_age_days")?.saturating_mul(86_400)),
+                wraps_alarm: rotation.number("wraps_alarm")?,
+                system_key_records: rotation.number("system_key_records")?,
+                system_key_age: Duration::from_secs(rotation.number("system_key_age_s")?),
             },
             audit: AuditConfig {
                 dir: audit.path_or_none("dir").unwrap_or_else(|| data_dir.join("audit")),
@@ -180,6 +177,28 @@ fn auto_pin(seal: &Section<'_>) -> Result<Option<AutoPin>, ConfigError> {
         (first, None) => Ok(first),
         (_, Some(_)) => Err(ConfigError::AutoPins { within: seal.path.display().to_string() }),
     }
+}
+
+/// `[hsm]`, or one of `[[hsm.further]]`.
+fn token(reader: &Section<'_>) -> Result<HsmConfig, ConfigError> {
+    Ok(HsmConfig {
+        module: reader.path("module")?,
+        module_sha256: match reader.value("module_sha256") {
+            Some(Value::Sha256(digest)) => Some(*digest),
+            _ => None,
+        },
+        token_label: reader.text("token_label")?,
+        token_serial: reader.text("token_serial").ok(),
+        mechanism: MechanismChoice::from_word(&reader.text("mechanism")?).unwrap_or_default(),
+        gcm_mechanism: reader.number("gcm_mechanism").ok(),
+        clone_of: reader.text("clone_of").ok(),
+        sessions: reader.number("sessions")?,
+        deadline: Duration::from_millis(reader.number("deadline_ms")?),
+        env: match reader.value("env") {
+            Some(Value::Table(entries)) => entries.clone(),
+            _ => Vec::new(),
+        },
+    })
 }
 
 /// Typed access to one table that [`source::read`] has checked.

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::{Config, LogFormat, ReadDurability};
+use super::{Config, HsmConfig, LogFormat, ReadDurability};
 
 /// Displays the effective configuration, one `section.key = value` a line.
 #[derive(Clone, Copy)]
@@ -21,7 +21,8 @@ impl Config {
 
 impl fmt::Display for Described<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { server, tls, operators, hsm, audit, seal, limits, metrics, log } = self.0;
+        let Config { server, tls, operators, hsm, further, rotation, audit, seal, limits, metrics, log } =
+            self.0;
         writeln!(out, "server.listen = {}", server.listen)?;
         path(out, "server.unix_socket", &server.unix_socket)?;
         path(out, "server.data_dir", &server.data_dir)?;
@@ -35,23 +36,15 @@ impl fmt::Display for Described<'_> {
         for operator in operators {
             writeln!(out, "operators.{} = {}", operator.name, operator.identity)?;
         }
-        path(out, "hsm.module", &hsm.module)?;
-        if let Some(digest) = hsm.module_sha256 {
-            writeln!(out, "hsm.module_sha256 = {}", data_encoding::HEXLOWER.encode(&digest))?;
+        token(out, "hsm", hsm)?;
+        for (place, further) in further.iter().enumerate() {
+            token(out, &format!("hsm.further.{}", place.saturating_add(1)), further)?;
         }
-        writeln!(out, "hsm.token_label = {}", hsm.token_label.escape_debug())?;
-        if let Some(serial) = &hsm.token_serial {
-            writeln!(out, "hsm.token_serial = {}", serial.escape_debug())?;
-        }
-        writeln!(out, "hsm.mechanism = {}", hsm.mechanism.word())?;
-        if let Some(number) = hsm.gcm_mechanism {
-            writeln!(out, "hsm.gcm_mechanism = {number:#x}")?;
-        }
-        writeln!(out, "hsm.sessions = {}", hsm.sessions)?;
-        writeln!(out, "hsm.deadline_ms = {}", hsm.deadline.as_millis())?;
-        for (name, _) in &hsm.env {
-            writeln!(out, "hsm.env.{} = (set)", name.escape_debug())?;
-        }
+        writeln!(out, "rotation.max_rewraps_per_second = {}", rotation.max_rewraps_per_second)?;
+        writeln!(out, "rotation.max_age_days = {}", rotation.max_age.as_secs() / 86_400)?;
+        writeln!(out, "rotation.wraps_alarm = {}", rotation.wraps_alarm)?;
+        writeln!(out, "rotation.system_key_records = {}", rotation.system_key_records)?;
+        writeln!(out, "rotation.system_key_age_s = {}", rotation.system_key_age.as_secs())?;
         path(out, "audit.dir", &audit.dir)?;
         let durability = match audit.durability {
             ReadDurability::Fsync => "fsync",
@@ -80,6 +73,30 @@ impl fmt::Display for Described<'_> {
         let format = if log.format == LogFormat::Json { "json" } else { "text" };
         writeln!(out, "log.format = {format}")
     }
+}
+
+fn token(out: &mut fmt::Formatter<'_>, section: &str, hsm: &HsmConfig) -> fmt::Result {
+    path(out, &format!("{section}.module"), &hsm.module)?;
+    if let Some(digest) = hsm.module_sha256 {
+        writeln!(out, "{section}.module_sha256 = {}", data_encoding::HEXLOWER.encode(&digest))?;
+    }
+    writeln!(out, "{section}.token_label = {}", hsm.token_label.escape_debug())?;
+    if let Some(serial) = &hsm.token_serial {
+        writeln!(out, "{section}.token_serial = {}", serial.escape_debug())?;
+    }
+    writeln!(out, "{section}.mechanism = {}", hsm.mechanism.word())?;
+    if let Some(number) = hsm.gcm_mechanism {
+        writeln!(out, "{section}.gcm_mechanism = {number:#x}")?;
+    }
+    if let Some(serial) = &hsm.clone_of {
+        writeln!(out, "{section}.clone_of = {}", serial.escape_debug())?;
+    }
+    writeln!(out, "{section}.sessions = {}", hsm.sessions)?;
+    writeln!(out, "{section}.deadline_ms = {}", hsm.deadline.as_millis())?;
+    for (name, _) in &hsm.env {
+        writeln!(out, "{section}.env.{} = (set)", name.escape_debug())?;
+    }
+    Ok(())
 }
 
 fn path(out: &mut fmt::Formatter<'_>, key: &str, path: &Path) -> fmt::Result {

@@ -87,7 +87,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind, preset: Pres
     Key { section, name, kind, preset }
 }
 
-/// All keys, in the order of the documentation. Those of `operators` stand in each `[[operators]]`.
+/// All keys, in the order of the documentation. Those of lists stand in each `[[…]]`.
 pub const KEYS: &[Key] = &[
     key("server", "listen", Kind::Address, Preset::Text("127.0.0.1:8200")),
     key("server", "unix_socket", Kind::Path, Preset::Absent),
@@ -111,6 +111,18 @@ pub const KEYS: &[Key] = &[
     key("hsm", "sessions", Kind::Integer(1, 64), Preset::Text("4")),
     key("hsm", "deadline_ms", Kind::Integer(100, 600_000), Preset::Text("5000")),
     key("hsm", "env", Kind::Table, Preset::Absent),
+    key(FURTHER, "module", Kind::Path, Preset::Required),
+    key(FURTHER, "module_sha256", Kind::Sha256, Preset::Absent),
+    key(FURTHER, "token_label", Kind::Text, Preset::Required),
+    key(FURTHER, "clone_of", Kind::Text, Preset::Absent),
+    key(FURTHER, "sessions", Kind::Integer(1, 64), Preset::Text("4")),
+    key(FURTHER, "deadline_ms", Kind::Integer(100, 600_000), Preset::Text("5000")),
+    key(FURTHER, "env", Kind::Table, Preset::Absent),
+    key("rotation", "max_rewraps_per_second", Kind::Integer(1, 1_000_000), Preset::Text("500")),
+    key("rotation", "max_age_days", Kind::Integer(1, 36_500), Preset::Text("365")),
+    key("rotation", "wraps_alarm", Kind::Integer(1, 4_294_967_296), Preset::Text("2147483648")),
+    key("rotation", "system_key_records", Kind::Integer(1, 1_073_741_824), Preset::Text("1073741824")),
+    key("rotation", "system_key_age_s", Kind::Integer(1, 3_153_600_000), Preset::Text("2592000")),
     key("audit", "dir", Kind::Path, Preset::Absent),
     key("audit", "durability", Kind::Word(&["fsync", "os"]), Preset::Text("fsync")),
     key("audit", "json_file", Kind::Path, Preset::Absent),
@@ -143,8 +155,15 @@ const MECHANISMS: [&str; 5] = [
     MechanismChoice::AesCbcHmac.word(),
 ];
 
-/// The one section that is a list of tables.
+/// A section that is a list of tables.
 pub const OPERATORS: &str = "operators";
+/// The list of tables inside `[hsm]`.
+pub const FURTHER: &str = "hsm.further";
+
+/// Whether a section is a list of tables, which the environment cannot set.
+pub fn is_list(section: &str) -> bool {
+    [OPERATORS, FURTHER].contains(&section)
+}
 
 /// The key of this section and name.
 pub fn find(section: &str, name: &str) -> Option<&'static Key> {

@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::ConfigError;
-use super::keys::{self, Key, Kind, OPERATORS, Preset, Value};
+use super::keys::{self, FURTHER, Key, Kind, OPERATORS, Preset, Value};
 use crate::env::OVERRIDE_PREFIX;
 
 /// Where a value or an error stands.
@@ -54,6 +54,8 @@ pub(super) struct Source {
     pub(super) sections: BTreeMap<&'static str, Table>,
     /// One a `[[operators]]`, with the place of its header.
     pub(super) operators: Vec<(Table, Origin)>,
+    /// One a `[[hsm.further]]`, with the place of its header.
+    pub(super) further: Vec<(Table, Origin)>,
 }
 
 /// Reads a file's text and the overrides.
@@ -66,14 +68,20 @@ pub(super) fn read(path: &Path, text: &str, overrides: &[(String, OsString)]) ->
     let mut source = Source::default();
     for (name, value) in document.get_ref() {
         let at = file.origin(name.span().start);
-        let section = keys::sections().into_iter().find(|section| section == name.get_ref());
+        let heads = |section: &&str| section == name.get_ref() && *section != FURTHER;
+        let section = keys::sections().into_iter().find(heads);
         let Some(section) = section else {
             let allowed = keys::sections().join(", ");
             return Err(ConfigError::UnknownSection { at, section: name.get_ref().to_string(), allowed });
         };
         if section == OPERATORS {
-            source.operators = file.operators(value)?;
+            source.operators = file.list(OPERATORS, value)?;
         } else {
+            if let (HSM, DeValue::Table(entries)) = (section, value.get_ref())
+                && let Some((_, value)) = entries.iter().find(|(name, _)| is_further(section, name.get_ref()))
+            {
+                source.further = file.list(FURTHER, value)?;
+            }
             let table = file.table(section, value)?;
             source.sections.insert(section, table);
         }
@@ -90,8 +98,9 @@ pub(super) fn read(path: &Path, text: &str, overrides: &[(String, OsString)]) ->
 impl Source {
     fn fill_presets(&mut self, path: &Path) -> Result<(), ConfigError> {
         for key in keys::KEYS {
-            if key.section == OPERATORS {
-                for (table, origin) in &mut self.operators {
+            if keys::is_list(key.section) {
+                let tables = if key.section == OPERATORS { &mut self.operators } else { &mut self.further };
+                for (table, origin) in tables {
                     fill_preset(table, key, &origin.to_string())?;
                 }
             } else {
@@ -122,7 +131,7 @@ fn fill_preset(table: &mut Table, key: &'static Key, within: &str) -> Result<(),
 }
 
 fn read_override(variable: &str, value: &OsString) -> Result<(&'static Key, Value), ConfigError> {
-    let settable = |key: &&Key| key.section != OPERATORS && key.kind != Kind::Table;
+    let settable = |key: &&Key| !keys::is_list(key.section) && key.kind != Kind::Table;
     let name_of = |key: &Key| format!("{OVERRIDE_PREFIX}{}__{}", key.section, key.name).to_uppercase();
     let key = keys::KEYS.iter().filter(settable).find(|key| name_of(key) == variable);
     let Some(key) = key else {
@@ -153,16 +162,20 @@ impl File<'_> {
         Origin::File { path: self.path.to_owned(), line, column }
     }
 
-    fn operators(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<(Table, Origin)>, ConfigError> {
+    fn list(
+        &self,
+        section: &'static str,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<Vec<(Table, Origin)>, ConfigError> {
         let DeValue::Array(array) = value.get_ref() else {
             return Err(ConfigError::WrongType {
                 at: self.origin(value.span().start),
-                key: OPERATORS.into(),
+                key: section.into(),
                 found: type_name(value.get_ref()),
-                allowed: "tables headed [[operators]]".into(),
+                allowed: format!("tables headed [[{section}]]"),
             });
         };
-        let one = |entry| Ok((self.table(OPERATORS, entry)?, self.origin(entry.span().start)));
+        let one = |entry| Ok((self.table(section, entry)?, self.origin(entry.span().start)));
         array.iter().map(one).collect()
     }
 
@@ -176,7 +189,7 @@ impl File<'_> {
             });
         };
         let mut table = Table::new();
-        for (name, value) in entries {
+        for (name, value) in entries.iter().filter(|(name, _)| !is_further(section, name.get_ref())) {
             let Some(key) = keys::find(section, name.get_ref()) else {
                 return Err(ConfigError::UnknownKey {
                     at: self.origin(name.span().start),
@@ -231,6 +244,14 @@ impl File<'_> {
             }),
         }
     }
+}
+
+/// The section that holds a list.
+const HSM: &str = "hsm";
+
+/// Whether an entry of a section is the list of further tokens.
+fn is_further(section: &str, name: &str) -> bool {
+    section == HSM && FURTHER.strip_prefix("hsm.") == Some(name)
 }
 
 fn is_compound(kind: Kind) -> bool {

@@ -2,6 +2,7 @@
 //! not copied.
 
 use keystead_core::error::VaultError;
+use keystead_core::keys::MasterKey;
 use keystead_core::secrets::{Listed, Payload, Secret};
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::CertificateMatcher;
@@ -15,7 +16,7 @@ use keystead_domain::time::UnixMillis;
 use keystead_proto::v1;
 
 /// Versions named in one call at most: their removal fits one batch.
-pub const MAX_VERSIONS_NAMED: usize = 24;
+pub const MAX_VERSIONS_NAMED: usize = 20;
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
 
@@ -165,6 +166,16 @@ pub fn version(meta: &VersionMeta) -> v1::SecretVersion {
         delete_time: deleted.map(timestamp),
         destroy_time: destroyed.map(timestamp),
         size_bytes: meta.size,
+    }
+}
+
+/// A key that opens copies in backups.
+pub fn backup_key(key: MasterKey) -> v1::BackupKey {
+    v1::BackupKey {
+        way: key.way,
+        master_version: key.version,
+        since: Some(timestamp(key.since)),
+        destroy_time: key.destroyed.map(timestamp),
     }
 }
 

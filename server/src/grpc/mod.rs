@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod auth;
 pub mod convert;
+pub mod keys;
 pub mod layers;
 pub mod policies;
 pub mod secrets;
@@ -13,6 +14,7 @@ pub mod system;
 use std::sync::Arc;
 
 use keystead_core::request::{self, PresentedCertificate, RequestContext};
+use keystead_core::rotation::Alarm;
 use keystead_core::vault::{OpenVault, Vault};
 use keystead_crypto::token::Token;
 use keystead_domain::CertificateMatcher;
@@ -49,6 +51,15 @@ impl Api {
 
     fn vault(&self) -> &Arc<Vault> {
         &self.0.vault
+    }
+
+    /// What was found at the start, and what the open vault finds wrong with its keys.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.0.warnings.clone();
+        if let Ok(vault) = self.vault().unsealed() {
+            warnings.extend(vault.key_alarms().iter().map(Alarm::text));
+        }
+        warnings
     }
 
     async fn unsealed(&self) -> Result<OpenVault, Status> {

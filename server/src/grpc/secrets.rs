@@ -164,13 +164,11 @@ impl SecretsService for Api {
             versions: convert::versions(message.versions, false).map_err(refuse)?,
         };
         let vault = self.unsealed().await?;
-        let versions = operation::run(&vault, context, op).await.map_err(refuse)?;
-        let mut masters: Vec<u32> = versions.iter().map(|version| version.master_version).collect();
-        masters.sort_unstable();
-        masters.dedup();
+        let destroyed = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(DestroySecretVersionsResponse {
-            versions: shown(&versions),
-            unrecoverable_after_master_key_versions: masters,
+            versions: shown(&destroyed.versions),
+            unrecoverable: destroyed.backup_keys.iter().all(|key| key.destroyed.is_some()),
+            unrecoverable_after: destroyed.backup_keys.into_iter().map(convert::backup_key).collect(),
         }))
     }
 }

@@ -157,7 +157,7 @@ impl SystemService for Api {
             ceremony: ceremony.map(progress),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             memory_locked: self.0.memory_locked,
-            warnings: self.0.warnings.clone(),
+            warnings: self.warnings(),
             ..v1::GetStatusResponse::default()
         };
         if let Some((header, signed)) = header {

@@ -47,6 +47,10 @@ pub struct ServerMetrics {
     pub audit_failing: Gauge,
     /// 1 while sealed, 0 while open.
     pub sealed: Gauge,
+    /// Things about keys that a person should mend.
+    pub key_alarms: Gauge,
+    /// Data keys that lack a way, or do not open.
+    pub data_keys_lacking: Gauge,
     /// TLS handshakes that failed or timed out.
     pub handshakes_failed: Counter,
     /// Connections turned away at `limits.max_connections`.
@@ -114,6 +118,9 @@ impl ServerMetrics {
             methods: methods.into_iter().map(|name| (name.clone(), method(&name))).collect(),
             audit_failing: recorder.register_gauge(&Key::from_name("keystead_audit_failing"), &metadata),
             sealed: recorder.register_gauge(&Key::from_name("keystead_sealed"), &metadata),
+            key_alarms: recorder.register_gauge(&Key::from_name("keystead_key_alarms"), &metadata),
+            data_keys_lacking: recorder
+                .register_gauge(&Key::from_name("keystead_data_keys_lacking"), &metadata),
             handshakes_failed: counter("keystead_handshakes_failed_total"),
             connections_refused: counter("keystead_connections_refused_total"),
             panics: counter("keystead_panics_total"),

@@ -117,6 +117,30 @@ pub fn meta_audit_low_water() -> Vec<u8> {
     b"audit-low-water".to_vec()
 }
 
+/// [`Keyspace::Meta`]: the sealed ledger of keys and their use.
+#[must_use]
+pub fn meta_key_ledger() -> Vec<u8> {
+    b"key-ledger".to_vec()
+}
+
+/// [`Keyspace::Meta`]: how far the pass over all data keys is, sealed.
+#[must_use]
+pub fn meta_rewrap() -> Vec<u8> {
+    b"rewrap".to_vec()
+}
+
+/// [`Keyspace::Meta`]: there while data keys were made that lack a way.
+#[must_use]
+pub fn meta_gaps() -> Vec<u8> {
+    b"gaps".to_vec()
+}
+
+/// [`Keyspace::Meta`]: how far the pass over all system records is, sealed.
+#[must_use]
+pub fn meta_reseal() -> Vec<u8> {
+    b"reseal".to_vec()
+}
+
 /// [`Keyspace::Intents`]: the intent's audit sequence.
 #[must_use]
 pub fn intent(sequence: u64) -> Vec<u8> {

@@ -131,6 +131,13 @@ impl World {
         if rpc == "SystemService/Seal" && code == Code::Ok {
             self.unseal().await;
         }
+        if rpc == "KeysService/RotateMasterKey" && code == Code::Ok {
+            until("the rotation is over", || async {
+                let ways = self.admin.keys().list().await.unwrap().ways;
+                ways.iter().all(|way| way.oldest_master_version == way.master_version).then_some(())
+            })
+            .await;
+        }
     }
 
     /// What exists all the time.

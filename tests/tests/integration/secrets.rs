@@ -96,7 +96,9 @@ async fn delete_hides_undelete_brings_back_destroy_is_for_good() {
 
     let destroyed = secrets.destroy("a", &[1]).await.unwrap();
     assert_eq!(destroyed.versions[0].state, VersionState::Destroyed);
-    assert_eq!(destroyed.unrecoverable_after_master_key_versions, [1]);
+    let key = &destroyed.unrecoverable_after[0];
+    assert_eq!((destroyed.unrecoverable_after.len(), key.master_version, key.destroy_time), (1, 1, None));
+    assert!(!destroyed.unrecoverable, "backups open while the master key is there");
     assert_eq!(reason(secrets.get_version("a", 1).await), "VERSION_DESTROYED");
     assert_eq!(reason(secrets.undelete("a", &[1]).await), "VERSION_DESTROYED");
     assert_eq!(reason(secrets.delete("a", &[9]).await), "VERSION_NOT_FOUND");

@@ -55,9 +55,11 @@ pub(super) async fn enable(
     let given = read(source.as_ref())?;
     let id = vault_id(&seal.header);
     let keys = &open.keys;
-    let hsm = keys.hsm.as_ref();
     let before = load(open.storage.as_ref()).await?;
-    let known = hsm.list_keys(id.tag()).await?;
+    let mut known = Vec::new();
+    for token in seal.header.tokens() {
+        known.extend(keys.token(&token.serial)?.list_keys(id.tag()).await?);
+    }
     let versions = known.iter().filter(|key| key.purpose == HsmKeyPurpose::Auto).map(|key| key.version);
     let newest = versions.chain(before.as_ref().map(|(record, _)| record.version)).max().unwrap_or(0);
     let version = newest.checked_add(1).ok_or_else(|| broken("its auto keys are used up"))?;
@@ -73,13 +75,17 @@ pub(super) async fn enable(
         if !bool::from(given.ct_eq(&pin)) {
             return Err(VaultError::OtherAutoPin { from: source.describe() });
         }
+        let hsm = keys.token(&token.serial)?;
         hsm.create_key(id.tag(), auto).await?;
         let mut bound = keys_of(&seal.header, token);
         bound.push(auto);
         hsm.bind(id.tag(), &bound).await?;
         let place = AutoPlace { vault: *id.as_bytes(), version, token: &token.serial };
-        let sealed = auto_seal::seal(hsm, place, &keys.q).await.map_err(crypto_error)?;
-        let q = vec![QBox { version: keys.q.version(), sealed }];
+        let mut q = Vec::new();
+        for live in keys.live_qs() {
+            let sealed = auto_seal::seal(hsm.as_ref(), place, &live).await.map_err(crypto_error)?;
+            q.push(QBox { version: live.version(), sealed });
+        }
         boxes.push(AutoBoxes { token: token.serial.clone(), q });
     }
     put(open, permit, before.map(|(_, revision)| revision), &AutoSeal { version, boxes }).await?;
@@ -114,6 +120,11 @@ async fn put(
     batch.require(Keyspace::Seal, at.clone(), unchanged);
     batch.put(Keyspace::Seal, at, record.encode());
     open.commit(Some(permit.intent()), batch).await.map(drop)
+}
+
+/// Whether the vault opens by itself.
+pub(crate) async fn is_enabled(storage: &dyn Storage) -> Result<bool, VaultError> {
+    Ok(load(storage).await?.is_some_and(|(record, _)| record.enabled()))
 }
 
 /// Destroys the auto keys that no record needs, and then the record that says so.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use keystead_crypto::aad::label;
-use keystead_crypto::arena::LockedKey;
+use keystead_crypto::arena::{LockedBytes, LockedKey};
 use keystead_crypto::auto_seal::{self, AutoPlace, AutoSeal};
 use keystead_crypto::codec::Reader;
 use keystead_crypto::envelope::Q;
@@ -23,11 +23,14 @@ use keystead_storage::{Keyspace, Range, Storage, keyspace};
 use super::{TrustedSeal, broken, crypto_error, keys_of, pin, vault_id};
 use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::error::VaultError;
-use crate::keys::{Keys, corrupt};
+use crate::keys::link::{Link, Pins};
+use crate::keys::systems::Systems;
+use crate::keys::ways::Ways;
+use crate::keys::{KeyParts, Keys, corrupt};
 use crate::policies;
 use crate::unsealed::upkeep::day_key;
 use crate::unsealed::{Parts, UnsealedVault};
-use crate::vault::Vault;
+use crate::vault::{FurtherHsm, Vault};
 
 /// System data keys of a vault at most: one a month for eighty years.
 const SYSTEM_KEYS: usize = 1000;
@@ -57,7 +60,7 @@ async fn all_or_nothing(
 ) -> Result<UnsealedVault, VaultError> {
     if opened.is_err() {
         vault.opener.clear();
-        vault.parts.hsm.logout().await;
+        vault.log_out().await;
     }
     opened
 }
@@ -68,62 +71,175 @@ async fn try_open_by_itself(
     auto: &AutoSeal,
     pin: SecretBytes,
 ) -> Result<UnsealedVault, VaultError> {
-    let (hsm, header) = (vault.parts.hsm.as_ref(), &seal.header);
-    let way = find_way(hsm, &seal.record, header).await?;
+    let header = &seal.header;
+    let first = first_token(vault);
+    let way = find_way(&first, &seal.record, header).await?;
     let serial = &way.token.serial;
     let boxes = auto.boxes.iter().find(|boxes| boxes.token == *serial);
-    let sealed = boxes.and_then(|boxes| boxes.q.iter().find(|q| q.version == header.q_version));
-    let sealed = sealed.ok_or_else(|| broken("it does not let this token open it by itself"))?;
-    hsm.login(pin).await?;
+    let boxes = boxes.ok_or_else(|| broken("it does not let this token open it by itself"))?;
+    let hsm = first.hsm.as_ref();
+    hsm.login(SecretBytes::copy_from(pin.expose())).await?;
     let auto_key = HsmKey { purpose: HsmKeyPurpose::Auto, version: auto.version };
     bind(hsm, header, &way, &[auto_key]).await?;
     let place = AutoPlace { vault: header.vault, version: auto.version, token: serial };
-    let q = auto_seal::open(hsm, place, sealed.version, &sealed.sealed).await.map_err(crypto_error)?;
-    load(vault, header, &way, q).await
+    let mut qs = Vec::new();
+    for version in header.q_versions() {
+        let sealed = boxes.q.iter().find(|q| q.version == version);
+        let sealed = sealed.ok_or_else(|| broken("it does not let this token open it by itself"))?;
+        let q = auto_seal::open(hsm, place, version, &sealed.sealed).await.map_err(crypto_error)?;
+        qs.push(Arc::new(q));
+    }
+    // One PIN is all that there is, and the quorum that allowed this found it to be every token's.
+    let pins = || {
+        Ok(header.tokens().map(|way| (way.serial.clone(), LockedBytes::copy_from(pin.expose()))).collect())
+    };
+    let opener = Opener { place: 0, way: serial.clone(), qs };
+    let tokens = with_the_others(vault, header, opener, &[], pins).await?;
+    load(vault, seal, tokens).await
 }
 
 async fn try_open(vault: &Vault, seal: &TrustedSeal, shares: &[Share]) -> Result<UnsealedVault, VaultError> {
     let TrustedSeal { record, header, .. } = seal;
-    let hsm = vault.parts.hsm.as_ref();
     let unseal_key = shamir::combine(shares)?;
-    let way = find_way(hsm, record, header).await?;
-    let pin_box = log_in(hsm, &unseal_key, header, &way).await?;
-    bind(hsm, header, &way, &[]).await?;
-    let place = header.box_place(&way.token.serial);
-    let q_box = way.boxes.q_box(header.q_version).ok_or_else(|| broken("it has no box of Q"))?;
-    let q = unseal_key.unbox_q(hsm, place, header.q_version, q_box).await.map_err(crypto_error)?;
+    let mut failed: Vec<(usize, VaultError)> = Vec::new();
+    let mut opened = None;
+    for (place, token) in configured(vault).iter().enumerate() {
+        match open_by(token, record, header, &unseal_key).await {
+            Ok((way, pin_box, qs)) => {
+                let way_name = way.token.serial.clone();
+                let undecided = way.boxes.pins.len() > 1;
+                let settle = undecided.then(|| (way_name.clone(), pin_box.to_vec()));
+                opened = Some((Opener { place, way: way_name, qs }, settle));
+                break;
+            }
+            Err(error) => failed.push((place, error)),
+        }
+    }
+    let Some((opener, settle)) = opened else {
+        let first = failed.into_iter().next().map(|(_, error)| error);
+        return Err(first.unwrap_or_else(|| broken("there is no token")));
+    };
+    let pins = || pins(record, header, &unseal_key);
+    let tokens = with_the_others(vault, header, opener, &failed, pins).await?;
     drop(unseal_key);
-    let opened = load(vault, header, &way, q).await?;
-    if way.boxes.pins.len() > 1 {
-        pin::settle(&opened, seal, &way.token.serial, pin_box).await?;
+    let opened = load(vault, seal, tokens).await?;
+    if let Some((way, pin_box)) = settle {
+        pin::settle(&opened, seal, &way, &pin_box).await?;
     }
     Ok(opened)
 }
 
-/// All that an open vault has, once the token is bound and Q is there.
-async fn load(
+/// The token that gave up Q.
+struct Opener {
+    /// Its place in the configuration.
+    place: usize,
+    /// The name of its way.
+    way: String,
+    /// What it gave up.
+    qs: Vec<Arc<Q>>,
+}
+
+/// The tokens of the configuration, one of which gave up Q.
+struct Tokens {
+    /// The one that did.
+    hsm: Arc<dyn Hsm>,
+    links: Vec<Arc<Link>>,
+    qs: Vec<Arc<Q>>,
+}
+
+fn first_token(vault: &Vault) -> FurtherHsm {
+    FurtherHsm { hsm: Arc::clone(&vault.parts.hsm), clone_of: None }
+}
+
+fn configured(vault: &Vault) -> Vec<FurtherHsm> {
+    std::iter::once(first_token(vault)).chain(vault.parts.further.iter().cloned()).collect()
+}
+
+/// Logs in to the other tokens of the configuration. Those that are away are waited for, with their PIN in locked memory.
+async fn with_the_others(
     vault: &Vault,
     header: &SealHeader,
-    way: &OpenWay<'_>,
-    q: Q,
-) -> Result<UnsealedVault, VaultError> {
-    let id = vault_id(header);
+    opener: Opener,
+    failed: &[(usize, VaultError)],
+    pins: impl Fn() -> Result<Pins, VaultError>,
+) -> Result<Tokens, VaultError> {
+    let configured = configured(vault);
+    let mut links = Vec::with_capacity(configured.len());
+    let mut hsm = Arc::clone(&vault.parts.hsm);
+    for (place, token) in configured.iter().enumerate() {
+        let error = failed.iter().find(|(at, _)| *at == place).map(|(_, error)| error);
+        if let Some(error) = error {
+            tracing::warn!(%error, token = place, "a token did not open the vault; another did");
+        }
+        links.push(Arc::new(match error {
+            _ if place == opener.place => {
+                hsm = Arc::clone(&token.hsm);
+                Link::ready(Arc::clone(&token.hsm), token.clone_of.clone(), opener.way.clone())
+            }
+            // A PIN is not tried twice.
+            Some(VaultError::Hsm(error @ (HsmError::PinRefused | HsmError::PinLocked))) => {
+                Link::refused(Arc::clone(&token.hsm), token.clone_of.clone(), error)
+            }
+            _ => Link::open(token, header, pins()?).await,
+        }));
+    }
+    Ok(Tokens { hsm, links, qs: opener.qs })
+}
+
+/// Logs in to one token and has it open its boxes of Q. Says which PIN box was good.
+async fn open_by<'a>(
+    token: &FurtherHsm,
+    record: &'a SealRecord,
+    header: &'a SealHeader,
+    unseal_key: &UnsealKey,
+) -> Result<(OpenWay<'a>, &'a [u8], Vec<Arc<Q>>), VaultError> {
+    let hsm = token.hsm.as_ref();
+    let way = find_way(token, record, header).await?;
+    let pin_box = log_in(hsm, unseal_key, header, &way).await?;
+    bind(hsm, header, &way, &[]).await?;
+    let place = header.box_place(&way.token.serial);
+    let mut qs = Vec::new();
+    for version in header.q_versions() {
+        let q_box = way.boxes.q_box(version).ok_or_else(|| broken("it has no box of Q"))?;
+        let q = unseal_key.unbox_q(hsm, place, version, q_box).await.map_err(crypto_error)?;
+        qs.push(Arc::new(q));
+    }
+    Ok((way, pin_box, qs))
+}
+
+/// The PINs of all tokens, for those that may come back later.
+fn pins(record: &SealRecord, header: &SealHeader, unseal_key: &UnsealKey) -> Result<Pins, VaultError> {
+    let mut pins = Pins::new();
+    for (way, boxes) in header.ways.iter().zip(&record.boxes) {
+        let name = way.name();
+        for pin_box in &boxes.pins {
+            let pin = unseal_key
+                .pin_box_open(header.box_place(&name), pin_box)
+                .map_err(|_| broken("the shares do not open it"))?;
+            pins.push((name.clone(), LockedBytes::copy_from(pin.expose())));
+        }
+    }
+    Ok(pins)
+}
+
+/// All that an open vault has, once its tokens are bound and Q is there.
+async fn load(vault: &Vault, seal: &TrustedSeal, tokens: Tokens) -> Result<UnsealedVault, VaultError> {
+    let id = vault_id(&seal.header);
     vault.parts.audit.bind_origin(&format!("{id}/{}", vault.parts.options.node))?;
     let storage = vault.parts.storage.as_ref();
-    let mut keys = Keys {
+    let ways = Ways::new(seal.header.clone(), Some(seal.revision), tokens.links, &tokens.qs)?;
+    let nothing = || LockedKey::from_slice(&[0; 32]).ok_or(VaultError::Randomness);
+    let mut keys = Keys::new(KeyParts {
         vault: id,
-        hsm: Arc::clone(&vault.parts.hsm),
-        token: way.token.serial.clone(),
-        master_version: way.token.master,
-        q,
-        systems: HashMap::new(),
-        current_system: [0; 16],
-        names: NameKey::new(0, LockedKey::from_slice(&[0; 32]).ok_or(VaultError::Randomness)?),
-        lookup: LookupKey::new(0, LockedKey::from_slice(&[0; 32]).ok_or(VaultError::Randomness)?),
-        inner_blobs: Keys::inner_blob_cache(),
-    };
-    load_system_keys(&mut keys, storage).await?;
+        hsm: tokens.hsm,
+        ways,
+        systems: Systems::new(HashMap::new(), [0; 16], None),
+        names: NameKey::new(0, nothing()?),
+        lookup: LookupKey::new(0, nothing()?),
+    });
+    load_system_keys(&keys, storage).await?;
     load_keyring(&mut keys, storage).await?;
+    keys.load_ledger(storage, vault.parts.clock.now()).await?;
     let policies = policies::load_all(&keys, storage).await?;
     let today = day_of(vault.parts.clock.now());
     let audit_key = day_key(&keys, storage, today, true).await?;
@@ -135,6 +251,7 @@ async fn load(
         audit: Arc::clone(&vault.parts.audit),
         clock: Arc::clone(&vault.parts.clock),
         read_durability: vault.parts.options.read_durability,
+        rotation: vault.parts.options.rotation.clone(),
         policies,
         opener: Arc::clone(&vault.opener),
         sealer,
@@ -149,11 +266,12 @@ pub(super) struct OpenWay<'a> {
 
 /// The way that goes through this token. Asked before a PIN is sent: a PIN belongs to one token.
 async fn find_way<'a>(
-    hsm: &dyn Hsm,
+    token: &FurtherHsm,
     record: &'a SealRecord,
     header: &'a SealHeader,
 ) -> Result<OpenWay<'a>, VaultError> {
-    let found = hsm.probe().await?.serial;
+    let found = token.hsm.probe().await?.serial;
+    let found = token.clone_of.clone().unwrap_or(found);
     let ways = header.ways.iter().zip(&record.boxes);
     let mut tokens = ways.filter_map(|(way, boxes)| way.token().map(|token| OpenWay { token, boxes }));
     tokens.find(|way| way.token.serial == found).ok_or_else(|| VaultError::OtherToken {
@@ -170,16 +288,16 @@ async fn log_in<'a>(
     header: &SealHeader,
     way: &OpenWay<'a>,
 ) -> Result<&'a [u8], VaultError> {
+    let serial = hsm.probe().await?.serial;
     let mut refused = broken("it has no PIN box");
     for pin_box in &way.boxes.pins {
         let pin = unseal_key
             .pin_box_open(header.box_place(&way.token.serial), pin_box)
             .map_err(|_| broken("the shares do not open it"))?;
         match hsm.login(pin).await {
-            Ok(token) if token.serial == way.token.serial => return Ok(pin_box),
-            Ok(token) => {
-                let expected = vec![way.token.serial.clone()];
-                return Err(VaultError::OtherToken { expected, found: token.serial });
+            Ok(found) if found.serial == serial => return Ok(pin_box),
+            Ok(found) => {
+                return Err(VaultError::OtherToken { expected: vec![serial], found: found.serial });
             }
             Err(HsmError::PinRefused) => refused = HsmError::PinRefused.into(),
             Err(error) => return Err(error.into()),
@@ -204,7 +322,8 @@ async fn bind(
     Ok(())
 }
 
-async fn load_system_keys(keys: &mut Keys, storage: &dyn Storage) -> Result<(), VaultError> {
+async fn load_system_keys(keys: &Keys, storage: &dyn Storage) -> Result<(), VaultError> {
+    let mut systems = HashMap::new();
     let snapshot = storage.snapshot().await?;
     let stored = snapshot.range(Keyspace::SystemKeys, Range::all(None), SYSTEM_KEYS).await?;
     for (at, stored) in stored {
@@ -215,8 +334,10 @@ async fn load_system_keys(keys: &mut Keys, storage: &dyn Storage) -> Result<(), 
         let data_key = keys.open_data_key(RecordId(id), &wrapped.value).await?;
         let aad = keys.aad(label::SYSTEM_KEY, Keyspace::SystemKeys, &at, 0);
         let key = record::open_single(&data_key, id, &aad, &stored.value).map_err(|_| failed())?;
-        keys.systems.insert(id, SystemKey::new(LockedKey::from_slice(key.expose()).ok_or_else(failed)?));
+        let key = SystemKey::new(LockedKey::from_slice(key.expose()).ok_or_else(failed)?);
+        systems.insert(id, Arc::new(key));
     }
+    keys.set_systems(Systems::new(systems, [0; 16], None));
     Ok(())
 }
 
@@ -225,7 +346,9 @@ async fn load_keyring(keys: &mut Keys, storage: &dyn Storage) -> Result<(), Vaul
     let at = keyspace::meta_keyring();
     let failed = || corrupt(Keyspace::Meta, &at);
     let stored = storage.snapshot().await?.get(Keyspace::Meta, &at).await?.ok_or_else(failed)?;
-    keys.current_system = record::peek_key_id(&stored.value).map_err(|_| failed())?;
+    let current = record::peek_key_id(&stored.value).map_err(|_| failed())?;
+    let systems = keys.systems().keys.clone();
+    keys.set_systems(Systems::new(systems, current, Some(stored.revision)));
     let plain = keys.open_record(Keyspace::Meta, &at, &stored.value)?;
     let mut reader = Reader::new("keyring", plain.expose());
     let (names, lookup) = read_keyring(&mut reader).ok_or_else(failed)?;

@@ -4,7 +4,8 @@
 //! then makes the new quorum the vault's; only after it are the old epoch keys destroyed, and with them all that the old
 //! shares could open in any copy of the old seal record.
 
-use keystead_crypto::envelope::Q;
+use std::sync::Arc;
+
 use keystead_crypto::ports::{Hsm, HsmKey, HsmKeyPurpose};
 use keystead_crypto::recovery::{self, RecoveryRecipient};
 use keystead_crypto::seal_record::{
@@ -106,7 +107,7 @@ pub(super) async fn confirm(
             new.pin_box_open(place, pin_box).map_err(crypto_error)?;
         }
         for q in &boxes.q {
-            new.unbox_q(hsm, place, q.version, &q.sealed).await.map_err(crypto_error)?;
+            new.unbox_q(hsm.as_ref(), place, q.version, &q.sealed).await.map_err(crypto_error)?;
         }
     }
     let stored = record.encode();
@@ -140,11 +141,8 @@ impl PendingSeal {
 }
 
 /// The token of a way, if it can be reached.
-fn token_of<'a>(keys: &'a Keys, way: &TokenWay) -> Result<&'a dyn Hsm, VaultError> {
-    if way.serial == keys.token {
-        return Ok(keys.hsm.as_ref());
-    }
-    Err(VaultError::OtherToken { expected: vec![way.serial.clone()], found: keys.token.clone() })
+fn token_of(keys: &Keys, way: &TokenWay) -> Result<Arc<dyn Hsm>, VaultError> {
+    keys.token(&way.serial)
 }
 
 /// An epoch that no token has seen: one that was given up may have left its key.
@@ -211,16 +209,16 @@ async fn make_boxes(
                 let mut bound = super::keys_of(&seal.header, token);
                 bound.push(epoch);
                 hsm.bind(tag, &bound).await?;
-                for q in live_q(keys) {
-                    let boxing = new.box_q(hsm, place, q, &mut rng());
+                for q in keys.live_qs() {
+                    let boxing = new.box_q(hsm.as_ref(), place, &q, &mut rng());
                     boxes.q.push(QBox { version: q.version(), sealed: boxing.await.map_err(crypto_error)? });
                 }
             }
             Way::Recovery(recovery) => {
                 let recipient = RecoveryRecipient::parse(&recovery.recipient)
                     .map_err(|_| broken("a recipient is none"))?;
-                for q in live_q(keys) {
-                    let inner = new.q_inner_seal(place, q, &mut rng()).map_err(crypto_error)?;
+                for q in keys.live_qs() {
+                    let inner = new.q_inner_seal(place, &q, &mut rng()).map_err(crypto_error)?;
                     let sealed = recovery::seal("box of Q", &recipient, &inner).map_err(crypto_error)?;
                     boxes.q.push(QBox { version: q.version(), sealed });
                 }
@@ -229,11 +227,6 @@ async fn make_boxes(
         all.push(boxes);
     }
     Ok(all)
-}
-
-/// The versions of Q that seal or open data keys, the newest first.
-fn live_q(keys: &Keys) -> impl Iterator<Item = &Q> {
-    std::iter::once(&keys.q)
 }
 
 fn hand_out(shares: &[Share], recipients: &[RecoveryRecipient]) -> Result<Vec<HandedShare>, VaultError> {

@@ -2,6 +2,7 @@
 //! again a bounded number of times.
 
 use keystead_crypto::aad::label;
+use keystead_crypto::envelope::{Wrap, WrappedDataKey};
 use keystead_crypto::record;
 use keystead_domain::id::RecordId;
 use keystead_domain::path::SecretPath;
@@ -9,10 +10,10 @@ use keystead_domain::secret_version::{SecretMeta, VersionError, VersionMeta, Ver
 use keystead_storage::{Batch, Keyspace, Precondition, StorageError, keyspace};
 
 use super::request_ids::{self, Seen};
-use super::{DeleteVersions, DestroyVersions, PutSecret, UndeleteVersions, load, load_meta};
+use super::{DeleteVersions, DestroyVersions, Destroyed, PutSecret, UndeleteVersions, load, load_meta};
 use crate::directory;
 use crate::error::VaultError;
-use crate::keys::{corrupt, fresh_id};
+use crate::keys::{MasterKey, NewDataKey, corrupt, fresh_id};
 use crate::records;
 use crate::request::Permit;
 use crate::unsealed::UnsealedVault;
@@ -32,6 +33,7 @@ pub async fn put(
     let payload = op.payload.encode();
     for _ in 0..TRIES {
         let snapshot = vault.storage.snapshot().await?;
+        vault.keys.follow_seal(snapshot.as_ref()).await?;
         let seen = match &op.request_id {
             None => None,
             Some(id) => {
@@ -55,7 +57,7 @@ pub async fn put(
         };
         let version = meta.next(op.expected)?;
         let data_key_id = fresh_id();
-        let (data_key, wrapped) = vault.keys.create_data_key(data_key_id).await?;
+        let NewDataKey { key: data_key, record: wrapped } = vault.create_data_key(data_key_id).await?;
         let aad = vault.keys.aad(label::SECRET_VERSION, Keyspace::Secrets, id.as_bytes(), version);
         let stored_at = keyspace::secret(id.as_bytes(), version);
         let sealed = record::seal_single(data_key, *data_key_id.as_bytes(), &aad, payload.expose())
@@ -67,10 +69,10 @@ pub async fn put(
             created_by: permit.caller().principal().clone(),
             size: u32::try_from(op.payload.size()).unwrap_or(u32::MAX),
             data_key: data_key_id,
-            master_version: vault.keys.master_version,
+            master_version: wrapped.master_version,
         };
         meta.push(added.clone())?;
-        batch.put(Keyspace::DataKeys, keyspace::data_key(data_key_id.as_bytes()), wrapped);
+        wrapped.put(&mut batch);
         batch.put(Keyspace::Secrets, stored_at, sealed);
         batch.require(Keyspace::SecretMeta, at.clone(), unchanged);
         batch.put(Keyspace::SecretMeta, at.clone(), seal_meta(vault, &at, &meta)?);
@@ -102,7 +104,7 @@ pub async fn delete(
         [] => meta.delete(&[meta.select(None)?.version], now),
         named => meta.delete(named, now),
     };
-    change(vault, permit.intent(), &op.path, delete).await.map(|(_, changed)| changed)
+    change(vault, permit.intent(), &op.path, delete).await.map(|changed| changed.versions)
 }
 
 /// Brings deleted versions back.
@@ -116,10 +118,11 @@ pub async fn undelete(
 ) -> Result<Vec<VersionMeta>, VaultError> {
     change(vault, permit.intent(), &op.path, |meta| meta.undelete(&op.versions))
         .await
-        .map(|(_, changed)| changed)
+        .map(|changed| changed.versions)
 }
 
-/// Removes the wrapped data keys and ciphertexts of versions from the store, its log and its files.
+/// Removes the wrapped data keys and ciphertexts of versions from the store, its log and its files, and says which keys
+/// still open copies in older backups. Asked again for versions that are destroyed already, it says how that is now.
 ///
 /// # Errors
 /// `NotFound` and the version errors.
@@ -127,9 +130,9 @@ pub async fn destroy(
     vault: &UnsealedVault,
     permit: &Permit<DestroyVersions>,
     op: &DestroyVersions,
-) -> Result<Vec<VersionMeta>, VaultError> {
+) -> Result<Destroyed, VaultError> {
     let now = vault.clock.now();
-    let (id, changed) =
+    let Changed { id, versions: changed, meta, wraps } =
         change(vault, permit.intent(), &op.path, |meta| meta.destroy(&op.versions, now)).await?;
     for version in &changed {
         vault.keys.forget_data_key(version.data_key);
@@ -138,7 +141,28 @@ pub async fn destroy(
         // A read that began before may have fetched the key again; no view from before is left now.
         vault.keys.forget_data_key(version.data_key);
     }
-    Ok(changed)
+    let masters = vault.keys.ledger().await.masters;
+    let mut backup_keys: Vec<MasterKey> = Vec::new();
+    for version in op.versions.iter().filter_map(|version| meta.version(*version)) {
+        let VersionState::Destroyed { at } = version.state else { continue };
+        let last = wraps.iter().find(|(of, _)| *of == version.version).map(|(_, wraps)| wraps.as_slice());
+        for key in masters.that_wrapped(version.created, at, last) {
+            if !backup_keys.contains(&key) {
+                backup_keys.push(key);
+            }
+        }
+    }
+    Ok(Destroyed { versions: changed, backup_keys })
+}
+
+/// A change of the version list.
+struct Changed {
+    id: RecordId,
+    versions: Vec<VersionMeta>,
+    /// The list after it.
+    meta: SecretMeta,
+    /// Of destroyed versions: way and version of M of each wrap that they had at the end.
+    wraps: Vec<(u64, Vec<(String, u32)>)>,
 }
 
 /// One change of the version list. Keys and ciphertexts of versions that it destroyed leave in the same batch.
@@ -147,7 +171,7 @@ async fn change(
     intent: Option<u64>,
     path: &SecretPath,
     apply: impl Fn(&mut SecretMeta) -> Result<Vec<VersionMeta>, VersionError>,
-) -> Result<(RecordId, Vec<VersionMeta>), VaultError> {
+) -> Result<Changed, VaultError> {
     for _ in 0..TRIES {
         let snapshot = vault.storage.snapshot().await?;
         let (id, meta, revision) = load(vault, snapshot.as_ref(), path).await?;
@@ -155,16 +179,26 @@ async fn change(
         let changed = apply(&mut meta)?;
         let at = keyspace::secret_meta(id.as_bytes());
         let mut batch = Batch::new();
+        let mut wraps = Vec::new();
         for version in
             changed.iter().filter(|version| matches!(version.state, VersionState::Destroyed { .. }))
         {
-            batch.delete(Keyspace::DataKeys, keyspace::data_key(version.data_key.as_bytes()));
+            let at = keyspace::data_key(version.data_key.as_bytes());
+            if let Some(stored) = snapshot.get(Keyspace::DataKeys, &at).await? {
+                // What is said of its wraps must be true of the record that goes.
+                batch.require(Keyspace::DataKeys, at.clone(), Precondition::Revision(stored.revision));
+                if let Ok(record) = WrappedDataKey::decode(&stored.value) {
+                    let named = |wrap: &Wrap| (wrap.token.clone(), wrap.master_version);
+                    wraps.push((version.version, record.wraps().iter().map(named).collect()));
+                }
+            }
+            batch.delete(Keyspace::DataKeys, at);
             batch.delete(Keyspace::Secrets, keyspace::secret(id.as_bytes(), version.version));
         }
         batch.require(Keyspace::SecretMeta, at.clone(), Precondition::Revision(revision));
         batch.put(Keyspace::SecretMeta, at.clone(), seal_meta(vault, &at, &meta)?);
         match vault.commit(intent, batch).await {
-            Ok(_) => return Ok((id, changed)),
+            Ok(_) => return Ok(Changed { id, versions: changed, meta, wraps }),
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
             Err(error) => return Err(error),
         }

@@ -74,9 +74,9 @@ impl Intents {
         self.state().settled.push(intent);
     }
 
-    pub(super) fn take_settled(&self) -> Vec<u64> {
+    pub(super) fn take_settled(&self, room: usize) -> Vec<u64> {
         let settled = &mut self.state().settled;
-        let keep = settled.len().saturating_sub(SETTLED_A_BATCH);
+        let keep = settled.len().saturating_sub(SETTLED_A_BATCH.min(room));
         settled.split_off(keep)
     }
 
@@ -115,9 +115,10 @@ mod tests {
         assert_eq!(intents.low_water(9), 5);
         intents.settled(5);
         assert_eq!(intents.low_water(9), 9);
-        let taken = intents.take_settled();
+        assert_eq!(intents.take_settled(0), Vec::<u64>::new(), "no room");
+        let taken = intents.take_settled(64);
         assert_eq!(taken, vec![3]);
         intents.put_back(taken);
-        assert_eq!(intents.take_settled(), vec![3]);
+        assert_eq!(intents.take_settled(64), vec![3]);
     }
 }

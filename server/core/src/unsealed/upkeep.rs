@@ -8,7 +8,6 @@ use std::sync::{Arc, PoisonError};
 use keystead_audit::{Body, BodyInput, Durability, EntryKind, UnixMillis as AuditMillis};
 use keystead_crypto::arena::LockedKey;
 use keystead_crypto::ports::HsmKeyPurpose;
-use keystead_crypto::seal_record::Way;
 use keystead_domain::policy::Resource;
 use keystead_storage::{Batch, Keyspace, Precondition, Range, StorageError, keyspace};
 
@@ -45,8 +44,13 @@ impl UnsealedVault {
                 tracing::warn!(settled, "outcomes that a crash left out were derived and recorded");
             }
         }
+        self.look_after_tokens().await;
         if self.token_leftovers.load(Ordering::Acquire) {
-            self.tidy_tokens().await?;
+            match self.tidy_tokens().await {
+                // It is looked at when it is back; the rest does not wait for it.
+                Err(VaultError::TokenAway { .. }) => {}
+                tidied => tidied?,
+            }
         }
         self.tidy_request_ids().await?;
         self.keep_low_water().await
@@ -61,27 +65,38 @@ impl UnsealedVault {
     /// may be an old copy, and they another's.
     pub(crate) async fn tidy_tokens(&self) -> Result<(), VaultError> {
         let seal = TrustedSeal::load(self.storage.as_ref()).await?;
-        let hsm = self.keys.hsm.as_ref();
         let tag = self.keys.vault.tag();
-        let way = seal.header.ways.iter().filter_map(Way::token).find(|way| way.serial == self.keys.token);
-        for key in hsm.list_keys(tag).await? {
-            let outlived = match key.purpose {
-                HsmKeyPurpose::Epoch => key.version < seal.header.epoch,
-                HsmKeyPurpose::Master => way.is_some_and(|way| key.version < way.oldest_master),
-                HsmKeyPurpose::Audit | HsmKeyPurpose::Auto => false,
-            };
-            if outlived {
-                hsm.destroy_key(tag, key).await?;
-                tracing::info!(
-                    purpose = key.purpose.word(),
-                    version = key.version,
-                    "a key that nothing needs any more was destroyed"
-                );
+        for way in seal.header.tokens() {
+            // One that is away is looked at when it is back.
+            let hsm = self.keys.token(&way.serial)?;
+            for key in hsm.list_keys(tag).await? {
+                let outlived = match key.purpose {
+                    HsmKeyPurpose::Epoch => key.version < seal.header.epoch,
+                    HsmKeyPurpose::Master => key.version < way.oldest_master,
+                    HsmKeyPurpose::Audit | HsmKeyPurpose::Auto => false,
+                };
+                if outlived {
+                    hsm.destroy_key(tag, key).await?;
+                    tracing::info!(
+                        token = %way.serial,
+                        purpose = key.purpose.word(),
+                        version = key.version,
+                        "a key that nothing needs any more was destroyed"
+                    );
+                }
             }
         }
-        auto_unseal::tidy(self, self.keys.vault, hsm).await?;
+        auto_unseal::tidy(self, self.keys.vault, self.keys.hsm.as_ref()).await?;
         self.token_leftovers.store(false, Ordering::Release);
         Ok(())
+    }
+
+    /// Logs in to tokens that are back.
+    async fn look_after_tokens(&self) {
+        let ways = self.keys.ways();
+        for link in ways.links.iter().filter(|link| !link.status().ready) {
+            link.come_back(&ways.header).await;
+        }
     }
 
     /// One step through the answers kept for repeated requests; the next call goes on where this one ended.
@@ -215,6 +230,7 @@ pub(crate) async fn day_key(
         let mut batch = Batch::new();
         batch.require(Keyspace::AuditKeys, at.clone(), Precondition::Absent);
         batch.put(Keyspace::AuditKeys, at.clone(), keys.seal_record(Keyspace::AuditKeys, &at, key.expose())?);
+        keys.guard(&mut batch)?;
         match storage.commit(batch).await {
             Ok(_) => return Ok(key),
             Err(StorageError::Conflict { .. }) => {}

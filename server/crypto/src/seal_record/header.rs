@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::way::{MAX_WAYS, Way};
+use super::way::{MAX_WAYS, TokenWay, Way};
 use super::{FORMAT, HEADER, WayBoxes};
 use crate::codec::{CodecError, Reader, Writer};
 use crate::error::CryptoError;
@@ -151,6 +151,16 @@ impl SealHeader {
         }
         reader.finish()?;
         Ok(header)
+    }
+
+    /// The tokens among its ways.
+    pub fn tokens(&self) -> impl Iterator<Item = &TokenWay> {
+        self.ways.iter().filter_map(Way::token)
+    }
+
+    /// The versions of Q that open data keys, the newest first.
+    pub fn q_versions(&self) -> impl Iterator<Item = u32> + use<> {
+        std::iter::once(self.q_version).chain(self.former_q_version)
     }
 
     /// An audit key by its number.

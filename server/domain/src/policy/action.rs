@@ -125,6 +125,12 @@ actions! {
     PoliciesExplain = "policies:explain", System, ADMIN;
     /// Read the audit log.
     AuditRead = "audit:read", Audit, ADMIN;
+    /// See ways, keys and how far their rotation is.
+    KeysRead = "keys:read", System, ADMIN;
+    /// Rotate the master key.
+    KeysRotate = "keys:rotate", System, ADMIN;
+    /// Retire a token or a recovery recipient.
+    KeysRetire = "keys:retire", System, ADMIN;
     /// Seal the vault.
     SystemSeal = "system:seal", System, ADMIN;
     /// Begin and end ceremonies that need a quorum, and take the seal record away.

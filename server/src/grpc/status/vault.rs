@@ -67,6 +67,8 @@ fn code(error: &VaultError) -> Code {
         | VaultError::AuditOrigin(_)
         | VaultError::SealRecord { .. }
         | VaultError::WouldLockOut { .. }
+        | VaultError::RotationUnderWay
+        | VaultError::MasterKeyUsedUp { .. }
         | VaultError::OtherCeremony { .. }
         | VaultError::CeremonyUnderWay { .. }
         | VaultError::PinUndecided { .. }
@@ -97,7 +99,7 @@ fn code(error: &VaultError) -> Code {
             Code::Unavailable
         }
         VaultError::OutcomeUnrecorded(_) => Code::Unknown,
-        VaultError::Interrupted { .. } => Code::Unavailable,
+        VaultError::Interrupted { .. } | VaultError::TokenAway { .. } => Code::Unavailable,
         VaultError::Hsm(error) => match error {
             HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn => {
                 Code::Unavailable

@@ -1,10 +1,11 @@
 //! `secret history`, `delete`, `undelete`, `destroy`: what happens to versions.
 
 use clap::Args;
+use keystead_client::v1::BackupKey;
 use keystead_client::{SecretVersion, VersionState};
 use serde_json::{Value, json};
 
-use crate::commands::{Connect, time};
+use crate::commands::{Connect, time, timestamp};
 use crate::error::CliError;
 use crate::output::Output;
 use crate::prompt;
@@ -81,20 +82,39 @@ pub(super) async fn destroy(
     let question = format!("Destroy version {} of {} for good?", numbers(&args.versions), args.path);
     prompt::confirm(&question, args.yes)?;
     let destroyed = connect.connect().await?.secrets().destroy(&args.path, &args.versions).await?;
-    let masters = &destroyed.unrecoverable_after_master_key_versions;
+    let keys = &destroyed.unrecoverable_after;
     let json = json!({
         "path": args.path,
         "versions": destroyed.versions.iter().map(version_json).collect::<Vec<_>>(),
-        "unrecoverable_after_master_key_versions": masters,
+        "unrecoverable": destroyed.unrecoverable,
+        "unrecoverable_after": keys.iter().map(backup_key_json).collect::<Vec<_>>(),
     });
     show(&destroyed.versions, &json, output)?;
-    if !masters.is_empty() && !output.is_json() {
-        let masters = numbers(masters);
-        output.remark(&format!(
-            "Copies in older backups open until master key version {masters} is destroyed."
-        ));
+    if !output.is_json() {
+        let left = keys.iter().filter(|key| key.destroy_time.is_none()).map(backup_key);
+        let left: Vec<_> = left.collect();
+        output.remark(&match left.as_slice() {
+            [] => "No copy in any backup opens any more: the keys that wrapped it are destroyed.".to_owned(),
+            left => format!("Copies in older backups open until these are destroyed: {}.", left.join(", ")),
+        });
     }
     Ok(())
+}
+
+fn backup_key(key: &BackupKey) -> String {
+    match key.master_version {
+        0 => format!("the private half of {}", key.way),
+        version => format!("master key {version} of token {}", key.way),
+    }
+}
+
+fn backup_key_json(key: &BackupKey) -> Value {
+    json!({
+        "way": key.way,
+        "master_version": key.master_version,
+        "since": timestamp(key.since.as_ref()),
+        "destroy_time": timestamp(key.destroy_time.as_ref()),
+    })
 }
 
 fn show_changed(path: &str, versions: &[SecretVersion], output: &Output) -> Result<(), CliError> {

@@ -1,0 +1,202 @@
+//! A configured token, and whether it answers.
+//!
+//! Invariants: a PIN is sent to a token only after the token said its serial, and never again once refused; a token that
+//! was away when the vault opened is logged in to when it is back, with the PIN kept in locked memory until then.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use keystead_crypto::arena::LockedBytes;
+use keystead_crypto::ports::{Hsm, HsmError};
+use keystead_crypto::seal_record::{SealHeader, TokenWay, Way};
+use keystead_crypto::secret::SecretBytes;
+use keystead_domain::id::VaultId;
+
+use crate::seal::keys_of;
+use crate::vault::FurtherHsm;
+
+/// A token that the configuration names.
+pub(crate) struct Link {
+    /// The token.
+    pub(crate) hsm: Arc<dyn Hsm>,
+    clone_of: Option<String>,
+    state: Mutex<State>,
+}
+
+/// PINs that the shares opened, by the name of their way.
+pub(crate) type Pins = Vec<(String, LockedBytes)>;
+
+enum State {
+    /// It answers.
+    Ready { way: String },
+    /// It did; the port brings it back by itself.
+    Away { way: String, reason: String },
+    /// Nobody is logged in yet.
+    Waiting { pins: Pins, reason: String },
+    /// Nothing more is tried before a person does.
+    Refused { way: Option<String>, reason: String },
+}
+
+/// What is told of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// The name of its way, once it is known.
+    pub way: Option<String>,
+    /// Whether it answers.
+    pub ready: bool,
+    /// What keeps it from answering.
+    pub reason: Option<String>,
+}
+
+impl Link {
+    /// A token that is logged in to.
+    pub(crate) fn ready(hsm: Arc<dyn Hsm>, clone_of: Option<String>, way: String) -> Self {
+        Self { hsm, clone_of, state: Mutex::new(State::Ready { way }) }
+    }
+
+    /// A token that refused its PIN.
+    pub(crate) fn refused(hsm: Arc<dyn Hsm>, clone_of: Option<String>, error: &HsmError) -> Self {
+        let state = State::Refused { way: clone_of.clone(), reason: error.to_string() };
+        Self { hsm, clone_of, state: Mutex::new(state) }
+    }
+
+    /// A further token, logged in to if it can be.
+    pub(crate) async fn open(further: &FurtherHsm, header: &SealHeader, pins: Pins) -> Self {
+        let link = Self {
+            hsm: Arc::clone(&further.hsm),
+            clone_of: further.clone_of.clone(),
+            state: Mutex::new(State::Waiting { pins, reason: "not tried yet".to_owned() }),
+        };
+        link.come_back(header).await;
+        link
+    }
+
+    /// The name of its way, while it answers.
+    pub(crate) fn ready_way(&self) -> Option<String> {
+        match &*self.state() {
+            State::Ready { way } => Some(way.clone()),
+            _ => None,
+        }
+    }
+
+    /// The name of its way, if that is known.
+    pub(crate) fn way(&self) -> Option<String> {
+        self.status().way
+    }
+
+    /// How it is.
+    pub(crate) fn status(&self) -> LinkStatus {
+        let (way, reason) = match &*self.state() {
+            State::Ready { way } => (Some(way.clone()), None),
+            State::Away { way, reason } => (Some(way.clone()), Some(reason.clone())),
+            State::Waiting { reason, .. } => (None, Some(reason.clone())),
+            State::Refused { way, reason } => (way.clone(), Some(reason.clone())),
+        };
+        LinkStatus { way, ready: reason.is_none(), reason }
+    }
+
+    /// It became a way, and is logged in to.
+    pub(crate) fn joined(&self, way: String) {
+        *self.state() = State::Ready { way };
+    }
+
+    /// Takes note of a failure; says whether it means that the token is away.
+    pub(crate) fn failed(&self, error: &HsmError) -> bool {
+        let away = matches!(
+            error,
+            HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn
+        );
+        let mut state = self.state();
+        if let State::Ready { way } = &*state
+            && away
+        {
+            tracing::warn!(token = %way, %error, "a token is away; others stand in, and what it misses is made up for later");
+            *state = State::Away { way: way.clone(), reason: error.to_string() };
+        }
+        away
+    }
+
+    /// Looks whether it is back, and logs in if nobody has yet.
+    pub(crate) async fn come_back(&self, header: &SealHeader) {
+        let waiting = match &*self.state() {
+            State::Ready { .. } | State::Refused { .. } => return,
+            State::Away { .. } => None,
+            State::Waiting { pins, .. } => Some(pins.iter().map(copy).collect::<Pins>()),
+        };
+        let next = match waiting {
+            // Only whoever is logged in gets an answer.
+            None => self.hsm.verifying_key().await.map(drop).map_err(|error| (error, None)),
+            Some(pins) => self.log_in(header, &pins).await,
+        };
+        let mut state = self.state();
+        let former = std::mem::replace(&mut *state, State::Refused { way: None, reason: String::new() });
+        *state = match (next, former) {
+            (Ok(()), State::Away { way, .. }) => {
+                tracing::info!(token = %way, "a token is back");
+                State::Ready { way }
+            }
+            (Ok(()), former) => former,
+            (Err((error, way)), _) if is_final(&error) => {
+                tracing::error!(%error, "a further token is not used; mend it and unseal again");
+                State::Refused { way, reason: error.to_string() }
+            }
+            (Err((error, _)), State::Away { way, .. }) => State::Away { way, reason: error.to_string() },
+            (Err((error, _)), State::Waiting { pins, .. }) => {
+                State::Waiting { pins, reason: error.to_string() }
+            }
+            (Err(_), former) => former,
+        };
+    }
+
+    /// The way of the token there, told by its serial before a PIN is sent.
+    async fn log_in(&self, header: &SealHeader, pins: &Pins) -> Result<(), (HsmError, Option<String>)> {
+        let serial = self.hsm.probe().await.map_err(|error| (error, None))?.serial;
+        let name = self.clone_of.clone().unwrap_or_else(|| serial.clone());
+        let strange = |what: String| (HsmError::Misconfigured { what }, None);
+        let Some(way) = header.ways.iter().filter_map(Way::token).find(|way| way.serial == name) else {
+            return Err(strange(format!("the vault knows no token {name}; add it first")));
+        };
+        let mut refused = strange(format!("there is no PIN for token {name}"));
+        for (_, pin) in pins.iter().filter(|(of, _)| *of == name) {
+            match self.hsm.login(SecretBytes::copy_from(pin.expose())).await {
+                Ok(found) if found.serial != serial => {
+                    return Err((HsmError::Lied { what: "its serial changed at login".to_owned() }, None));
+                }
+                Ok(_) => {
+                    self.bind(header, way).await.map_err(|error| (error, Some(name.clone())))?;
+                    tracing::info!(token = %name, "a further token is logged in to");
+                    *self.state() = State::Ready { way: name };
+                    return Ok(());
+                }
+                Err(HsmError::PinRefused) => refused = (HsmError::PinRefused, Some(name.clone())),
+                Err(error) => return Err((error, Some(name))),
+            }
+        }
+        Err(refused)
+    }
+
+    /// Binds the keys that a header names for its way, and makes sure that the token has the vault's audit key.
+    ///
+    /// # Errors
+    /// Those of the token; `Misconfigured` for another audit key.
+    pub(crate) async fn bind(&self, header: &SealHeader, way: &TokenWay) -> Result<(), HsmError> {
+        self.hsm.bind(VaultId(header.vault).tag(), &keys_of(header, way)).await?;
+        let vouched = header.audit_key_at(way.audit_key);
+        if vouched == Some(&self.hsm.verifying_key().await?) {
+            return Ok(());
+        }
+        Err(HsmError::Misconfigured { what: "the token's audit key is not the vault's".to_owned() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a person has to do something before another try could do better than harm.
+fn is_final(error: &HsmError) -> bool {
+    matches!(error, HsmError::PinRefused | HsmError::PinLocked | HsmError::Lied { .. })
+}
+
+fn copy((way, pin): &(String, LockedBytes)) -> (String, LockedBytes) {
+    (way.clone(), LockedBytes::copy_from(pin.expose()))
+}

@@ -1,0 +1,156 @@
+//! Keys change: master keys are rotated, ways added and retired, system keys replaced, and one pass over all data keys
+//! brings each to the state that the seal record wants.
+//!
+//! Invariant: a key is destroyed only after a whole pass, begun after the last commit that could name it, found nothing
+//! that needs it. Every step is durable before the next begins, so that a crash anywhere is gone on from.
+
+mod join;
+mod master;
+mod ops;
+mod pace;
+mod pass;
+mod record;
+mod reseal;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keystead_domain::time::UnixMillis;
+
+pub use self::master::{RetireWay, RotateMasterKey};
+pub use self::ops::{Alarm, GetRotation, KeyReport, ListKeys, SystemKeyReport, WayReport};
+use self::pass::PassFile;
+pub use self::pass::{Beside, Stretch};
+use self::reseal::ResealFile;
+use crate::keys::{MAX_WRAPS_A_VERSION, MasterKey};
+
+/// How keys are rotated.
+#[derive(Debug, Clone)]
+pub struct RotationOptions {
+    /// Data keys wrapped anew in a second at most.
+    pub max_rewraps_per_second: u32,
+    /// Age of a master key from which an alarm is raised.
+    pub max_age: Duration,
+    /// Wraps of a master key from which an alarm is raised.
+    pub wraps_alarm: u64,
+    /// Records that a system key seals before it is replaced.
+    pub system_key_records: u64,
+    /// Age at which a system key is replaced.
+    pub system_key_age: Duration,
+}
+
+impl Default for RotationOptions {
+    fn default() -> Self {
+        const DAY: u64 = 24 * 60 * 60;
+        Self {
+            max_rewraps_per_second: 500,
+            max_age: Duration::from_secs(365 * DAY),
+            wraps_alarm: MAX_WRAPS_A_VERSION / 2,
+            system_key_records: 1 << 30,
+            system_key_age: Duration::from_secs(30 * DAY),
+        }
+    }
+}
+
+/// How far the pass over all data keys is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Whether a pass is under way.
+    pub running: bool,
+    /// When it began.
+    pub started: Option<UnixMillis>,
+    /// When the last one ended.
+    pub finished: Option<UnixMillis>,
+    /// Data keys looked at.
+    pub looked: u64,
+    /// Data keys wrapped anew.
+    pub rewrapped: u64,
+    /// Data keys in all, estimated from how far the pass is through their random ids.
+    pub estimated_total: u64,
+    /// Data keys wrapped anew in a second, lately.
+    pub rate: u64,
+    /// Data keys that still lack something, since a token is away or nothing opens them.
+    pub lacking: u64,
+    /// Records that are none, by id in hex; the first of them.
+    pub malformed: Vec<String>,
+    /// What last went wrong.
+    pub last_error: Option<String>,
+}
+
+/// What is known of rotation while the vault is open.
+pub(crate) struct Rotation {
+    pub(crate) options: RotationOptions,
+    pub(crate) progress: Mutex<Progress>,
+    pass: tokio::sync::Mutex<PassFile>,
+    reseal: tokio::sync::Mutex<ResealFile>,
+    /// One change of master keys or ways at a time.
+    changing: tokio::sync::Mutex<()>,
+    /// What was last found wrong.
+    alarms: Mutex<Vec<Alarm>>,
+    /// Data keys made without one of their ways.
+    gaps: AtomicU64,
+    /// The store knows that there are some.
+    gaps_noted: AtomicBool,
+}
+
+impl Rotation {
+    pub(crate) fn new(options: RotationOptions) -> Self {
+        Self {
+            options,
+            progress: Mutex::default(),
+            pass: tokio::sync::Mutex::default(),
+            reseal: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            alarms: Mutex::default(),
+            gaps: AtomicU64::new(0),
+            gaps_noted: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn alarms(&self) -> MutexGuard<'_, Vec<Alarm>> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a gap; says whether the store has still to hear of it. Counted first: a pass that ends meanwhile sees it.
+    pub(crate) fn gap(&self) -> bool {
+        self.gaps.fetch_add(1, Ordering::SeqCst);
+        !self.gaps_noted.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_gaps_noted(&self, noted: bool) {
+        self.gaps_noted.store(noted, Ordering::SeqCst);
+    }
+}
+
+/// What is wrong with a key, if anything is.
+pub(crate) fn alarms_of(
+    key: &MasterKey,
+    used: u64,
+    options: &RotationOptions,
+    now: UnixMillis,
+) -> Vec<Alarm> {
+    let mut alarms = Vec::new();
+    if key.version == 0 || key.superseded.is_some() {
+        return alarms;
+    }
+    let age = Duration::from_millis(now.0.saturating_sub(key.since.0));
+    if age >= options.max_age {
+        alarms.push(Alarm::Overdue { way: key.way.clone(), version: key.version });
+    }
+    if used >= options.wraps_alarm {
+        alarms.push(Alarm::ManyWraps { way: key.way.clone(), version: key.version, wraps: used });
+    }
+    alarms
+}
+
+#[cfg(test)]
+mod tests;

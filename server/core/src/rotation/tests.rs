@@ -1,0 +1,486 @@
+//! Rotation over tokens in memory: what it comes to, and that it comes to the same when it is cut off anywhere.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keystead_crypto::recovery::{RecoveryIdentity, RecoveryRecipient};
+use keystead_crypto::secret::SecretBytes;
+use keystead_domain::policy::Resource;
+use keystead_storage::fault::CommitFault;
+use keystead_storage::{Batch, Keyspace, Precondition, Range, Storage, StorageError, keyspace};
+
+use super::*;
+use crate::error::VaultError;
+use crate::keys::{MasterKey, fresh_id};
+use crate::operation;
+use crate::request::SystemPermit;
+use crate::testing::Bench;
+
+const PATHS: [&str; 5] = ["a", "b/c", "b/d", "e/f/g", "h"];
+const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+
+fn quick() -> RotationOptions {
+    // Shorter than the life of the token that the tests call with.
+    let system_key_age = Duration::from_secs(3600);
+    RotationOptions { max_rewraps_per_second: 1_000_000, system_key_age, ..RotationOptions::default() }
+}
+
+async fn filled(serials: &[&'static str]) -> Bench {
+    let bench = Bench::open(serials, quick()).await;
+    for path in PATHS {
+        bench.put(path).await.unwrap();
+    }
+    bench
+}
+
+/// What the server's task does, once.
+async fn look_after(bench: &Bench) -> Result<Stretch, VaultError> {
+    let open = bench.opened();
+    let stretch = loop {
+        match open.rewrap(&open).await? {
+            Stretch::More => {}
+            stretch => break stretch,
+        }
+    };
+    open.end_rotation().await?;
+    while open.look_after_system_keys().await? {}
+    Ok(stretch)
+}
+
+async fn rotate(bench: &Bench) -> Result<(), VaultError> {
+    operation::run(&bench.opened(), bench.context(), RotateMasterKey).await.map(drop)
+}
+
+async fn all_read(bench: &Bench) {
+    for path in PATHS {
+        assert!(bench.reads(path).await.unwrap(), "{path}");
+    }
+}
+
+enum Test {}
+
+/// Has a quorum add what is configured.
+async fn join_token(bench: &Bench, place: usize) -> Result<String, VaultError> {
+    let (open, key) = (bench.opened(), bench.unseal_key());
+    let pin = SecretBytes::copy_from(b"1234");
+    let job = |permit: SystemPermit<Test>| {
+        let (open, key, pin) = (open.clone(), &key, &pin);
+        async move { open.join_token(&permit, key, place, pin).await }
+    };
+    operation::run_job(&open, "test", Resource::System, Vec::new(), job).await
+}
+
+async fn join_recovery(bench: &Bench) -> Result<String, VaultError> {
+    let (open, key) = (bench.opened(), bench.unseal_key());
+    let recipient = RecoveryRecipient::parse(RECIPIENT).unwrap();
+    let job = |permit: SystemPermit<Test>| {
+        let (open, key, recipient) = (open.clone(), &key, &recipient);
+        async move { open.join_recovery(&permit, key, recipient).await }
+    };
+    operation::run_job(&open, "test", Resource::System, Vec::new(), job).await
+}
+
+async fn masters(bench: &Bench) -> Vec<MasterKey> {
+    bench.opened().key_report().await.unwrap().masters
+}
+
+#[tokio::test]
+async fn a_rotation_wraps_every_data_key_anew_and_then_destroys_the_old_master_key() {
+    let mut bench = filled(&["one"]).await;
+    let before = bench.wraps().await.len();
+    rotate(&bench).await.unwrap();
+    assert_eq!(bench.tokens[0].masters(), [1, 2]);
+    assert!(matches!(rotate(&bench).await, Err(VaultError::RotationUnderWay)), "one at a time");
+    bench.opened().end_rotation().await.unwrap();
+    assert_eq!(bench.tokens[0].masters(), [1, 2], "data keys still need the old one");
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    assert_eq!(bench.tokens[0].masters(), [2]);
+    let wraps = bench.wraps().await;
+    assert_eq!(wraps.len(), before);
+    assert!(wraps.iter().all(|wraps| *wraps == [("one".to_owned(), 2, 1)]), "{wraps:?}");
+    all_read(&bench).await;
+    bench.restart().await;
+    all_read(&bench).await;
+    let masters = masters(&bench).await;
+    assert!(masters[0].destroyed.is_some() && masters[1].superseded.is_none(), "{masters:?}");
+    let progress = bench.opened().rotation_progress();
+    assert!(!progress.running && progress.lacking == 0);
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Idle);
+}
+
+/// Rotates, with one commit failing, and goes on as after a crash until it is done.
+async fn rotation_with(nth: u64, fault: CommitFault) -> bool {
+    let mut bench = filled(&["one", "two"]).await;
+    join_token(&bench, 1).await.unwrap();
+    look_after(&bench).await.unwrap();
+    let commits = bench.faults.commits();
+    bench.faults.on_commit(nth, fault);
+    let begun = async {
+        rotate(&bench).await?;
+        look_after(&bench).await
+    };
+    let crashed = begun.await.is_err();
+    let reached = bench.faults.commits() >= commits + nth;
+    bench.restart().await;
+    // Whatever was cut off, whoever asked for a rotation asks again, unless one is under way or done.
+    let rotated = |bench: &Bench| bench.opened().keys.ways().master_version() > 1;
+    if !rotated(&bench) {
+        rotate(&bench).await.unwrap();
+    }
+    look_after(&bench).await.unwrap();
+    for token in &bench.tokens {
+        let masters = token.masters();
+        let newest = *masters.last().unwrap();
+        // A key that was made and never named by the seal record stays until the next rotation passes it by.
+        assert!(newest >= 2 && !masters.contains(&1), "{masters:?} after {fault:?} at commit {nth}");
+    }
+    let header = bench.opened().keys.ways().header.clone();
+    assert!(
+        header.ways.iter().filter_map(|way| way.token()).all(|token| token.oldest_master == token.master)
+    );
+    bench.restart().await;
+    all_read(&bench).await;
+    for wraps in bench.wraps().await {
+        assert_eq!(wraps.len(), 2, "{wraps:?} after {fault:?} at commit {nth}");
+    }
+    assert!(crashed || !reached || fault == CommitFault::UnknownAndApplied, "a lost commit was noticed");
+    reached
+}
+
+#[tokio::test]
+async fn a_rotation_cut_off_at_any_write_goes_on_after_it() {
+    for fault in [CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied, CommitFault::Unavailable] {
+        let mut nth = 1;
+        while rotation_with(nth, fault).await {
+            nth += 1;
+        }
+        assert!(nth > 5, "every write of a rotation was cut off, {nth} of them");
+    }
+}
+
+#[tokio::test]
+async fn a_data_key_made_under_the_old_seal_record_cannot_appear_behind_the_pass() {
+    let bench = filled(&["one"]).await;
+    let open = bench.opened();
+    let (id, stale) = (fresh_id(), fresh_id());
+    let made = open.create_data_key(stale).await.unwrap();
+    rotate(&bench).await.unwrap();
+    let mut batch = Batch::new();
+    made.record.put(&mut batch);
+    let refused = open.commit(None, batch).await;
+    assert!(matches!(refused, Err(VaultError::Storage(StorageError::Conflict { .. }))), "{refused:?}");
+    let mut batch = Batch::new();
+    open.create_data_key(id).await.unwrap().record.put(&mut batch);
+    open.commit(None, batch).await.unwrap();
+    bench.put("later").await.unwrap();
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    assert!(bench.reads("later").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_new_q_seals_every_data_key_anew_and_the_former_is_given_up() {
+    let mut bench = filled(&["one"]).await;
+    join_recovery(&bench).await.unwrap();
+    let (open, key) = (bench.opened(), bench.unseal_key());
+    let job = |permit: SystemPermit<Test>| {
+        let (open, key) = (open.clone(), &key);
+        async move { open.renew_q(&permit, key).await }
+    };
+    assert_eq!(operation::run_job(&open, "test", Resource::System, Vec::new(), job).await.unwrap(), 2);
+    bench.put("between").await.unwrap();
+    bench.restart().await;
+    all_read(&bench).await;
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    assert!(bench.wraps().await.iter().flatten().all(|(_, _, q)| *q == 2));
+    assert_eq!(bench.opened().keys.ways().header.former_q_version, None);
+    bench.restart().await;
+    all_read(&bench).await;
+    assert!(bench.reads("between").await.unwrap());
+    assert_eq!(bench.opened().keys.ways().qs().len(), 1, "the former Q is nowhere any more");
+}
+
+#[tokio::test]
+async fn a_second_token_and_a_recovery_recipient_get_every_data_key_and_open_it() {
+    let mut bench = filled(&["one", "two"]).await;
+    assert_eq!(join_token(&bench, 1).await.unwrap(), "two");
+    let name = join_recovery(&bench).await.unwrap();
+    assert!(join_token(&bench, 1).await.is_err() && join_recovery(&bench).await.is_err(), "once is enough");
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    for wraps in bench.wraps().await {
+        let names: Vec<_> = wraps.iter().map(|(way, ..)| way.as_str()).collect();
+        assert_eq!(names, ["one", "two", name.as_str()]);
+    }
+    // The first token is lost: the second opens the vault and reads.
+    bench.kill();
+    bench.tokens[0].away.store(true, Ordering::SeqCst);
+    bench.unseal().await.unwrap();
+    all_read(&bench).await;
+    let alarms = bench.opened().look_for_key_alarms().await.unwrap();
+    assert!(matches!(alarms.as_slice(), [Alarm::TokenAway { .. }]), "{alarms:?}");
+    // Every token is lost: identity and Q open what is stored.
+    let identity = RecoveryIdentity::parse(&SecretBytes::copy_from(IDENTITY.as_bytes())).unwrap();
+    let open = bench.opened();
+    let snapshot = bench.store.snapshot().await.unwrap();
+    for (key, stored) in snapshot.range(Keyspace::DataKeys, Range::all(None), 100).await.unwrap() {
+        let record = keystead_crypto::envelope::WrappedDataKey::decode(&stored.value).unwrap();
+        let aad = open.keys.aad(keystead_crypto::aad::label::DATA_KEY, Keyspace::DataKeys, &key, 0);
+        record.open_recovery(&identity, &open.keys.ways().q, &aad).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_vault_moves_to_another_token_while_it_is_open() {
+    let mut bench = filled(&["one", "two"]).await;
+    join_token(&bench, 1).await.unwrap();
+    let retire = |way: &str| RetireWay { way: way.to_owned() };
+    let early = operation::run(&bench.opened(), bench.context(), retire("one")).await;
+    assert!(matches!(early, Err(VaultError::RotationUnderWay)), "data keys have no other way yet");
+    look_after(&bench).await.unwrap();
+    operation::run(&bench.opened(), bench.context(), retire("one")).await.unwrap();
+    assert!(operation::run(&bench.opened(), bench.context(), retire("two")).await.is_err(), "the only one");
+    bench.put("moved").await.unwrap();
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    assert!(bench.wraps().await.iter().all(|wraps| *wraps == [("two".to_owned(), 1, 1)]));
+    bench.tokens.remove(0);
+    bench.restart().await;
+    all_read(&bench).await;
+    assert!(bench.reads("moved").await.unwrap());
+}
+
+#[tokio::test]
+async fn what_a_token_missed_while_it_was_away_is_made_up_for() {
+    let mut bench = filled(&["one", "two"]).await;
+    join_token(&bench, 1).await.unwrap();
+    look_after(&bench).await.unwrap();
+    bench.tokens[1].away.store(true, Ordering::SeqCst);
+    bench.put("missed").await.unwrap();
+    assert!(bench.wraps().await.iter().any(|wraps| wraps.len() == 1));
+    // The mark is in the store: a crash forgets nothing.
+    bench.restart().await;
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Left);
+    assert!(matches!(rotate(&bench).await, Err(VaultError::TokenAway { .. })), "each token needs a new key");
+    bench.tokens[1].away.store(false, Ordering::SeqCst);
+    bench.opened().upkeep().await.unwrap();
+    bench.clock.advance(Duration::from_secs(61));
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    assert!(bench.wraps().await.iter().all(|wraps| wraps.len() == 2));
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Idle);
+}
+
+#[tokio::test]
+async fn a_pin_that_a_further_token_refused_is_not_sent_again() {
+    let mut bench = filled(&["one", "two"]).await;
+    join_token(&bench, 1).await.unwrap();
+    look_after(&bench).await.unwrap();
+    bench.tokens[1].refuse_pin.store(true, Ordering::SeqCst);
+    let before = bench.tokens[1].logins.load(Ordering::SeqCst);
+    bench.restart().await;
+    for _ in 0..5 {
+        bench.opened().upkeep().await.unwrap();
+    }
+    assert_eq!(bench.tokens[1].logins.load(Ordering::SeqCst), before + 1);
+    all_read(&bench).await;
+}
+
+#[tokio::test]
+async fn a_malformed_record_is_named_and_keeps_nothing_from_going_on() {
+    let bench = filled(&["one"]).await;
+    let id = fresh_id();
+    let mut batch = Batch::new();
+    batch.put(Keyspace::DataKeys, keyspace::data_key(id.as_bytes()), b"KSDK rubbish".to_vec());
+    bench.store.commit(batch).await.unwrap();
+    rotate(&bench).await.unwrap();
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    assert_eq!(bench.tokens[0].masters(), [2]);
+    let open = bench.opened();
+    assert_eq!(open.rotation_progress().malformed, [data_encoding::HEXLOWER.encode(id.as_bytes())]);
+    let alarms = open.look_for_key_alarms().await.unwrap();
+    assert!(alarms.contains(&Alarm::Malformed { data_keys: 1 }), "{alarms:?}");
+    all_read(&bench).await;
+}
+
+#[tokio::test]
+async fn a_record_that_opens_through_no_way_keeps_the_old_master_key() {
+    let bench = filled(&["one"]).await;
+    let snapshot = bench.store.snapshot().await.unwrap();
+    let page = snapshot.range(Keyspace::DataKeys, Range::all(None), 2).await.unwrap();
+    let mut batch = Batch::new();
+    // One record in the place of another: well-formed, and not authentic there.
+    batch.put(Keyspace::DataKeys, page[0].0.clone(), page[1].1.value.clone());
+    bench.store.commit(batch).await.unwrap();
+    rotate(&bench).await.unwrap();
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Left);
+    assert_eq!(bench.tokens[0].masters(), [1, 2]);
+    let alarms = bench.opened().look_for_key_alarms().await.unwrap();
+    assert!(alarms.contains(&Alarm::Lacking { data_keys: 1 }), "{alarms:?}");
+}
+
+#[tokio::test]
+async fn wraps_are_counted_through_crashes_and_refused_at_the_bound() {
+    let mut bench = filled(&["one"]).await;
+    let made = bench.tokens[0].wraps.load(Ordering::SeqCst);
+    let counted = masters(&bench).await[0].reserved;
+    assert!(counted >= made - 1, "{counted} counted, {made} made, one of which is the box of Q");
+    bench.restart().await;
+    assert!(masters(&bench).await[0].reserved >= counted, "never lower than before");
+    let open = bench.opened();
+    let used_up = |ledger: &mut crate::keys::KeyLedger| {
+        ledger.masters.0[0].reserved = MAX_WRAPS_A_VERSION;
+        true
+    };
+    open.keys.update_ledger(open.storage.as_ref(), Batch::new(), used_up).await.unwrap();
+    drop(open);
+    bench.restart().await;
+    let refused = bench.put("one-too-many").await;
+    assert!(matches!(refused, Err(VaultError::MasterKeyUsedUp { version: 1, .. })), "{refused:?}");
+    let alarms = bench.opened().look_for_key_alarms().await.unwrap();
+    assert!(alarms.iter().any(|alarm| matches!(alarm, Alarm::ManyWraps { .. })), "{alarms:?}");
+    all_read(&bench).await;
+    rotate(&bench).await.unwrap();
+    bench.put("one-too-many").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_old_master_key_raises_an_alarm_until_it_is_rotated() {
+    let bench = filled(&["one"]).await;
+    assert_eq!(bench.opened().look_for_key_alarms().await.unwrap(), []);
+    bench.clock.advance(quick().max_age);
+    let alarms = bench.opened().look_for_key_alarms().await.unwrap();
+    assert_eq!(alarms, [Alarm::Overdue { way: "one".to_owned(), version: 1 }]);
+    assert_eq!(bench.opened().key_alarms(), alarms);
+}
+
+fn system_keys(bench: &Bench) -> Vec<[u8; 16]> {
+    bench.opened().keys.systems().keys.keys().copied().collect()
+}
+
+#[tokio::test]
+async fn a_system_key_is_replaced_by_age_and_its_records_are_sealed_anew() {
+    let mut bench = filled(&["one"]).await;
+    let old = system_keys(&bench);
+    assert!(!bench.opened().look_after_system_keys().await.unwrap(), "it is young");
+    bench.clock.advance(quick().system_key_age);
+    look_after(&bench).await.unwrap();
+    let new = system_keys(&bench);
+    assert!(new.len() == 1 && new != old);
+    let snapshot = bench.store.snapshot().await.unwrap();
+    for space in Keyspace::ALL {
+        for (_, stored) in snapshot.range(space, Range::all(None), 1000).await.unwrap() {
+            assert_ne!(keystead_crypto::record::peek_key_id(&stored.value).ok(), Some(old[0]), "in {space}");
+        }
+    }
+    all_read(&bench).await;
+    bench.put("after").await.unwrap();
+    bench.restart().await;
+    all_read(&bench).await;
+    assert!(bench.reads("after").await.unwrap());
+    assert_eq!(system_keys(&bench), new);
+}
+
+#[tokio::test]
+async fn a_system_key_is_replaced_by_count() {
+    let options = RotationOptions { system_key_records: 40, ..quick() };
+    let bench = Bench::open(&["one"], options).await;
+    let old = system_keys(&bench);
+    for number in 0..20 {
+        bench.put(&format!("secret-{number}")).await.unwrap();
+    }
+    look_after(&bench).await.unwrap();
+    assert_ne!(system_keys(&bench), old);
+    for number in 0..20 {
+        assert!(bench.reads(&format!("secret-{number}")).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_record_sealed_under_the_old_system_key_cannot_appear_behind_the_pass() {
+    let bench = filled(&["one"]).await;
+    let open = bench.opened();
+    let at = vec![7; 33];
+    let stale = open.keys.seal_record(Keyspace::Policies, &at, b"x").unwrap();
+    let mut guarded = Batch::new();
+    guarded.put(Keyspace::Policies, at.clone(), stale.clone());
+    open.keys.guard(&mut guarded).unwrap();
+    bench.clock.advance(quick().system_key_age);
+    look_after(&bench).await.unwrap();
+    let conflict = |result: Result<_, VaultError>| {
+        matches!(result, Err(VaultError::Storage(StorageError::Conflict { .. })))
+    };
+    assert!(conflict(open.storage.commit(guarded).await.map_err(VaultError::from)), "it was on its way");
+    let mut late = Batch::new();
+    late.require(Keyspace::Policies, at.clone(), Precondition::Absent);
+    late.put(Keyspace::Policies, at, stale);
+    assert!(conflict(open.commit(None, late).await), "it comes too late");
+}
+
+async fn replacement_with(nth: u64, fault: CommitFault) -> bool {
+    let mut bench = filled(&["one"]).await;
+    let old = system_keys(&bench);
+    bench.clock.advance(quick().system_key_age);
+    let commits = bench.faults.commits();
+    bench.faults.on_commit(nth, fault);
+    drop(look_after(&bench).await);
+    let reached = bench.faults.commits() >= commits + nth;
+    bench.restart().await;
+    look_after(&bench).await.unwrap();
+    let new = system_keys(&bench);
+    assert!(new.len() == 1 && new != old, "{fault:?} at commit {nth}");
+    bench.restart().await;
+    all_read(&bench).await;
+    bench.put("after").await.unwrap();
+    reached
+}
+
+#[tokio::test]
+async fn a_replacement_of_a_system_key_cut_off_at_any_write_goes_on_after_it() {
+    for fault in [CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied] {
+        let mut nth = 1;
+        while replacement_with(nth, fault).await {
+            nth += 1;
+        }
+        assert!(nth > 5, "every write was cut off, {nth} of them");
+    }
+}
+
+#[tokio::test]
+async fn destroying_a_version_says_exactly_which_keys_open_it_in_backups() {
+    use crate::secrets::{DestroyVersions, Destroyed};
+    use keystead_domain::path::SecretPath;
+    let bench = filled(&["one"]).await;
+    let destroy = async |path: &str| -> Destroyed {
+        let op = DestroyVersions { path: SecretPath::parse(path).unwrap(), versions: vec![1] };
+        operation::run(&bench.opened(), bench.context(), op).await.unwrap()
+    };
+    let named = |destroyed: &Destroyed| -> Vec<(u32, bool)> {
+        destroyed.backup_keys.iter().map(|key| (key.version, key.destroyed.is_some())).collect()
+    };
+    assert_eq!(named(&destroy("a").await), [(1, false)]);
+    bench.clock.advance(Duration::from_secs(1));
+    rotate(&bench).await.unwrap();
+    assert_eq!(named(&destroy("b/c").await), [(1, false)], "the pass has not reached it");
+    bench.clock.advance(Duration::from_secs(1));
+    bench.put("new").await.unwrap();
+    look_after(&bench).await.unwrap();
+    assert_eq!(named(&destroy("b/d").await), [(1, true), (2, false)]);
+    bench.clock.advance(Duration::from_secs(1));
+    assert_eq!(named(&destroy("new").await), [(2, false)]);
+    assert_eq!(named(&destroy("a").await), [(1, true)], "asked again: no copy opens any more");
+}
+
+#[tokio::test]
+async fn the_pass_stops_for_a_vault_that_closes() {
+    struct Closing;
+    impl Beside for Closing {
+        fn closing(&self) -> bool {
+            true
+        }
+        fn inside(&self) -> usize {
+            0
+        }
+    }
+    let bench = filled(&["one"]).await;
+    rotate(&bench).await.unwrap();
+    assert_eq!(bench.opened().rewrap(&Closing).await.unwrap(), Stretch::More);
+    assert!(bench.wraps().await.iter().flatten().all(|(_, version, _)| *version == 1), "nothing was begun");
+}

@@ -1,0 +1,353 @@
+//! A whole vault for this crate's tests: tokens in memory, a store that fails on demand, a log in a directory of its own.
+//! Compiled for tests only.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ed25519_dalek::{Signer as _, SigningKey};
+use keystead_audit::{AuditLog, OpenOptions};
+use keystead_crypto::envelope::{Wrap, WrappedDataKey};
+use keystead_crypto::ports::{
+    Anchor, Entropy, Hsm, HsmError, HsmKey, HsmKeyPurpose, HsmLogin, HsmSealed, KeyWrapper,
+    SignatureAlgorithm, Signer, TokenInfo, VerifyingKey,
+};
+use keystead_crypto::secret::SecretBytes;
+use keystead_crypto::share::Share;
+use keystead_crypto::token::Token;
+use keystead_crypto::unseal_key::UnsealKey;
+use keystead_domain::id::RequestId;
+use keystead_domain::path::SecretPath;
+use keystead_domain::seal::Quorum;
+use keystead_domain::time::UnixMillis;
+use keystead_storage::fault::{Faults, FaultyStorage};
+use keystead_storage::{Keyspace, MemoryStorage, Range, Storage};
+use rand_core::Rng;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::audit_trail::ReadDurability;
+use crate::clock::ManualClock;
+use crate::error::VaultError;
+use crate::init::{Init, TokenLoss};
+use crate::keys::rng;
+use crate::operation;
+use crate::request::{Peer, RequestContext};
+use crate::rotation::RotationOptions;
+use crate::secrets::{Payload, PutSecret, ReadSecret};
+use crate::vault::{FurtherHsm, OpenVault, Vault, VaultOptions, VaultParts};
+
+const PIN: &[u8] = b"1234";
+
+/// A token in memory. Its keys outlive every vault that uses it, as a real one's do. Not secure: a hash makes the key
+/// stream, and another the tag.
+pub(crate) struct MemoryToken {
+    serial: &'static str,
+    pub(crate) keys: Mutex<BTreeMap<HsmKey, [u8; 32]>>,
+    logged_in: AtomicBool,
+    pub(crate) away: AtomicBool,
+    pub(crate) refuse_pin: AtomicBool,
+    pub(crate) logins: AtomicU64,
+    pub(crate) wraps: AtomicU64,
+}
+
+impl MemoryToken {
+    pub(crate) fn new(serial: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            serial,
+            keys: Mutex::default(),
+            logged_in: AtomicBool::new(false),
+            away: AtomicBool::new(false),
+            refuse_pin: AtomicBool::new(false),
+            logins: AtomicU64::new(0),
+            wraps: AtomicU64::new(0),
+        })
+    }
+
+    /// The versions of M that it holds.
+    pub(crate) fn masters(&self) -> Vec<u32> {
+        let keys = self.keys.lock().unwrap();
+        keys.keys().filter(|key| key.purpose == HsmKeyPurpose::Master).map(|key| key.version).collect()
+    }
+
+    fn there(&self) -> Result<(), HsmError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(HsmError::Unavailable { reason: "it is away".to_owned() });
+        }
+        Ok(())
+    }
+
+    fn key(&self, key: HsmKey) -> Result<[u8; 32], HsmError> {
+        self.there()?;
+        if !self.logged_in.load(Ordering::SeqCst) {
+            return Err(HsmError::NotLoggedIn);
+        }
+        let absent = HsmError::NotUnique { what: format!("{key:?}"), found: 0 };
+        self.keys.lock().unwrap().get(&key).copied().ok_or(absent)
+    }
+
+    fn signing_key(&self) -> Result<SigningKey, HsmError> {
+        Ok(SigningKey::from_bytes(&self.key(HsmKey { purpose: HsmKeyPurpose::Audit, version: 1 })?))
+    }
+}
+
+fn stream(key: [u8; 32], iv: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for (block, chunk) in bytes.chunks(32).enumerate() {
+        let pad = Sha256::digest([&key[..], iv, &block.to_be_bytes()].concat());
+        out.extend(chunk.iter().zip(pad).map(|(byte, pad)| byte ^ pad));
+    }
+    out
+}
+
+fn tag(key: [u8; 32], iv: &[u8], aad: &[u8], ciphertext: &[u8]) -> Vec<u8> {
+    Sha256::digest([&key[..], iv, &aad.len().to_be_bytes(), aad, ciphertext].concat())[..16].to_vec()
+}
+
+#[async_trait]
+impl HsmLogin for MemoryToken {
+    async fn probe(&self) -> Result<TokenInfo, HsmError> {
+        self.there()?;
+        let memory = "memory".to_owned();
+        Ok(TokenInfo { serial: self.serial.to_owned(), label: memory.clone(), model: memory })
+    }
+
+    async fn login(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError> {
+        self.there()?;
+        self.logins.fetch_add(1, Ordering::SeqCst);
+        if self.refuse_pin.load(Ordering::SeqCst) || pin.expose() != PIN {
+            return Err(HsmError::PinRefused);
+        }
+        self.logged_in.store(true, Ordering::SeqCst);
+        self.probe().await
+    }
+
+    async fn logout(&self) {
+        self.logged_in.store(false, Ordering::SeqCst);
+    }
+
+    async fn create_key(&self, _: [u8; 8], key: HsmKey) -> Result<(), HsmError> {
+        self.there()?;
+        let mut bytes = [0; 32];
+        rng().fill_bytes(&mut bytes);
+        match self.keys.lock().unwrap().entry(key) {
+            std::collections::btree_map::Entry::Occupied(_) => {
+                Err(HsmError::Misconfigured { what: format!("there is a {key:?} already") })
+            }
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    async fn destroy_key(&self, _: [u8; 8], key: HsmKey) -> Result<(), HsmError> {
+        self.there()?;
+        self.keys.lock().unwrap().remove(&key);
+        Ok(())
+    }
+
+    async fn list_keys(&self, _: [u8; 8]) -> Result<Vec<HsmKey>, HsmError> {
+        self.there()?;
+        Ok(self.keys.lock().unwrap().keys().copied().collect())
+    }
+
+    async fn change_pin(&self, _: SecretBytes, _: SecretBytes) -> Result<(), HsmError> {
+        Err(HsmError::Unsupported { what: "changing the PIN".to_owned() })
+    }
+
+    async fn bind(&self, _: [u8; 8], keys: &[HsmKey]) -> Result<(), HsmError> {
+        keys.iter().try_for_each(|key| self.key(*key).map(drop))
+    }
+}
+
+#[async_trait]
+impl KeyWrapper for MemoryToken {
+    async fn wrap(&self, key: HsmKey, aad: &[u8], plaintext: &[u8]) -> Result<HsmSealed, HsmError> {
+        let key = self.key(key)?;
+        self.wraps.fetch_add(1, Ordering::SeqCst);
+        let mut iv = vec![0; 12];
+        rng().fill_bytes(&mut iv);
+        let mut ciphertext = stream(key, &iv, plaintext);
+        ciphertext.extend(tag(key, &iv, aad, &ciphertext));
+        Ok(HsmSealed { mechanism: 1, iv, ciphertext })
+    }
+
+    async fn unwrap(&self, key: HsmKey, aad: &[u8], sealed: &HsmSealed) -> Result<Vec<u8>, HsmError> {
+        let key = self.key(key)?;
+        let (ciphertext, found) = sealed.ciphertext.split_at(sealed.ciphertext.len() - 16);
+        if tag(key, &sealed.iv, aad, ciphertext) != found {
+            return Err(HsmError::NotAuthentic);
+        }
+        Ok(stream(key, &sealed.iv, ciphertext))
+    }
+}
+
+#[async_trait]
+impl Signer for MemoryToken {
+    async fn verifying_key(&self) -> Result<VerifyingKey, HsmError> {
+        let bytes = self.signing_key()?.verifying_key().to_bytes().to_vec();
+        Ok(VerifyingKey { algorithm: SignatureAlgorithm::Ed25519, bytes })
+    }
+
+    async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, HsmError> {
+        Ok(self.signing_key()?.sign(message).to_bytes().to_vec())
+    }
+}
+
+#[async_trait]
+impl Anchor for MemoryToken {
+    async fn store(&self, _: u64, _: &[u8]) -> Result<(), HsmError> {
+        Ok(())
+    }
+
+    async fn load(&self) -> Result<Option<(u64, Vec<u8>)>, HsmError> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl Entropy for MemoryToken {
+    async fn random(&self, bytes: usize) -> Result<SecretBytes, HsmError> {
+        let mut drawn = vec![0; bytes];
+        rng().fill_bytes(&mut drawn);
+        Ok(SecretBytes::new(drawn))
+    }
+}
+
+/// A vault that can be stopped anywhere and started again over the same store and tokens.
+pub(crate) struct Bench {
+    pub(crate) store: Arc<MemoryStorage>,
+    pub(crate) faults: Faults,
+    pub(crate) tokens: Vec<Arc<MemoryToken>>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) options: RotationOptions,
+    pub(crate) vault: Arc<Vault>,
+    shares: Vec<Share>,
+    token: Arc<Token>,
+    logs: Vec<TempDir>,
+}
+
+impl Bench {
+    /// One with an open vault, made with the first of these tokens; the others are configured.
+    pub(crate) async fn open(serials: &[&'static str], options: RotationOptions) -> Self {
+        let tokens: Vec<_> = serials.iter().map(|serial| MemoryToken::new(serial)).collect();
+        let (store, faults) = (Arc::new(MemoryStorage::new()), Faults::default());
+        let clock = Arc::new(ManualClock::new(UnixMillis(1_700_000_000_000)));
+        let log = tempfile::tempdir().unwrap();
+        let vault = vault(&store, &faults, &tokens, &clock, &options, &log);
+        let init = Init {
+            quorum: Quorum::new(2, 3).unwrap(),
+            pin: SecretBytes::copy_from(PIN),
+            operators: Vec::new(),
+            loss: TokenLoss::Accepted,
+        };
+        let made = vault.init(&context(None), init).await.unwrap();
+        let token = Arc::new(made.bootstrap.unwrap().0);
+        let (shares, logs) = (made.shares, vec![log]);
+        let bench = Self { store, faults, tokens, clock, options, vault, shares, token, logs };
+        bench.unseal().await.unwrap();
+        bench
+    }
+
+    /// As after `kill -9`: nothing of the former process is left but store and tokens. Its log is another's concern.
+    pub(crate) fn kill(&mut self) {
+        for token in &self.tokens {
+            token.logged_in.store(false, Ordering::SeqCst);
+        }
+        self.faults = Faults::default();
+        let log = tempfile::tempdir().unwrap();
+        self.vault = vault(&self.store, &self.faults, &self.tokens, &self.clock, &self.options, &log);
+        self.logs.push(log);
+    }
+
+    pub(crate) async fn unseal(&self) -> Result<(), VaultError> {
+        for share in &self.shares[..2] {
+            self.vault.submit_share(&context(None), share.to_text(), None).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        self.unseal().await.unwrap();
+    }
+
+    pub(crate) fn opened(&self) -> OpenVault {
+        self.vault.unsealed().unwrap()
+    }
+
+    /// What a quorum combines to.
+    pub(crate) fn unseal_key(&self) -> UnsealKey {
+        keystead_crypto::shamir::combine(&self.shares[..2]).unwrap()
+    }
+
+    pub(crate) fn context(&self) -> RequestContext {
+        context(Some(Arc::clone(&self.token)))
+    }
+
+    pub(crate) async fn put(&self, path: &str) -> Result<(), VaultError> {
+        let payload = Payload::Bytes(SecretBytes::copy_from(path.as_bytes()));
+        let path = SecretPath::parse(path).unwrap();
+        let put = PutSecret { path, payload, expected: None, request_id: None };
+        operation::run(&self.opened(), self.context(), put).await.map(drop)
+    }
+
+    /// The value is the path.
+    pub(crate) async fn reads(&self, path: &str) -> Result<bool, VaultError> {
+        let read = ReadSecret { path: SecretPath::parse(path).unwrap(), version: None };
+        let secret = operation::run(&self.opened(), self.context(), read).await?;
+        Ok(matches!(secret.payload, Payload::Bytes(bytes) if bytes.expose() == path.as_bytes()))
+    }
+
+    /// Way, version of M and version of Q of every wrap of every data key.
+    pub(crate) async fn wraps(&self) -> Vec<Vec<(String, u32, u32)>> {
+        let snapshot = self.store.snapshot().await.unwrap();
+        let page = snapshot.range(Keyspace::DataKeys, Range::all(None), 1024).await.unwrap();
+        let named = |wrap: &Wrap| (wrap.token.clone(), wrap.master_version, wrap.q_version);
+        let decoded = page.iter().map(|(_, stored)| WrappedDataKey::decode(&stored.value).unwrap());
+        decoded.map(|record| record.wraps().iter().map(named).collect()).collect()
+    }
+}
+
+fn context(token: Option<Arc<Token>>) -> RequestContext {
+    RequestContext {
+        request_id: RequestId::parse("test").unwrap(),
+        trace_id: None,
+        peer: Peer::Local { uid: 0 },
+        certificate: None,
+        token,
+        refused: false,
+        arrived: Duration::ZERO,
+    }
+}
+
+fn vault(
+    store: &Arc<MemoryStorage>,
+    faults: &Faults,
+    tokens: &[Arc<MemoryToken>],
+    clock: &Arc<ManualClock>,
+    options: &RotationOptions,
+    log: &TempDir,
+) -> Arc<Vault> {
+    let audit = AuditLog::open(&log.path().join("audit"), OpenOptions::new("test").unwrap()).unwrap();
+    let hsm = |token: &Arc<MemoryToken>| -> Arc<dyn Hsm> { Arc::<MemoryToken>::clone(token) };
+    let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(store);
+    Vault::new(VaultParts {
+        storage: Arc::new(FaultyStorage::new(storage, faults.clone())),
+        hsm: hsm(&tokens[0]),
+        further: tokens[1..].iter().map(|token| FurtherHsm { hsm: hsm(token), clone_of: None }).collect(),
+        audit: Arc::new(audit),
+        clock: Arc::<ManualClock>::clone(clock),
+        auto_pin: None,
+        options: VaultOptions {
+            node: "test".to_owned(),
+            read_durability: ReadDurability::Os,
+            unseal_timeout: Duration::from_secs(600),
+            rotation: options.clone(),
+            operators: Vec::new(),
+        },
+    })
+}
