@@ -1,6 +1,8 @@
 //! What parent and child say to each other. Invariant: decoding takes exactly what encoding gives; limits of the ports
 //! hold on both sides. Absent: who may ask (only the parent holds the other end of the socket).
 
+mod error;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -14,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::config::MechanismChoice;
 use crate::frame::{Fields, FrameError, Writer};
 use crate::report::Report;
+use error::{put_error, take_error};
 
 /// The largest blob that is wrapped, and the largest AAD.
 pub(crate) const MAX_BLOB: usize = 4096;
@@ -27,8 +30,6 @@ pub(crate) const MAX_RANDOM: usize = 1024;
 pub(crate) const TAG: usize = 16;
 /// The most that any mechanism adds to a blob: a block of padding and a MAC.
 pub(crate) const MAX_ADDED: usize = 48;
-/// The longest text of an error that crosses the socket.
-const MAX_REASON: usize = 512;
 
 /// What the parent asks.
 #[derive(Debug)]
@@ -322,50 +323,6 @@ fn take_pin(from: &mut Fields<'_>) -> Result<(SecretBytes, Care), FrameError> {
         tag => return Err(FrameError::UnknownTag { what: "care", tag }),
     };
     Ok((pin, care))
-}
-
-fn put_error(to: &mut Writer, error: &HsmError) {
-    match error {
-        HsmError::Unavailable { reason } => put_reason(to, 128, reason),
-        HsmError::DeadlineExceeded { millis } => {
-            to.u8(129);
-            to.u64(*millis);
-        }
-        HsmError::PinRefused => to.u8(130),
-        HsmError::PinLocked => to.u8(131),
-        HsmError::NotLoggedIn => to.u8(132),
-        HsmError::NotUnique { what, found } => {
-            put_reason(to, 133, what);
-            to.length(*found);
-        }
-        HsmError::NotAuthentic => to.u8(134),
-        HsmError::Lied { what } => put_reason(to, 135, what),
-        HsmError::Unsupported { what } => put_reason(to, 136, what),
-        HsmError::Misconfigured { what } => put_reason(to, 137, what),
-        HsmError::PinUncertain => to.u8(138),
-    }
-}
-
-fn take_error(tag: u8, from: &mut Fields<'_>) -> Result<HsmError, FrameError> {
-    Ok(match tag {
-        128 => HsmError::Unavailable { reason: from.text()? },
-        129 => HsmError::DeadlineExceeded { millis: from.u64()? },
-        130 => HsmError::PinRefused,
-        131 => HsmError::PinLocked,
-        132 => HsmError::NotLoggedIn,
-        133 => HsmError::NotUnique { what: from.text()?, found: from.length()? },
-        134 => HsmError::NotAuthentic,
-        135 => HsmError::Lied { what: from.text()? },
-        136 => HsmError::Unsupported { what: from.text()? },
-        137 => HsmError::Misconfigured { what: from.text()? },
-        138 => HsmError::PinUncertain,
-        tag => return Err(FrameError::UnknownTag { what: "answer", tag }),
-    })
-}
-
-fn put_reason(to: &mut Writer, tag: u8, text: &str) {
-    to.u8(tag);
-    to.field(text.get(..text.floor_char_boundary(MAX_REASON)).unwrap_or_default().as_bytes());
 }
 
 fn put_key(to: &mut Writer, key: HsmKey) {

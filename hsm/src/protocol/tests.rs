@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::error::MAX_REASON;
 use super::*;
 use crate::report::{KeyState, MechanismState, Outcome, RungState, Times, TokenState};
 

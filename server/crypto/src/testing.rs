@@ -86,6 +86,8 @@ pub(crate) enum Lie {
     None,
     /// Unwraps to bytes with one bit changed.
     OtherBytes,
+    /// Unwraps to what another key would give: as many bytes of 0x77.
+    OtherKey,
     /// Unwraps to one byte less.
     ShortBytes,
     /// Answers a wrap with an IV of 16 bytes.
@@ -179,6 +181,7 @@ impl KeyWrapper for MemoryHsm {
             .map_err(|_| HsmError::NotAuthentic)?;
         match self.lie {
             Lie::OtherBytes => plaintext[0] ^= 1,
+            Lie::OtherKey => plaintext.fill(0x77),
             Lie::ShortBytes => drop(plaintext.pop()),
             _ => {}
         }

@@ -84,10 +84,16 @@ fn a_token_without_a_wrap_is_told_which_tokens_have_one() {
 
 #[test]
 fn a_lying_module_is_found_before_the_wrap_is_believed() {
-    for lie in [Lie::OtherBytes, Lie::ShortBytes, Lie::LongIv, Lie::NoEncryption] {
+    // CVE-2018-19786: the key was logged when a module gave other data back.
+    for lie in [Lie::OtherBytes, Lie::OtherKey, Lie::ShortBytes, Lie::LongIv, Lie::NoEncryption] {
         let error = created(&MemoryHsm::lying(lie)).unwrap_err();
         assert!(matches!(error, CryptoError::Hsm(HsmError::Lied { .. })), "{lie:?}: {error:?}");
-        assert!(!format!("{error} {error:?}").contains("44, 44"), "no key material in an error");
+        let cause = std::error::Error::source(&error).unwrap();
+        let said = format!("{error} {error:?} {cause} {cause:?}").to_lowercase();
+        // The data key and the other key's blob, as lists, as hex and as text.
+        for leaked in ["68, 68", "44, 44", "4444", "dddd", "119, 119", "77, 77", "7777", "wwww"] {
+            assert!(!said.contains(leaked), "{lie:?}: {said}");
+        }
     }
 }
 

@@ -181,7 +181,7 @@ fn a_module_that_signs_something_else_is_not_believed() {
 fn a_module_that_lies_about_the_box_of_q_is_not_believed() {
     let key = UnsealKey::generate(&mut system_rng());
     let q = Q::generate(1, &mut system_rng());
-    for lie in [Lie::OtherBytes, Lie::ShortBytes, Lie::LongIv, Lie::NoEncryption] {
+    for lie in [Lie::OtherBytes, Lie::OtherKey, Lie::ShortBytes, Lie::LongIv, Lie::NoEncryption] {
         let hsm = MemoryHsm::lying(lie);
         let error = block_on(key.box_q(&hsm, PLACE, &q, &mut system_rng())).unwrap_err();
         assert!(matches!(error, CryptoError::Hsm(HsmError::Lied { .. })), "{lie:?}: {error:?}");
