@@ -135,3 +135,62 @@ async fn a_cut_off_change_of_a_token_that_vanished_is_settled_when_it_is_back() 
     hsm.wrap(MASTER, b"aad", b"x").await.unwrap();
     hsm.login(bench.pin()).await.unwrap();
 }
+
+#[tokio::test]
+async fn pins_that_were_sent_without_an_answer_are_not_sent_again() {
+    let bench = Bench::new();
+    let serial = HsmHandle::spawn(bench.config()).unwrap().probe().await.unwrap().serial;
+    let (dir, real) = (bench.path().display().to_string(), worker().display().to_string());
+    let fake = std::env::current_exe().unwrap().display().to_string();
+    // The first child is real; the later ones die with the PIN that they were given.
+    let script = format!(
+        "if [ -e {dir}/starts ]; then exec {fake} --ignored --exact change_pin::silent_worker; fi; \
+         echo start > {dir}/starts; exec {real}"
+    );
+    let mut env = bench.token.env();
+    env.extend([("PINS".to_owned(), format!("{dir}/pins")), ("SERIAL".to_owned(), serial)]);
+    let worker_args = vec!["-c".to_owned(), script];
+    let deadline = Duration::from_secs(2);
+    let config = HsmConfig { worker_exe: "/bin/sh".into(), worker_args, env, deadline, ..bench.config() };
+    let hsm = bench.ready(config).await;
+    kill(&hsm, Signal::STOP);
+    assert_eq!(hsm.change_pin(bench.pin(), new_pin()).await, Err(HsmError::PinUncertain));
+    until(&hsm, "given up", |status| *status == HsmStatus::Down { reason: HsmError::PinUncertain }).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let sent = std::fs::read_to_string(bench.path().join("pins")).unwrap();
+    assert_eq!(sent, format!("a-new-pin\n{}\n", bench.token.pin));
+    assert_eq!(hsm.wrap(MASTER, b"aad", b"x").await.unwrap_err(), HsmError::PinUncertain);
+}
+
+/// No test: the program of the children above. It names the token, notes the PIN of the login, and is gone.
+#[test]
+#[ignore = "run as a child by the test above"]
+fn silent_worker() {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    fn frame(socket: &mut impl Read) -> Vec<u8> {
+        let mut length = [0; 4];
+        socket.read_exact(&mut length).unwrap();
+        let mut body = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+        socket.read_exact(&mut body).unwrap();
+        body
+    }
+
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let mut socket = std::os::unix::net::UnixStream::from(stdin);
+    let start = frame(&mut socket);
+    // The id of the request, the kind of the answer, and three texts.
+    let mut answer = [&start[..8], &[1]].concat();
+    for text in [std::env::var("SERIAL").unwrap().as_str(), "keystead", "model"] {
+        answer.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
+        answer.extend(text.as_bytes());
+    }
+    let length = u32::try_from(answer.len()).unwrap().to_be_bytes();
+    socket.write_all(&[&length[..], &answer].concat()).unwrap();
+    // Id, kind, the PIN's length, the PIN, and on whose word.
+    let login = frame(&mut socket);
+    let pins = std::env::var("PINS").unwrap();
+    let mut pins = std::fs::OpenOptions::new().create(true).append(true).open(pins).unwrap();
+    pins.write_all(&[&login[13..login.len() - 1], b"\n"].concat()).unwrap();
+}
