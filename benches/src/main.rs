@@ -8,6 +8,7 @@ mod load;
 mod machine;
 mod plan;
 mod report;
+mod rotation;
 mod vault;
 
 use std::io::{IsTerminal, Write};
@@ -57,6 +58,21 @@ enum Command {
         #[arg(long)]
         tls: PathBuf,
     },
+    /// A rotation of the master key under reads
+    Rotation {
+        /// Secrets to store first
+        #[arg(long, default_value_t = 100_000)]
+        keys: usize,
+        /// Seconds of each measurement without rotation
+        #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+        /// Reads in flight
+        #[arg(long, value_name = "N", default_value_t = 4)]
+        in_flight: usize,
+        /// `rotation.max_rewraps_per_second` of the server
+        #[arg(long, value_name = "N", default_value_t = 500)]
+        max_rewraps_per_second: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -73,6 +89,11 @@ fn run(arguments: Arguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if let Some(Command::Echo { tls }) = arguments.command {
         return runtime.block_on(echo::serve(&tls));
+    }
+    if let Some(Command::Rotation { keys, seconds, in_flight, max_rewraps_per_second }) = arguments.command {
+        let plan = rotation::Plan { keys, seconds, in_flight, max_rewraps_per_second };
+        let said = runtime.block_on(rotation::run(&plan, progress))?;
+        return Ok(std::io::stdout().lock().write_all(said.as_bytes())?);
     }
     let plan = Plan::of(&arguments)?;
     let out_dir = arguments.out_dir.unwrap_or_else(|| PathBuf::from("target/bench"));

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
+use keystead_hsm::HsmHandle;
 use keystead_client::{Client, RetryPolicy, SecretValue};
 use keystead_tests::{Identity, ServerProcess, children_of};
 
@@ -25,8 +26,13 @@ pub(crate) struct Vault {
 impl Vault {
     /// Starts one whose reads are recorded with this durability.
     pub(crate) async fn start(durability: &str) -> Result<Self> {
-        let process =
-            ServerProcess::start_with(&[("audit.durability", durability), ("log.level", "info")]).await;
+        Self::start_with(durability, &[]).await
+    }
+
+    /// The same with further configuration keys.
+    pub(crate) async fn start_with(durability: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let usual = [("audit.durability", durability), ("log.level", "info")];
+        let process = ServerProcess::start_with(&[usual.as_slice(), settings].concat()).await;
         process.init().await;
         process.unseal().await;
         for number in 1..=NEIGHBOURS {
@@ -44,6 +50,21 @@ impl Vault {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.process.address()
+    }
+
+    /// Who may do everything.
+    pub(crate) fn operator(&self) -> Client {
+        self.process.operator()
+    }
+
+    /// A way of the bench's own to the token. Nobody is logged in.
+    pub(crate) fn hsm_handle(&self) -> HsmHandle {
+        self.process.hsm()
+    }
+
+    /// The token's PIN.
+    pub(crate) fn pin(&self) -> &str {
+        &self.process.token().pin
     }
 
     pub(crate) fn id(&self) -> u32 {

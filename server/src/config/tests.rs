@@ -71,6 +71,26 @@ fn everything_can_be_set() {
 }
 
 #[test]
+fn further_tokens_are_tables_inside_the_first() {
+    let text = format!(
+        "{MINIMAL}[[hsm.further]]\nmodule = \"b.so\"\ntoken_label = \"b\"\nenv = {{ B = \"1\" }}\n\
+         [[hsm.further]]\nmodule = \"/c.so\"\ntoken_label = \"c\"\nclone_of = \"9f2c\"\ndeadline_ms = 900\n"
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.hsm.token_label, "vault");
+    let [second, third] = config.further.as_slice() else { panic!("two further tokens") };
+    assert_eq!((second.module.as_path(), second.sessions), (Path::new("/etc/keystead/b.so"), 4));
+    assert_eq!(second.env, [("B".to_owned(), "1".to_owned())]);
+    assert_eq!((third.clone_of.as_deref(), third.deadline.as_millis()), (Some("9f2c"), 900));
+    assert!(config.describe().to_string().contains("hsm.further.2.clone_of = 9f2c"));
+    let refused = |text: &str| refusal(&format!("{MINIMAL}{text}"));
+    assert!(refused("[[hsm.further]]\nmodule = \"b.so\"").contains("`hsm.further.token_label` is missing"));
+    assert!(refused("[[hsm.further]]\nlabel = \"b\"").contains("unknown key `hsm.further.label`"));
+    assert!(refused("[hsm.further]\nmodule = \"b\"").contains("tables headed [[hsm.further]]"));
+    assert!(refused("[[\"hsm.further\"]]\nmodule = \"b\"").contains("unknown section `hsm.further`"));
+}
+
+#[test]
 fn errors_name_place_key_and_what_is_allowed() {
     let at = |extra: &str| refusal(&format!("{MINIMAL}{extra}"));
     let cases = [

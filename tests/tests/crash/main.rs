@@ -15,4 +15,5 @@ mod kills;
 mod ledger;
 mod load;
 mod records;
+mod rotation;
 mod unsynced;

@@ -33,6 +33,11 @@ fn the_commands_for_service_authors_work() {
 }
 
 #[test]
+fn keys_are_rotated_as_the_guide_says() {
+    against_a_dev_vault("docs/guides/key-rotation.md");
+}
+
+#[test]
 fn the_operators_rehearsal_makes_a_vault_and_serves_from_it() {
     let programs = Programs::find();
     let session = Session::new(&programs);
