@@ -68,7 +68,12 @@ pub(crate) async fn run(plan: &Plan, progress: impl Fn(&str)) -> Result<String> 
     let mut out = String::new();
     let rate = f64::from(u32::try_from(pass.rewrapped)?) / took.as_secs_f64();
     writeln!(out, "token alone, wrap and open:   {token:>9.0} a second")?;
-    writeln!(out, "data keys wrapped anew:       {:>9} in {:.1} s, {rate:.0} a second", pass.rewrapped, took.as_secs_f64())?;
+    writeln!(
+        out,
+        "data keys wrapped anew:       {:>9} in {:.1} s, {rate:.0} a second",
+        pass.rewrapped,
+        took.as_secs_f64()
+    )?;
     writeln!(out, "reads, {} in flight:", plan.in_flight)?;
     writeln!(out, "  without rotation            {}", quantiles(&before.latencies))?;
     writeln!(out, "  during rotation             {}", quantiles(&during))?;

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
-use keystead_hsm::HsmHandle;
 use keystead_client::{Client, RetryPolicy, SecretValue};
+use keystead_hsm::HsmHandle;
 use keystead_tests::{Identity, ServerProcess, children_of};
 
 use crate::load::{READ_PATHS, VALUE_BYTES, read_path};

@@ -25,7 +25,7 @@ use keystead_crypto::record;
 use keystead_crypto::seal_record::SealRecord;
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::id::{RecordId, VaultId};
-use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, keyspace};
+use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, Storage, keyspace};
 use quick_cache::sync::Cache;
 use rand_core::{Rng, UnwrapErr};
 
@@ -69,6 +69,8 @@ pub struct Keys {
     pub(crate) lookup: LookupKey,
     pub(crate) inner_blobs: Cache<RecordId, Arc<InnerBlob>>,
     counts: Counts,
+    /// Whoever takes up another seal record.
+    following: tokio::sync::Mutex<()>,
     ledger: tokio::sync::Mutex<LedgerState>,
 }
 
@@ -123,6 +125,7 @@ impl Keys {
             lookup: parts.lookup,
             inner_blobs: Cache::new(INNER_BLOBS_KEPT),
             counts: Counts::default(),
+            following: tokio::sync::Mutex::default(),
             ledger: tokio::sync::Mutex::new(LedgerState::default()),
         }
     }
@@ -166,15 +169,25 @@ impl Keys {
         }
     }
 
-    /// Takes up the seal record of a snapshot, if it is another than the one in force. What it may say is bound to the
-    /// audit key that the shares named.
+    /// Takes up the seal record in the store, if a snapshot shows another than the one in force. What it may say is bound
+    /// to the audit key that the shares named.
     ///
     /// # Errors
     /// `SealRecord` for one that is not this vault's, or names what is not at hand.
-    pub(crate) async fn follow_seal(&self, snapshot: &dyn Snapshot) -> Result<(), VaultError> {
+    pub(crate) async fn follow_seal(
+        &self,
+        snapshot: &dyn Snapshot,
+        storage: &dyn Storage,
+    ) -> Result<(), VaultError> {
         let at = keyspace::seal_record();
+        let seen = snapshot.get(Keyspace::Seal, &at).await?.map(|stored| stored.revision);
+        if seen == self.ways().seal {
+            return Ok(());
+        }
+        // The snapshot may be the older one: one at a time looks at what is there now, and nobody goes back.
+        let _one_at_a_time = self.following.lock().await;
         let in_force = self.ways();
-        let stored = snapshot.get(Keyspace::Seal, &at).await?;
+        let stored = storage.snapshot().await?.get(Keyspace::Seal, &at).await?;
         let Some(stored) = stored.filter(|stored| in_force.seal != Some(stored.revision)) else {
             return Ok(());
         };

@@ -92,6 +92,8 @@ pub(crate) struct Rotation {
     gaps: AtomicU64,
     /// The store knows that there are some.
     gaps_noted: AtomicBool,
+    /// A token is back: what a pass left behind may be done now.
+    token_back: AtomicBool,
 }
 
 impl Rotation {
@@ -105,6 +107,7 @@ impl Rotation {
             alarms: Mutex::default(),
             gaps: AtomicU64::new(0),
             gaps_noted: AtomicBool::new(false),
+            token_back: AtomicBool::new(false),
         }
     }
 
@@ -120,6 +123,15 @@ impl Rotation {
     pub(crate) fn gap(&self) -> bool {
         self.gaps.fetch_add(1, Ordering::SeqCst);
         !self.gaps_noted.load(Ordering::SeqCst)
+    }
+
+    /// A token is back, or what it could do has been begun.
+    pub(crate) fn set_token_back(&self, back: bool) {
+        self.token_back.store(back, Ordering::SeqCst);
+    }
+
+    fn token_is_back(&self) -> bool {
+        self.token_back.load(Ordering::SeqCst)
     }
 
     pub(super) fn gaps(&self) -> u64 {

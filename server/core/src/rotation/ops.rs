@@ -133,7 +133,7 @@ impl UnsealedVault {
     /// Those of the store.
     pub async fn key_report(&self) -> Result<KeyReport, VaultError> {
         let snapshot = self.storage.snapshot().await?;
-        self.keys.follow_seal(snapshot.as_ref()).await?;
+        self.keys.follow_seal(snapshot.as_ref(), self.storage.as_ref()).await?;
         let (ways, systems, ledger) = (self.keys.ways(), self.keys.systems(), self.keys.ledger().await);
         let links: Vec<LinkStatus> = ways.links.iter().map(|link| link.status()).collect();
         let link_of = |name: &str| links.iter().find(|link| link.way.as_deref() == Some(name)).cloned();

@@ -67,8 +67,10 @@ pub(super) struct PassFile {
     /// Gaps counted when the pass began.
     gaps_at_start: u64,
     pace: Option<Pace>,
-    /// A pass that left something behind is not repeated before this, on the monotonic clock.
+    /// A pass that left something behind is not repeated before this, on the monotonic clock,
     not_before: Duration,
+    /// and each time after twice as long.
+    again: Option<Duration>,
 }
 
 /// What a stretch of the pass came to.
@@ -92,8 +94,11 @@ pub trait Beside: Send + Sync {
     fn inside(&self) -> usize;
 }
 
-/// When a pass that left something behind is begun again.
+/// When a pass that left something behind is begun again, at first and at last.
 const AGAIN: Duration = Duration::from_secs(60);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(60 * 60);
+/// While it pauses, the pass looks so often whether the vault closes.
+const LOOK: Duration = Duration::from_millis(100);
 
 impl UnsealedVault {
     /// Goes on with the pass for a while: until the vault closes, a thousand changes, or the end. Recorded before and after.
@@ -102,7 +107,7 @@ impl UnsealedVault {
     /// Those of log, store and HSM; the next call goes on from the last durable place.
     pub async fn rewrap(&self, beside: &dyn Beside) -> Result<Stretch, VaultError> {
         let snapshot = self.storage.snapshot().await?;
-        self.keys.follow_seal(snapshot.as_ref()).await?;
+        self.keys.follow_seal(snapshot.as_ref(), self.storage.as_ref()).await?;
         drop(snapshot);
         let mut file = self.rotation.pass.lock().await;
         self.load_pass(&mut file).await?;
@@ -113,6 +118,7 @@ impl UnsealedVault {
         if file.state.goal != ways.goal() || file.state.finished.is_some() {
             file.state = PassState { goal: ways.goal(), started: self.clock.now(), ..PassState::default() };
             file.gaps_at_start = self.rotation.gaps();
+            self.rotation.set_token_back(false);
         }
         self.show_pass(&file.state);
         let stretch = operation::run_job(self, "rewrap", Resource::System, Vec::new(), |permit| {
@@ -147,7 +153,8 @@ impl UnsealedVault {
     fn pass_is_due(&self, file: &PassFile) -> bool {
         let state = &file.state;
         let wanted = state.goal != self.keys.ways().goal() || state.finished.is_none();
-        let again = (state.lacking > 0 || file.gaps.is_some()) && self.clock.monotonic() >= file.not_before;
+        let left = state.lacking > 0 || file.gaps.is_some();
+        let again = left && (self.rotation.token_is_back() || self.clock.monotonic() >= file.not_before);
         wanted || again
     }
 
@@ -227,7 +234,7 @@ impl UnsealedVault {
             }
         }
         let mut batch = Batch::new();
-        for (id, revision, turned) in self.turn_all(file, ways, work, beside.inside()).await? {
+        for (id, revision, turned) in self.turn_all(file, ways, work, beside).await? {
             match turned {
                 Ok(turned) => {
                     next.lacking = next.lacking.saturating_add(u64::from(!turned.whole));
@@ -261,7 +268,7 @@ impl UnsealedVault {
         file: &mut PassFile,
         ways: &Ways,
         work: Vec<(RecordId, Revision, WrappedDataKey)>,
-        inside: usize,
+        beside: &dyn Beside,
     ) -> Result<Vec<(RecordId, Revision, Result<Turned, VaultError>)>, VaultError> {
         if work.is_empty() {
             return Ok(Vec::new());
@@ -278,8 +285,13 @@ impl UnsealedVault {
         let took = self.clock.monotonic().saturating_sub(began) / done.max(1);
         let per_second = self.rotation.options.max_rewraps_per_second;
         let pace = file.pace.get_or_insert_with(|| Pace::new(per_second));
-        let pause = pace.after(took, inside).saturating_mul(done);
-        tokio::time::sleep(pause).await;
+        let pause = pace.after(took, beside.inside()).saturating_mul(done);
+        let mut left = pause;
+        while !left.is_zero() && !beside.closing() {
+            let slice = left.min(LOOK);
+            tokio::time::sleep(slice).await;
+            left = left.saturating_sub(slice);
+        }
         let spent = self.clock.monotonic().saturating_sub(began).max(Duration::from_millis(1));
         let rate = u128::from(done).saturating_mul(1000) / spent.as_millis().max(1);
         self.rotation.progress().rate = u64::try_from(rate).unwrap_or(u64::MAX);
@@ -310,7 +322,9 @@ impl UnsealedVault {
         permit: &SystemPermit<Rewrap>,
         file: &mut PassFile,
     ) -> Result<Stretch, VaultError> {
-        file.not_before = self.clock.monotonic().saturating_add(AGAIN);
+        let again = file.again.map_or(AGAIN, |again| again.saturating_mul(2).min(AGAIN_AT_MOST));
+        file.again = Some(again);
+        file.not_before = self.clock.monotonic().saturating_add(again);
         if let Some(mark) = file.gaps.filter(|_| file.state.lacking == 0) {
             // Whoever leaves a gap from here on marks the store again, which makes the removal conflict.
             self.rotation.set_gaps_noted(false);
@@ -328,7 +342,11 @@ impl UnsealedVault {
                 Err(error) => return Err(error),
             }
         }
-        Ok(if file.state.lacking == 0 { Stretch::Clean } else { Stretch::Left })
+        if file.state.lacking > 0 {
+            return Ok(Stretch::Left);
+        }
+        file.again = None;
+        Ok(Stretch::Clean)
     }
 
     /// Marks the store that data keys lack a way, before the first of them is committed.

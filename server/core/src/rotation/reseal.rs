@@ -106,7 +106,7 @@ impl UnsealedVault {
         let at = keyspace::system_key(id.as_bytes());
         let failed = || corrupt(Keyspace::SystemKeys, &at);
         let snapshot = self.storage.snapshot().await?;
-        self.keys.follow_seal(snapshot.as_ref()).await?;
+        self.keys.follow_seal(snapshot.as_ref(), self.storage.as_ref()).await?;
         let former = self.keys.systems();
         let keyring_at = keyspace::meta_keyring();
         let keyring = snapshot.get(Keyspace::Meta, &keyring_at).await?;

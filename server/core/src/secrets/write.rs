@@ -33,7 +33,7 @@ pub async fn put(
     let payload = op.payload.encode();
     for _ in 0..TRIES {
         let snapshot = vault.storage.snapshot().await?;
-        vault.keys.follow_seal(snapshot.as_ref()).await?;
+        vault.keys.follow_seal(snapshot.as_ref(), vault.storage.as_ref()).await?;
         let seen = match &op.request_id {
             None => None,
             Some(id) => {

@@ -45,6 +45,7 @@ impl UnsealedVault {
             }
         }
         self.look_after_tokens().await;
+        self.keys.follow_ledger(self.storage.as_ref(), self.clock.now()).await?;
         if self.token_leftovers.load(Ordering::Acquire) {
             match self.tidy_tokens().await {
                 // It is looked at when it is back; the rest does not wait for it.
@@ -96,6 +97,9 @@ impl UnsealedVault {
         let ways = self.keys.ways();
         for link in ways.links.iter().filter(|link| !link.status().ready) {
             link.come_back(&ways.header).await;
+            if link.status().ready {
+                self.rotation.set_token_back(true);
+            }
         }
     }
 
