@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{audit, completions, exec, init, keys, policy, principal, secret, share, unseal};
+use crate::commands::{
+    audit, ceremony, completions, exec, init, keys, policy, principal, seal_record, secret, share, unseal,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -90,6 +92,12 @@ pub(crate) enum Command {
     Seal,
     /// Show whether the vault is initialized and sealed
     Status,
+    /// What a quorum of holders does with an open vault: new shares, a new PIN, auto-unseal, a new administrator
+    #[command(subcommand)]
+    Ceremony(ceremony::CeremonyCommand),
+    /// Keep the seal record, without which a backup does not open
+    #[command(subcommand)]
+    SealRecord(seal_record::SealRecordCommand),
     /// Look at a share without using it
     #[command(subcommand)]
     Share(share::ShareCommand),
@@ -142,6 +150,17 @@ mod tests {
             "keystead seal",
             "keystead --output json status",
             "keystead status -o json",
+            "keystead init --out-dir d --seal-record r --accept-total-loss",
+            "keystead ceremony rekey --shares 5 --threshold 3",
+            "keystead ceremony change-pin --pin-file p",
+            "keystead ceremony auto-unseal enable",
+            "keystead ceremony auto-unseal disable",
+            "keystead ceremony recover-root",
+            "keystead ceremony show",
+            "keystead ceremony approve",
+            "keystead ceremony approve --ceremony c --share-file a --share-file b --out-dir d --seal-record r",
+            "keystead ceremony cancel --ceremony c",
+            "keystead seal-record export f",
             "keystead share check --share-file s",
             "keystead secret put shop/db --field password --from-file key=tls.key --expect 0",
             "keystead secret put shop/db --stdin password",
@@ -181,6 +200,17 @@ mod tests {
     }
 
     #[test]
+    fn a_recipient_is_one_of_age() {
+        let recipient = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+        let line = format!("keystead ceremony rekey --shares 2 --threshold 2 --recipient {recipient}");
+        assert!(parse(&line).is_ok());
+        assert!(parse(&line.replace("py7pa", "py7pb")).is_err());
+        let identity = line.replace(recipient, "AGE-SECRET-KEY-1HUNTER2");
+        let said = parse(&identity).unwrap_err().to_string();
+        assert!(said.contains("age1") && !said.contains("HUNTER2"), "{said}");
+    }
+
+    #[test]
     fn wrong_use_is_refused() {
         for line in [
             "keystead",
@@ -194,6 +224,12 @@ mod tests {
             "keystead secret destroy shop/db --yes",
             "keystead unseal --cancel --share-file a",
             "keystead unseal ks1-share-abc",
+            "keystead ceremony rekey --shares 5",
+            "keystead ceremony rekey --shares 5 --threshold 1",
+            "keystead ceremony change-pin 1234",
+            "keystead ceremony auto-unseal",
+            "keystead ceremony approve ks1-share-abc",
+            "keystead seal-record export",
             "keystead exec --env =shop/db -- x",
             "keystead exec --env A=shop/db",
             "keystead --cert only.pem whoami",
@@ -216,6 +252,10 @@ mod tests {
             let said = discreet(parse(line).unwrap_err()).to_string();
             assert!(said.contains("unexpected argument"), "{said}");
             assert!(!said.contains("hunter2"), "{said}");
+        }
+        for line in ["keystead ceremony change-pin hunter2", "keystead ceremony approve hunter2"] {
+            let said = discreet(parse(line).unwrap_err()).to_string();
+            assert!(said.contains("unexpected argument") && !said.contains("hunter2"), "{said}");
         }
         assert!(discreet(parse("keystead seal --colour").unwrap_err()).to_string().contains("--colour"));
     }

@@ -1,12 +1,16 @@
 //! One module a command. Each connects, asks, and prints; what is shared by several is here.
 
 pub(crate) mod audit;
+pub(crate) mod ceremony;
 pub(crate) mod completions;
 pub(crate) mod exec;
+mod handed;
 pub(crate) mod init;
 pub(crate) mod keys;
 pub(crate) mod policy;
 pub(crate) mod principal;
+mod progress;
+pub(crate) mod seal_record;
 pub(crate) mod secret;
 pub(crate) mod share;
 pub(crate) mod status;
@@ -31,6 +35,8 @@ pub(crate) async fn run(global: &Global, command: Command, output: &Output) -> R
         Command::Unseal(args) => unseal::run(args, connect, output).await,
         Command::Seal => status::seal(connect, output).await,
         Command::Status => status::run(connect, output).await,
+        Command::Ceremony(command) => ceremony::run(command, connect, output).await,
+        Command::SealRecord(command) => seal_record::run(command, connect, output).await,
         Command::Share(command) => share::run(command, connect, output).await,
         Command::Secret(command) => secret::run(command, connect, output).await,
         Command::Keys(command) => keys::run(command, connect, output).await,

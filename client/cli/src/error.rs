@@ -74,12 +74,26 @@ pub(crate) enum CliError {
         "say --accept-total-loss, or how the token is backed up with --token-backup-statement: losing the token loses every secret"
     )]
     TokenLoss,
-    #[error(
-        "the server made {made} shares instead of {asked}; they are printed above, do not use this vault"
-    )]
-    SharesMade { asked: usize, made: usize },
+    #[error("the server made {found} shares instead of {asked}; they are printed above, do not use them")]
+    SharesMade { asked: u32, found: usize },
     #[error("there is no unseal ceremony to cancel")]
+    NoUnsealCeremony,
+    #[error("no ceremony is under way")]
     NoCeremony,
+    #[error("the ceremony under way is {current}, not {asked}: look at it with `keystead ceremony show`")]
+    OtherCeremony { asked: String, current: String },
+    #[error("name the ceremony that you looked at with --ceremony: there is no terminal to ask on")]
+    CeremonyNeeded,
+    #[error(
+        "this program does not know what the ceremony is for: approve with a newer one; nothing was sent"
+    )]
+    UnknownCeremony,
+    #[error("the ceremony does not say what this program needs for checking shares; nothing was sent")]
+    CeremonyParameters,
+    #[error("there are {recipients} recipients for {shares} shares: give one for each share, or none")]
+    Recipients { recipients: usize, shares: u32 },
+    #[error("the two PINs are not the same; nothing was sent")]
+    PinsDiffer,
     #[error("{name} would lose {lost}: name them again, or say --replace")]
     WouldDrop { name: String, lost: String },
     #[error("not confirmed; nothing was done")]

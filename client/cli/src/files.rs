@@ -108,8 +108,10 @@ impl NewFile {
         }
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Takes it away again: there is nothing to write.
+    pub(crate) fn remove(&self) {
+        // What cannot be removed stays as an empty file, which harms nobody.
+        let _removed = rustix::fs::unlink(&self.path);
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read, Write as _};
 use std::path::Path;
 
 use keystead_client::SecretBytes;
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::error::CliError;
@@ -19,7 +20,7 @@ const MAX_LINE_BYTES: usize = 4096;
 pub(crate) fn short_secret(what: &'static str, file: Option<&Path>) -> Result<SecretBytes, CliError> {
     let secret = match file {
         Some(path) => without_line_ending(bytes(what, path, MAX_LINE_BYTES)?),
-        None if io::stdin().is_terminal() => ask(what)?,
+        None if can_ask() => ask(what)?,
         None => match lines(what, 1)?.pop() {
             Some(line) => line,
             None => return Err(CliError::Empty { what }),
@@ -30,7 +31,7 @@ pub(crate) fn short_secret(what: &'static str, file: Option<&Path>) -> Result<Se
 
 /// One secret asked for on the terminal or, without one, as many as standard input has lines.
 pub(crate) fn asked_or_lines(what: &'static str, most: usize) -> Result<Vec<SecretBytes>, CliError> {
-    let secrets = if io::stdin().is_terminal() { vec![ask(what)?] } else { lines(what, most)? };
+    let secrets = if can_ask() { vec![ask(what)?] } else { lines(what, most)? };
     if secrets.iter().all(SecretBytes::is_empty) { Err(CliError::Empty { what }) } else { Ok(secrets) }
 }
 
@@ -64,12 +65,30 @@ pub(crate) fn ask(what: &str) -> Result<SecretBytes, CliError> {
         .map_err(|source| CliError::Terminal { what: what.to_owned(), source })
 }
 
+/// A new secret: from the file if one is named (`-` is standard input), else asked for twice on the terminal, else the
+/// first line of standard input.
+pub(crate) fn new_secret(what: &'static str, file: Option<&Path>) -> Result<SecretBytes, CliError> {
+    let secret = short_secret(what, file)?;
+    if file.is_none() && can_ask() {
+        let again = ask(&format!("{what}, again"))?;
+        if !bool::from(secret.expose().ct_eq(again.expose())) {
+            return Err(CliError::PinsDiffer);
+        }
+    }
+    Ok(secret)
+}
+
+/// Whether somebody can be asked.
+pub(crate) fn can_ask() -> bool {
+    io::stdin().is_terminal()
+}
+
 /// Asks a yes-or-no question; without a terminal, the answer must be given beforehand.
 pub(crate) fn confirm(question: &str, confirmed: bool) -> Result<(), CliError> {
     if confirmed {
         return Ok(());
     }
-    if !io::stdin().is_terminal() {
+    if !can_ask() {
         return Err(CliError::ConfirmationNeeded);
     }
     let terminal = |source| CliError::Terminal { what: "confirmation".to_owned(), source };

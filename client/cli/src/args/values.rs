@@ -11,6 +11,7 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use keystead_client::v1;
 use keystead_client::v1::certificate_matcher::San;
+use keystead_crypto::recovery::RecoveryRecipient;
 
 /// Why an argument is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,26 @@ impl TypedValueParser for FieldName {
             }
             Some(name) => Ok(name.to_owned()),
         }
+    }
+}
+
+/// An age recipient. Clap's own errors would quote an identity that is given in its place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recipient;
+
+impl TypedValueParser for Recipient {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        let refused =
+            |why| clap::Error::raw(ErrorKind::ValueValidation, format!("{why}\n")).with_cmd(command);
+        let text = value.to_str().unwrap_or_default();
+        RecoveryRecipient::parse(text).map(|_| text.to_owned()).map_err(refused)
     }
 }
 

@@ -1,4 +1,4 @@
-//! `share check`: looks at a share without using it, and the check that `unseal` makes before it sends one.
+//! `share check`: looks at a share without using it, and the checks that are made before one is sent.
 //!
 //! The server's signed header names the digest of every share. A share that was not handed out for this vault never
 //! leaves this process; neither does one whose server shows a header of another audit key.
@@ -17,6 +17,9 @@ use super::Connect;
 use crate::error::CliError;
 use crate::output::Output;
 use crate::prompt;
+
+/// As many as a vault can have.
+const MAX_SHARES: usize = 255;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShareCommand {
@@ -76,6 +79,20 @@ pub(super) fn checked(header: &SealHeader, text: &SecretBytes, origin: &str) -> 
     Share::parse(text.expose())
         .and_then(|share| header.check_share(&share).map(|()| share))
         .map_err(|source| CliError::Share { origin: origin.to_owned(), source })
+}
+
+/// The shares with where each comes from.
+pub(super) fn read_shares(files: &[PathBuf]) -> Result<Vec<(String, SecretBytes)>, CliError> {
+    if !files.is_empty() {
+        return files
+            .iter()
+            .map(|file| Ok((file.display().to_string(), prompt::short_secret("the share", Some(file))?)))
+            .collect();
+    }
+    let shares = prompt::asked_or_lines("the share", MAX_SHARES)?;
+    let several = shares.len() > 1;
+    let origin = |line: usize| if several { format!("line {line}") } else { "this share".to_owned() };
+    Ok(shares.into_iter().enumerate().map(|(index, share)| (origin(index + 1), share)).collect())
 }
 
 #[cfg(test)]

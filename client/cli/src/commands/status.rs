@@ -3,17 +3,24 @@
 use data_encoding::HEXLOWER;
 use keystead_client::Error;
 use keystead_client::v1::{CeremonyProgress, GetStatusResponse, SealState};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Connect, timestamp, yes_or_no};
+use super::{Connect, progress, yes_or_no};
 use crate::error::CliError;
 use crate::output::Output;
 
+const ONE_POWER: &str = "powers: 1: the HSM and its PIN alone open this vault, without shares; \
+                         `keystead ceremony auto-unseal disable` begins to end that";
+
 pub(crate) async fn run(connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
     let status = connect.connect().await?.system().status().await?;
-    show(&status, output)?;
+    let mut warnings = status.warnings.clone();
+    if status.powers == 1 {
+        warnings.push(ONE_POWER.to_owned());
+    }
+    show(&status, &warnings, output)?;
     if !output.is_json() {
-        for warning in &status.warnings {
+        for warning in &warnings {
             output.remark(&format!("warning: {warning}"));
         }
     }
@@ -29,21 +36,24 @@ pub(crate) async fn seal(connect: Connect<'_>, output: &Output) -> Result<(), Cl
     output.sentence(said, &json!({ "state": "sealed" }))
 }
 
-fn show(status: &GetStatusResponse, output: &Output) -> Result<(), CliError> {
+fn show(status: &GetStatusResponse, warnings: &[String], output: &Output) -> Result<(), CliError> {
     let initialized = status.state() != SealState::Uninitialized;
     let number = |number: u32| if initialized { number.to_string() } else { String::new() };
     let quorum = format!("{} of {}", status.threshold, status.shares);
+    let approved = status.ceremony.as_ref().map(progress::parameters).unwrap_or_default();
+    let mut facts = vec![
+        ("State", state(status.state()).to_owned()),
+        ("Vault", status.vault_id.clone()),
+        ("Shares needed", if initialized { quorum } else { String::new() }),
+        ("Share epoch", number(status.epoch)),
+        ("Powers", number(status.powers)),
+        ("Ceremony", status.ceremony.as_ref().map(ceremony).unwrap_or_default()),
+    ];
+    facts.extend(approved.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    facts.push(("Memory locked", yes_or_no(status.memory_locked)));
+    facts.push(("Server version", status.server_version.clone()));
     output.facts(
-        &[
-            ("State", state(status.state()).to_owned()),
-            ("Vault", status.vault_id.clone()),
-            ("Shares needed", if initialized { quorum } else { String::new() }),
-            ("Share epoch", number(status.epoch)),
-            ("Powers", number(status.powers)),
-            ("Ceremony", status.ceremony.as_ref().map(progress).unwrap_or_default()),
-            ("Memory locked", yes_or_no(status.memory_locked)),
-            ("Server version", status.server_version.clone()),
-        ],
+        &facts,
         &json!({
             "state": state(status.state()),
             "vault_id": status.vault_id,
@@ -51,13 +61,17 @@ fn show(status: &GetStatusResponse, output: &Output) -> Result<(), CliError> {
             "threshold": status.threshold,
             "shares": status.shares,
             "powers": status.powers,
-            "ceremony": status.ceremony.as_ref().map(progress_json),
+            "ceremony": status.ceremony.as_ref().map(progress::as_json),
             "seal_header": HEXLOWER.encode(&status.seal_header),
             "server_version": status.server_version,
             "memory_locked": status.memory_locked,
-            "warnings": status.warnings,
+            "warnings": warnings,
         }),
     )
+}
+
+fn ceremony(under_way: &CeremonyProgress) -> String {
+    format!("{}: {}", progress::purpose(under_way.purpose()), progress::line(under_way))
 }
 
 /// A state in a word.
@@ -68,26 +82,4 @@ pub(super) fn state(state: SealState) -> &'static str {
         SealState::Sealed => "sealed",
         SealState::Unsealed => "unsealed",
     }
-}
-
-/// How far a ceremony is, in a line.
-pub(super) fn progress(progress: &CeremonyProgress) -> String {
-    let entered: Vec<_> = progress.entered.iter().map(u32::to_string).collect();
-    format!(
-        "{} of {} shares entered (number {}), until {}; ceremony {}",
-        progress.entered.len(),
-        progress.threshold,
-        entered.join(", "),
-        timestamp(progress.expire_time.as_ref()),
-        progress.ceremony_id,
-    )
-}
-
-pub(super) fn progress_json(progress: &CeremonyProgress) -> Value {
-    json!({
-        "ceremony_id": progress.ceremony_id,
-        "threshold": progress.threshold,
-        "entered": progress.entered,
-        "expire_time": timestamp(progress.expire_time.as_ref()),
-    })
 }

@@ -5,19 +5,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keystead_client::v1::SealState;
-use keystead_client::{SecretBytes, Submitted};
+use keystead_client::Submitted;
+use keystead_client::v1::{CeremonyProgress, CeremonyPurpose, SealState};
 use serde_json::json;
 
-use super::Connect;
-use super::share::{checked, verified_header};
-use super::status::{progress, progress_json, state};
+use super::share::{checked, read_shares, verified_header};
+use super::status::state;
+use super::{Connect, progress};
 use crate::error::CliError;
 use crate::output::Output;
-use crate::prompt;
-
-/// As many as a vault can have.
-const MAX_SHARES: usize = 255;
 
 const EXAMPLES: &str = "\
 Each holder enters one share, from anywhere:
@@ -40,7 +36,8 @@ pub(crate) async fn run(args: UnsealArgs, connect: Connect<'_>, output: &Output)
     let system = connect.connect().await?.system();
     let status = system.status().await?;
     if args.cancel {
-        let ceremony = status.ceremony.ok_or(CliError::NoCeremony)?.ceremony_id;
+        let unsealing = |ceremony: &CeremonyProgress| ceremony.purpose() == CeremonyPurpose::Unseal;
+        let ceremony = status.ceremony.filter(unsealing).ok_or(CliError::NoUnsealCeremony)?.ceremony_id;
         system.cancel_ceremony(&ceremony).await?;
         return output.sentence("The unseal ceremony is over.", &json!({ "cancelled": ceremony }));
     }
@@ -48,10 +45,10 @@ pub(crate) async fn run(args: UnsealArgs, connect: Connect<'_>, output: &Output)
     if status.state() == SealState::Unsealed {
         return output.sentence("The vault is unsealed already.", &json!({ "state": "unsealed" }));
     }
-    if let Some(progress) = &status.ceremony
+    if let Some(under_way) = &status.ceremony
         && !output.is_json()
     {
-        output.remark(&super::status::progress(progress));
+        output.remark(&progress::line(under_way));
     }
 
     let shares = read_shares(&args.share_file)?;
@@ -73,24 +70,10 @@ pub(crate) async fn run(args: UnsealArgs, connect: Connect<'_>, output: &Output)
 fn show(answer: &Submitted, output: &Output) -> Result<(), CliError> {
     let sentence = match (answer.state, &answer.ceremony) {
         (SealState::Unsealed, _) => "The vault is unsealed.".to_owned(),
-        (_, Some(more)) => progress(more),
+        (_, Some(more)) => progress::line(more),
         (other, None) => format!("The vault is {}.", state(other)),
     };
     let json =
-        json!({ "state": state(answer.state), "ceremony": answer.ceremony.as_ref().map(progress_json) });
+        json!({ "state": state(answer.state), "ceremony": answer.ceremony.as_ref().map(progress::as_json) });
     output.sentence(&sentence, &json)
-}
-
-/// The shares with where each comes from.
-fn read_shares(files: &[PathBuf]) -> Result<Vec<(String, SecretBytes)>, CliError> {
-    if !files.is_empty() {
-        return files
-            .iter()
-            .map(|file| Ok((file.display().to_string(), prompt::short_secret("the share", Some(file))?)))
-            .collect();
-    }
-    let shares = prompt::asked_or_lines("the share", MAX_SHARES)?;
-    let several = shares.len() > 1;
-    let origin = |line: usize| if several { format!("line {line}") } else { "this share".to_owned() };
-    Ok(shares.into_iter().enumerate().map(|(index, share)| (origin(index + 1), share)).collect())
 }
