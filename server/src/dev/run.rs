@@ -24,7 +24,7 @@ use keystead_domain::time::UnixMillis;
 use keystead_hsm::testing::SoftToken;
 
 use super::{DevFiles, OPERATOR_SPIFFE, SERVICE_SPIFFE};
-use crate::config::Config;
+use crate::config::{AutoPin, Config};
 use crate::notify::Signals;
 use crate::wiring::{Built, Server};
 
@@ -47,18 +47,21 @@ pub async fn serve(built: Built) -> anyhow::Result<()> {
     config.hsm.module.clone_from(&token.module);
     config.hsm.token_label.clone_from(&token.label);
     config.hsm.env = token.env();
+    let pin = dir.0.join("pin.txt");
+    super::write(&pin, &token.pin)?;
+    config.seal.auto_pin = Some(AutoPin::File(pin));
     crate::telemetry::init(config.log)?;
     let server = Server::build(config, built).await?;
     let (address, vault) = (server.local_addr(), server.vault());
     let mut signals = Signals::register()?;
     let serving = tokio::spawn(server.serve(async move { signals.until_stop(|| ()).await }));
-    open(&vault, &token).await?;
+    open(&vault, &token, &dir.0.join("shares")).await?;
     print(&files, address, &dir.0)?;
     serving.await??;
     Ok(())
 }
 
-async fn open(vault: &Arc<Vault>, token: &SoftToken) -> anyhow::Result<()> {
+async fn open(vault: &Arc<Vault>, token: &SoftToken, shares: &Path) -> anyhow::Result<()> {
     let local = context(Peer::Local { uid: rustix::process::getuid().as_raw() }, None)?;
     let operator = CertificateMatcher::spiffe(OPERATOR_SPIFFE)?;
     let init = Init {
@@ -68,6 +71,12 @@ async fn open(vault: &Arc<Vault>, token: &SoftToken) -> anyhow::Result<()> {
         loss: TokenLoss::Accepted,
     };
     let made = vault.init(&local, init).await?;
+    std::fs::create_dir(shares)?;
+    for share in &made.shares {
+        let text = share.to_text();
+        let file = shares.join(format!("share-{}.txt", share.number()));
+        super::write(&file, std::str::from_utf8(text.expose())?)?;
+    }
     for share in made.shares.iter().take(2) {
         vault.submit_share(&local, share.to_text(), None).await?;
     }
@@ -120,6 +129,7 @@ fn print(files: &DevFiles, address: SocketAddr, dir: &Path) -> anyhow::Result<()
         "# or a service that may read below dev/:\n{}",
         comment(&files.environment(address, &files.service))
     )?;
+    writeln!(out, "# every holder's share is in {0}/shares, the HSM's PIN in {0}/pin.txt\n", dir.display())?;
     writeln!(
         out,
         "# then, for example:\n#   echo -n s3cret | keystead secret put dev/db --stdin password\n#   keystead secret get dev/db\n#   keystead audit tail"
