@@ -5,6 +5,7 @@ use futures::executor::block_on;
 
 use crate::aad::{Aad, label};
 use crate::arena::LockedKey;
+use crate::auto_seal::{self, AutoBoxes, AutoPlace, AutoSeal};
 use crate::envelope::{DataKey, InnerBlob, Q, TokenWay, Way, WrappedDataKey, wrap_aad};
 use crate::mac::LookupKey;
 use crate::names::{DirectoryEntry, NameKey};
@@ -83,7 +84,7 @@ fn keys_on_the_token() {
         let key = HsmKey { purpose, version: 1 };
         check(&format!("hsm-key.{name}.label"), &key.label(tag));
         check(&format!("hsm-key.{name}.id"), &hex(&key.id(tag)));
-        if matches!(purpose, HsmKeyPurpose::Master | HsmKeyPurpose::Epoch) {
+        if purpose != HsmKeyPurpose::Audit {
             check(&format!("module.{name}-key"), &hex(&MemoryHsm::key(key)));
         }
     }
@@ -206,6 +207,18 @@ fn shares_and_seal() {
     let boxes = WayBoxes { pins: vec![pin_box], q: vec![QBox { version: 1, sealed }] };
     let record = SealRecord { header: signed, boxes: vec![boxes] };
     check("seal.record.sha256", &sha256(&record.encode()));
+}
+
+#[test]
+fn auto_unseal() {
+    let (hsm, q) = (MemoryHsm::honest(), Q::new(1, locked(0x22)));
+    let place = AutoPlace { vault: VAULT, version: 1, token: SERIAL };
+    let sealed = block_on(auto_seal::seal(&hsm, place, &q)).unwrap();
+    check("auto.box", &hex(&[sealed.iv.as_slice(), &sealed.ciphertext].concat()));
+    let q = vec![QBox { version: 1, sealed }];
+    let boxes = vec![AutoBoxes { token: SERIAL.into(), q }];
+    check("auto.record", &hex(&AutoSeal { version: 1, boxes }.encode()));
+    check("auto.record.ended", &hex(&AutoSeal { version: 1, boxes: Vec::new() }.encode()));
 }
 
 fn sha256(bytes: &[u8]) -> String {
