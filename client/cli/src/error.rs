@@ -80,6 +80,8 @@ pub(crate) enum CliError {
     NoUnsealCeremony,
     #[error("no ceremony is under way")]
     NoCeremony,
+    #[error("the vault is sealed, and no ceremony is under way: `keystead unseal` opens it")]
+    NothingButUnsealing,
     #[error("the ceremony under way is {current}, not {asked}: look at it with `keystead ceremony show`")]
     OtherCeremony { asked: String, current: String },
     #[error("name the ceremony that you looked at with --ceremony: there is no terminal to ask on")]

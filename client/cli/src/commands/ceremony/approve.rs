@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keystead_client::v1::{CeremonyProgress, CeremonyPurpose, GetStatusResponse};
+use keystead_client::v1::{CeremonyProgress, CeremonyPurpose, GetStatusResponse, SealState};
 use keystead_client::{SecretBytes, Submitted, System};
 use keystead_crypto::seal_record::SealHeader;
 use keystead_crypto::share::{Share, ShareError};
@@ -64,6 +64,11 @@ pub(super) async fn run(args: ApproveArgs, connect: Connect<'_>, output: &Output
         }
         Err(error) => {
             places.remove();
+            if matches!(&error, CliError::Client(error) if error.refusal().is_none()) {
+                output.remark(
+                    "Whether the share was entered is not known: look with `keystead ceremony show`.",
+                );
+            }
             Err(error)
         }
     }
@@ -75,7 +80,11 @@ fn looked_at<'a>(
     status: &'a GetStatusResponse,
 ) -> Result<(SealHeader, &'a CeremonyProgress), CliError> {
     let header = verified_header(status)?;
-    let ceremony = status.ceremony.as_ref().ok_or(CliError::NoCeremony)?;
+    let ceremony = match (&status.ceremony, status.state()) {
+        (Some(under_way), _) => under_way,
+        (None, SealState::Sealed) => return Err(CliError::NothingButUnsealing),
+        (None, _) => return Err(CliError::NoCeremony),
+    };
     match &args.ceremony {
         Some(asked) if *asked != ceremony.ceremony_id => {
             Err(CliError::OtherCeremony { asked: asked.clone(), current: ceremony.ceremony_id.clone() })
