@@ -38,6 +38,11 @@ fn keys_are_rotated_as_the_guide_says() {
 }
 
 #[test]
+fn the_ceremonies_go_as_their_checklists_say() {
+    against_a_dev_vault("docs/guides/ceremonies.md");
+}
+
+#[test]
 fn the_operators_rehearsal_makes_a_vault_and_serves_from_it() {
     let programs = Programs::find();
     let session = Session::new(&programs);
