@@ -30,10 +30,8 @@ async fn killed_at(server: &mut ServerProcess, call: &str, text: &str, id: &str)
     let fault = server.shim().inject(&format!("hang {call} times=1")).unwrap();
     let (system, text, id) = (server.local().system(), share(text), id.to_owned());
     let sent = tokio::spawn(async move { system.submit_share(&text, &id).await });
-    until(call, || async {
-        (sent.is_finished() || server.shim().fired(&fault).unwrap() > 0).then_some(())
-    })
-    .await;
+    until(call, || async { (sent.is_finished() || server.shim().fired(&fault).unwrap() > 0).then_some(()) })
+        .await;
     let fired = server.shim().fired(&fault).unwrap() > 0;
     server.kill().await;
     sent.abort();
