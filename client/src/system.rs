@@ -29,6 +29,8 @@ pub struct InitRequest {
     pub accept_total_loss: bool,
     /// How the token is backed up; empty if it is not.
     pub token_backup_statement: String,
+    /// age recipients whose private halves are kept offline, for when the token is lost.
+    pub recovery_recipients: Vec<String>,
 }
 
 /// A vault that was just made. It is the only copy of what it holds.
@@ -115,6 +117,7 @@ impl System {
             operators: init.operators,
             accept_total_loss: init.accept_total_loss,
             token_backup_statement: init.token_backup_statement,
+            recovery_recipients: init.recovery_recipients,
         };
         let answer = self
             .caller

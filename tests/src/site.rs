@@ -137,7 +137,12 @@ impl Site {
 
     /// A way of the test's own to the token. Nobody is logged in.
     pub fn hsm(&self) -> HsmHandle {
-        HsmHandle::spawn(self.token.config(programs::server(), vec!["hsm-worker".to_owned()])).unwrap()
+        self.hsm_of(&self.token)
+    }
+
+    /// The same to another token.
+    pub fn hsm_of(&self, token: &SoftToken) -> HsmHandle {
+        HsmHandle::spawn(token.config(programs::server(), vec!["hsm-worker".to_owned()])).unwrap()
     }
 
     /// What injects faults before the token, where a site has it.
@@ -251,6 +256,7 @@ impl Site {
             }],
             accept_total_loss: true,
             token_backup_statement: String::new(),
+            recovery_recipients: Vec::new(),
         }
     }
 

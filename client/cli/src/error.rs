@@ -71,7 +71,7 @@ pub(crate) enum CliError {
     #[error("the threshold is at least 2 and at most the number of shares, which is at most 255")]
     Quorum,
     #[error(
-        "say --accept-total-loss, or how the token is backed up with --token-backup-statement: losing the token loses every secret"
+        "say --recovery-recipient, how the token is backed up with --token-backup-statement, or --accept-total-loss: losing the token loses every secret"
     )]
     TokenLoss,
     #[error("the server made {found} shares instead of {asked}; they are printed above, do not use them")]

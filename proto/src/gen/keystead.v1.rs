@@ -502,13 +502,16 @@ pub struct InitializeRequest {
     /// Operators with full rights; without any, a bootstrap token is returned that dies in 24 hours.
     #[prost(message, repeated, tag = "4")]
     pub operators: ::prost::alloc::vec::Vec<InitialOperator>,
-    /// Losing the token then loses every secret: says that this is understood. Demanded unless `token_backup_statement` is
-    /// set.
+    /// Losing the token then loses every secret: says that this is understood. Demanded unless `token_backup_statement` or
+    /// `recovery_recipients` is set.
     #[prost(bool, tag = "5")]
     pub accept_total_loss: bool,
     /// How the token is backed up by its vendor's means, kept in the audit log.
     #[prost(string, tag = "6")]
     pub token_backup_statement: ::prost::alloc::string::String,
+    /// age recipients whose private halves are kept offline: with them and a quorum the vault opens when its token is lost.
+    #[prost(string, repeated, tag = "7")]
+    pub recovery_recipients: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Response of Initialize.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -548,7 +551,7 @@ pub struct UnsealShare {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartCeremonyRequest {
     /// Exactly one is set.
-    #[prost(oneof = "start_ceremony_request::Purpose", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "start_ceremony_request::Purpose", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub purpose: ::core::option::Option<start_ceremony_request::Purpose>,
 }
 /// Nested message and enum types in `StartCeremonyRequest`.
@@ -571,6 +574,12 @@ pub mod start_ceremony_request {
         /// Make a token for a new administrator. Only with a configured operator certificate or over the local Unix socket.
         #[prost(message, tag = "5")]
         RecoverRoot(super::RecoverRoot),
+        /// Have a further token open the vault's data.
+        #[prost(message, tag = "6")]
+        AddToken(super::AddToken),
+        /// Have a key that is kept offline open the vault's data.
+        #[prost(message, tag = "7")]
+        AddRecovery(super::AddRecovery),
     }
 }
 /// New shares, for other holders or another quorum. The old ones are good until the new ones are confirmed.
@@ -606,6 +615,24 @@ pub struct DisableAutoUnseal {}
 /// No parameters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecoverRoot {}
+/// A token that the configuration names.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct AddToken {
+    /// Its serial.
+    #[prost(string, tag = "1")]
+    pub serial: ::prost::alloc::string::String,
+    /// Its PIN.
+    #[prost(bytes = "vec", tag = "2")]
+    pub pin: ::prost::alloc::vec::Vec<u8>,
+}
+/// A key that is kept offline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddRecovery {
+    /// The age recipient, `age1...`.
+    #[prost(string, tag = "1")]
+    pub recipient: ::prost::alloc::string::String,
+}
 /// Response of StartCeremony.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartCeremonyResponse {
@@ -733,6 +760,10 @@ pub enum CeremonyPurpose {
     DisableAutoUnseal = 6,
     /// Make a token for a new administrator.
     RecoverRoot = 7,
+    /// Have a further token open the vault's data.
+    AddToken = 8,
+    /// Have a key that is kept offline open the vault's data.
+    AddRecovery = 9,
 }
 impl CeremonyPurpose {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -749,6 +780,8 @@ impl CeremonyPurpose {
             Self::EnableAutoUnseal => "CEREMONY_PURPOSE_ENABLE_AUTO_UNSEAL",
             Self::DisableAutoUnseal => "CEREMONY_PURPOSE_DISABLE_AUTO_UNSEAL",
             Self::RecoverRoot => "CEREMONY_PURPOSE_RECOVER_ROOT",
+            Self::AddToken => "CEREMONY_PURPOSE_ADD_TOKEN",
+            Self::AddRecovery => "CEREMONY_PURPOSE_ADD_RECOVERY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -762,6 +795,8 @@ impl CeremonyPurpose {
             "CEREMONY_PURPOSE_ENABLE_AUTO_UNSEAL" => Some(Self::EnableAutoUnseal),
             "CEREMONY_PURPOSE_DISABLE_AUTO_UNSEAL" => Some(Self::DisableAutoUnseal),
             "CEREMONY_PURPOSE_RECOVER_ROOT" => Some(Self::RecoverRoot),
+            "CEREMONY_PURPOSE_ADD_TOKEN" => Some(Self::AddToken),
+            "CEREMONY_PURPOSE_ADD_RECOVERY" => Some(Self::AddRecovery),
             _ => None,
         }
     }

@@ -17,7 +17,10 @@ use keystead_crypto::mac::LookupKey;
 use keystead_crypto::names::NameKey;
 use keystead_crypto::ports::{Hsm, HsmKey, HsmKeyPurpose};
 use keystead_crypto::record::{self, SystemKey};
-use keystead_crypto::seal_record::{QBox, SealHeader, SealRecord, TokenWay, Way, WayBoxes};
+use keystead_crypto::recovery::{self, RecoveryRecipient};
+use keystead_crypto::seal_record::{
+    MAX_WAYS, QBox, RecoveryWay, SealHeader, SealRecord, TokenWay, Way, WayBoxes,
+};
 use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::shamir::{self, Sharing};
 use keystead_crypto::share::{SCHEME_GF256, Share};
@@ -64,6 +67,8 @@ pub struct Init {
     pub pin: SecretBytes,
     /// Operators with full rights; without any, a bootstrap token is made.
     pub operators: Vec<(PrincipalName, CertificateMatcher)>,
+    /// Keys kept offline, with which and a quorum the vault opens when the token is lost.
+    pub recovery: Vec<RecoveryRecipient>,
     /// What the operator says of losing the token.
     pub loss: TokenLoss,
 }
@@ -72,6 +77,8 @@ pub struct Init {
 pub enum TokenLoss {
     /// It is backed up by its vendor's means.
     BackedUp(String),
+    /// A key that is kept offline opens the data then.
+    Recoverable,
     /// It is accepted.
     Accepted,
 }
@@ -97,6 +104,7 @@ impl Vault {
     pub async fn init(self: &Arc<Self>, ctx: &RequestContext, init: Init) -> Result<Initialized, VaultError> {
         self.check_operator(ctx, "init")?;
         check_operators(&init.operators)?;
+        check_recovery(&init.recovery)?;
         let (vault, ctx) = (Arc::clone(self), ctx.again());
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
@@ -122,6 +130,7 @@ impl Vault {
                     "token_loss",
                     match &init.loss {
                         TokenLoss::BackedUp(statement) => format!("backed up: {statement}"),
+                        TokenLoss::Recoverable => "recoverable offline".to_owned(),
                         TokenLoss::Accepted => "accepted".to_owned(),
                     },
                 ),
@@ -219,12 +228,18 @@ impl Vault {
             audit_key,
             endorsed_keys: Vec::new(),
             signer: 0,
-            ways: vec![Way::Token(TokenWay {
+            ways: std::iter::once(Way::Token(TokenWay {
                 serial: token.clone(),
                 oldest_master: 1,
                 master: 1,
                 audit_key: 0,
-            })],
+            }))
+            .chain(
+                init.recovery
+                    .iter()
+                    .map(|recipient| Way::Recovery(RecoveryWay { recipient: recipient.text().to_owned() })),
+            )
+            .collect(),
             share_digests: shares.iter().map(Share::digest).collect(),
             created_ms: now.0,
         };
@@ -234,8 +249,14 @@ impl Vault {
             pins: vec![unseal_key.pin_box_seal(place, init.pin.expose(), &mut rng()).map_err(seal_failed)?],
             q: vec![QBox { version: 1, sealed: boxing.await.map_err(seal_failed)? }],
         };
-        let record =
-            SealRecord { header: header.sign(hsm.as_ref()).await.map_err(seal_failed)?, boxes: vec![boxes] };
+        let mut boxes = vec![boxes];
+        for recipient in &init.recovery {
+            let place = header.box_place(recipient.name());
+            let inner = unseal_key.q_inner_seal(place, &q, &mut rng()).map_err(seal_failed)?;
+            let sealed = recovery::seal("box of Q", recipient, &inner).map_err(seal_failed)?;
+            boxes.push(WayBoxes { pins: Vec::new(), q: vec![QBox { version: 1, sealed }] });
+        }
+        let record = SealRecord { header: header.sign(hsm.as_ref()).await.map_err(seal_failed)?, boxes };
 
         let system_id = *fresh_id().as_bytes();
         let systems = HashMap::from([(system_id, Arc::new(system_key))]);
@@ -383,6 +404,15 @@ fn admin(
 
 fn no_name(text: &str) -> VaultError {
     VaultError::Invalid { field: "name", rule: format!("{text} is not a name") }
+}
+
+fn check_recovery(recovery: &[RecoveryRecipient]) -> Result<(), VaultError> {
+    let distinct: std::collections::BTreeSet<_> = recovery.iter().map(RecoveryRecipient::name).collect();
+    if distinct.len() != recovery.len() || recovery.len() >= MAX_WAYS {
+        let rule = format!("at most {} recipients, each once", MAX_WAYS.saturating_sub(1));
+        return Err(VaultError::Invalid { field: "recovery_recipients", rule });
+    }
+    Ok(())
 }
 
 fn check_operators(operators: &[(PrincipalName, CertificateMatcher)]) -> Result<(), VaultError> {

@@ -242,6 +242,7 @@ impl Bench {
             quorum: Quorum::new(2, 3).unwrap(),
             pin: SecretBytes::copy_from(PIN),
             operators: Vec::new(),
+            recovery: Vec::new(),
             loss: TokenLoss::Accepted,
         };
         let made = vault.init(&context(None), init).await.unwrap();

@@ -68,6 +68,7 @@ async fn open(vault: &Arc<Vault>, token: &SoftToken, shares: &Path) -> anyhow::R
         quorum: Quorum::new(2, 3)?,
         pin: SecretBytes::copy_from(token.pin.as_bytes()),
         operators: vec![(PrincipalName::operator("dev")?, operator.clone())],
+        recovery: Vec::new(),
         loss: TokenLoss::Accepted,
     };
     let made = vault.init(&local, init).await?;

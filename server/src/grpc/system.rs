@@ -7,6 +7,7 @@ use keystead_core::operation;
 use keystead_core::seal::{
     ExportSealRecord, Outcome, Progress, Purpose, Rekey, Status as VaultStatus, Submitted, Wish,
 };
+use keystead_crypto::envelope::MAX_TOKEN_BYTES;
 use keystead_crypto::recovery::RecoveryRecipient;
 use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::unseal_key::MAX_PIN_BYTES;
@@ -31,6 +32,8 @@ fn progress(progress: Progress) -> v1::CeremonyProgress {
         Purpose::EnableAutoUnseal => v1::CeremonyPurpose::EnableAutoUnseal,
         Purpose::DisableAutoUnseal => v1::CeremonyPurpose::DisableAutoUnseal,
         Purpose::RecoverRoot => v1::CeremonyPurpose::RecoverRoot,
+        Purpose::AddToken => v1::CeremonyPurpose::AddToken,
+        Purpose::AddRecovery => v1::CeremonyPurpose::AddRecovery,
     };
     let parameter = |(name, value): (&str, String)| v1::CeremonyParameter { name: name.to_owned(), value };
     v1::CeremonyProgress {
@@ -53,27 +56,37 @@ fn wish(message: v1::StartCeremonyRequest) -> Result<Wish, Status> {
     match message.purpose {
         None => Err(refuse(convert::invalid("purpose", "is missing"))),
         Some(Purpose::Rekey(rekey)) => {
-            let recipients = rekey.recipients.iter().map(|recipient| {
-                RecoveryRecipient::parse(recipient)
-                    .map_err(|error| refuse(convert::invalid("recipients", error)))
-            });
+            let recipients = rekey.recipients.iter().map(|text| recipient("recipients", text));
             Ok(Wish::Rekey(Rekey {
                 quorum: quorum(rekey.threshold, rekey.shares)?,
                 recipients: recipients.collect::<Result<_, _>>()?,
                 new_q: rekey.new_q,
             }))
         }
-        Some(Purpose::ChangePin(change)) => {
-            let new = SecretBytes::new(change.new_pin);
-            if new.is_empty() || new.len() > MAX_PIN_BYTES {
-                return Err(refuse(convert::invalid("new_pin", format!("1 to {MAX_PIN_BYTES} bytes"))));
-            }
-            Ok(Wish::ChangePin(new))
-        }
+        Some(Purpose::ChangePin(change)) => Ok(Wish::ChangePin(pin("new_pin", change.new_pin)?)),
         Some(Purpose::EnableAutoUnseal(_)) => Ok(Wish::EnableAutoUnseal),
         Some(Purpose::DisableAutoUnseal(_)) => Ok(Wish::DisableAutoUnseal),
         Some(Purpose::RecoverRoot(_)) => Ok(Wish::RecoverRoot),
+        Some(Purpose::AddToken(add)) => {
+            if add.serial.is_empty() || add.serial.len() > MAX_TOKEN_BYTES {
+                return Err(refuse(convert::invalid("serial", format!("1 to {MAX_TOKEN_BYTES} bytes"))));
+            }
+            Ok(Wish::AddToken(add.serial, pin("pin", add.pin)?))
+        }
+        Some(Purpose::AddRecovery(add)) => Ok(Wish::AddRecovery(recipient("recipient", &add.recipient)?)),
     }
+}
+
+fn pin(field: &'static str, bytes: Vec<u8>) -> Result<SecretBytes, Status> {
+    let pin = SecretBytes::new(bytes);
+    if pin.is_empty() || pin.len() > MAX_PIN_BYTES {
+        return Err(refuse(convert::invalid(field, format!("1 to {MAX_PIN_BYTES} bytes"))));
+    }
+    Ok(pin)
+}
+
+fn recipient(field: &'static str, text: &str) -> Result<RecoveryRecipient, Status> {
+    RecoveryRecipient::parse(text).map_err(|error| refuse(convert::invalid(field, error)))
 }
 
 /// What a share did.
@@ -101,9 +114,9 @@ fn answer(submitted: Submitted) -> v1::SubmitShareResponse {
                 })
                 .collect();
         }
-        Submitted::Done(Outcome::Rekeyed { record } | Outcome::PinChanged { record }) => {
-            answer.seal_record = record;
-        }
+        Submitted::Done(
+            Outcome::Rekeyed { record } | Outcome::PinChanged { record } | Outcome::Joined { record },
+        ) => answer.seal_record = record,
         Submitted::Done(Outcome::AutoUnseal { .. }) => {}
         Submitted::Done(Outcome::Root(token, expires)) => {
             answer.bootstrap_token = text(token.to_text());
@@ -126,9 +139,10 @@ fn token_loss(message: &v1::InitializeRequest) -> Result<TokenLoss, Status> {
     let statement = message.token_backup_statement.as_str();
     let rule = |rule: String| refuse(convert::invalid("token_backup_statement", rule));
     match (statement.is_empty(), message.accept_total_loss) {
+        (true, false) if !message.recovery_recipients.is_empty() => Ok(TokenLoss::Recoverable),
         (true, true) => Ok(TokenLoss::Accepted),
         (true, false) => Err(rule(
-            "losing the token loses every secret: say how it is backed up, or accept total loss".to_owned(),
+            "losing the token loses every secret: name a recovery recipient, say how it is backed up, or accept total loss".to_owned(),
         )),
         (false, true) => Err(rule("is a backup; do not accept total loss as well".to_owned())),
         (false, false) if statement.len() > MAX_STATEMENT => {
@@ -187,7 +201,10 @@ impl SystemService for Api {
             let matcher = operator.matcher.clone().unwrap_or_default();
             operators.push((name, convert::matcher(&matcher).map_err(refuse)?));
         }
-        let init = Init { quorum, pin, operators, loss: token_loss(&message)? };
+        let recovery = message.recovery_recipients.iter();
+        let recovery =
+            recovery.map(|text| recipient("recovery_recipients", text)).collect::<Result<_, _>>()?;
+        let init = Init { quorum, pin, operators, recovery, loss: token_loss(&message)? };
         let made = self.vault().init(&context, init).await.map_err(refuse)?;
         let shares = made
             .shares

@@ -6,6 +6,7 @@ mod crashes;
 mod pin;
 mod rekey;
 mod root;
+mod ways;
 
 use keystead_client::v1::start_ceremony_request::Purpose;
 use keystead_client::{Client, SecretBytes, Submitted, v1};

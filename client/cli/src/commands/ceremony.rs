@@ -39,6 +39,16 @@ Examples:
   keystead ceremony change-pin                     asks for the new PIN, twice
   keystead ceremony change-pin --pin-file new-pin.txt";
 
+const TOKEN_EXAMPLES: &str = "\
+The token stands in a [[hsm.further]] of the server's configuration:
+  keystead ceremony add-token --serial 0123456789abcdef
+Afterwards data keys are wrapped for it in the background:
+  keystead keys rotation";
+
+const RECOVERY_EXAMPLES: &str = "\
+On a machine that is never on a network, `age-keygen -o recovery.txt` makes the key and prints the recipient:
+  keystead ceremony add-recovery --recipient age1...";
+
 const ROOT_EXAMPLES: &str = "\
 Only over the server's local socket, or with a certificate of [[operators]]:
   keystead --addr unix:///run/keystead/local.sock ceremony recover-root";
@@ -58,6 +68,12 @@ pub(crate) enum CeremonyCommand {
     /// Begin to make a new administrator, when nobody may administer the vault any more
     #[command(after_help = ROOT_EXAMPLES)]
     RecoverRoot,
+    /// Begin to have a further HSM token of the server's configuration open the vault's data
+    #[command(after_help = TOKEN_EXAMPLES)]
+    AddToken(AddTokenArgs),
+    /// Begin to have a key that is kept offline open the vault's data, for when every token is lost
+    #[command(after_help = RECOVERY_EXAMPLES)]
+    AddRecovery(AddRecoveryArgs),
     /// Show the ceremony under way
     Show,
     /// Enter a share for the ceremony under way; the last one needed has it done
@@ -78,6 +94,26 @@ pub(crate) struct RekeyArgs {
     /// The age recipient of a holder, age1..., that one share is sealed for; once a share, in the order of their numbers
     #[arg(long = "recipient", value_name = "RECIPIENT", value_parser = Recipient)]
     recipients: Vec<String>,
+    /// Replace Q too, and have every data key sealed anew: if the server's memory may have been read
+    #[arg(long)]
+    new_q: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddTokenArgs {
+    /// Its serial; `keystead-server hsm check` shows it
+    #[arg(long)]
+    serial: String,
+    /// File with its PIN; "-" is standard input. Without it, the PIN is asked for
+    #[arg(long, value_name = "FILE")]
+    pin_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddRecoveryArgs {
+    /// The age recipient, age1..., as `age-keygen` prints it; its private half stays offline
+    #[arg(long, value_parser = Recipient)]
+    recipient: String,
 }
 
 #[derive(Debug, Args)]
@@ -125,6 +161,15 @@ pub(crate) async fn run(
         CeremonyCommand::AutoUnseal(AutoUnsealCommand::Disable) => {
             Purpose::DisableAutoUnseal(v1::DisableAutoUnseal {})
         }
+        CeremonyCommand::AddToken(args) => {
+            let system = connect.connect().await?.system();
+            let pin = prompt::short_secret("the PIN of that token", args.pin_file.as_deref())?;
+            let add = v1::AddToken { serial: args.serial, pin: pin.expose().to_vec() };
+            return begin(&system, Purpose::AddToken(add), output).await;
+        }
+        CeremonyCommand::AddRecovery(args) => {
+            Purpose::AddRecovery(v1::AddRecovery { recipient: args.recipient })
+        }
         CeremonyCommand::RecoverRoot => Purpose::RecoverRoot(v1::RecoverRoot {}),
         CeremonyCommand::Show => return show(&connect.connect().await?.system(), output).await,
         CeremonyCommand::Approve(args) => return approve::run(args, connect, output).await,
@@ -136,14 +181,14 @@ pub(crate) async fn run(
 }
 
 fn rekey(args: RekeyArgs) -> Result<v1::Rekey, CliError> {
-    let RekeyArgs { shares, threshold, recipients } = args;
+    let RekeyArgs { shares, threshold, recipients, new_q } = args;
     if threshold > shares {
         return Err(CliError::Quorum);
     }
     if !recipients.is_empty() && u32::try_from(recipients.len()) != Ok(shares) {
         return Err(CliError::Recipients { recipients: recipients.len(), shares });
     }
-    Ok(v1::Rekey { shares, threshold, recipients, new_q: false })
+    Ok(v1::Rekey { shares, threshold, recipients, new_q })
 }
 
 async fn begin(system: &System, purpose: Purpose, output: &Output) -> Result<(), CliError> {
@@ -196,6 +241,7 @@ mod tests {
             shares,
             threshold,
             recipients: vec!["age1".to_owned(); recipients],
+            new_q: false,
         };
         assert!(rekey(args(3, 2, 0)).is_ok() && rekey(args(3, 3, 3)).is_ok());
         assert!(matches!(rekey(args(2, 3, 0)), Err(CliError::Quorum)));

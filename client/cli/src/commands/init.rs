@@ -49,13 +49,18 @@ pub(crate) struct InitArgs {
     /// How the token is backed up; kept in the audit log
     #[arg(long, value_name = "TEXT")]
     token_backup_statement: Option<String>,
+    /// age recipient whose private half is kept offline: with it and a quorum the vault can be moved to a new token when this
+    /// one is lost. May be given for several
+    #[arg(long = "recovery-recipient", value_name = "AGE1...")]
+    recovery_recipients: Vec<String>,
 }
 
 pub(crate) async fn run(args: InitArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
     if args.threshold > args.shares {
         return Err(CliError::Quorum);
     }
-    if !args.accept_total_loss && args.token_backup_statement.is_none() {
+    let kept = args.token_backup_statement.is_some() || !args.recovery_recipients.is_empty();
+    if !args.accept_total_loss && !kept {
         return Err(CliError::TokenLoss);
     }
     let token = args.operators.is_empty();
@@ -91,6 +96,7 @@ async fn make(args: InitArgs, connect: Connect<'_>) -> Result<Initialized, CliEr
         operators: args.operators.into_iter().map(Into::into).collect(),
         accept_total_loss: args.accept_total_loss,
         token_backup_statement: args.token_backup_statement.unwrap_or_default(),
+        recovery_recipients: args.recovery_recipients,
     };
     Ok(client.system().initialize(request).await?)
 }

@@ -19,6 +19,8 @@ pub(super) fn purpose(purpose: CeremonyPurpose) -> &'static str {
         CeremonyPurpose::EnableAutoUnseal => "let the vault open by itself, without shares",
         CeremonyPurpose::DisableAutoUnseal => "let the vault open with shares only",
         CeremonyPurpose::RecoverRoot => "make a new administrator",
+        CeremonyPurpose::AddToken => "have a further HSM token open the vault's data",
+        CeremonyPurpose::AddRecovery => "have a key that is kept offline open the vault's data",
     }
 }
 
@@ -33,6 +35,8 @@ pub(super) fn purpose_word(purpose: CeremonyPurpose) -> &'static str {
         CeremonyPurpose::EnableAutoUnseal => "enable_auto_unseal",
         CeremonyPurpose::DisableAutoUnseal => "disable_auto_unseal",
         CeremonyPurpose::RecoverRoot => "recover_root",
+        CeremonyPurpose::AddToken => "add_token",
+        CeremonyPurpose::AddRecovery => "add_recovery",
     }
 }
 

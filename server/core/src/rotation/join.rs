@@ -26,6 +26,31 @@ use crate::seal::{auto_unseal, keys_of};
 use crate::unsealed::UnsealedVault;
 
 impl UnsealedVault {
+    /// The place in the configuration of a token that can be made a way.
+    ///
+    /// # Errors
+    /// `NotFound` for a serial that no token of the configuration has, `Invalid` for one that is a way already.
+    pub(crate) async fn token_to_join(&self, serial: &str) -> Result<usize, VaultError> {
+        let ways = self.ways_now().await?;
+        check_new(&ways, serial)?;
+        for (place, link) in ways.links.iter().enumerate() {
+            // One that does not answer is not the one that is sought, as far as anybody can tell.
+            if link.hsm.probe().await.is_ok_and(|found| found.serial == serial) {
+                return Ok(place);
+            }
+        }
+        Err(VaultError::NotFound { what: format!("a token of the configuration with serial {serial}") })
+    }
+
+    /// Whether a way of this name can be added.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub(crate) async fn check_joins(&self, name: &str) -> Result<(), VaultError> {
+        let ways = self.ways_now().await?;
+        check_new(&ways, name)
+    }
+
     /// Makes a configured token a way: keys of its own, an audit key that is vouched for, boxes of its PIN and of Q.
     /// Answers its serial. `token` counts the tokens of the configuration from 0.
     ///

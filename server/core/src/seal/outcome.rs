@@ -51,6 +51,11 @@ pub enum Outcome {
     },
     /// A new administrator's token, with its end.
     Root(Token, UnixMillis),
+    /// There is a new way; data keys are wrapped for it in the background. This is the seal record now.
+    Joined {
+        /// The bytes of the record.
+        record: Vec<u8>,
+    },
 }
 
 impl std::fmt::Debug for Outcome {
@@ -61,6 +66,7 @@ impl std::fmt::Debug for Outcome {
             Self::PinChanged { .. } => "PinChanged",
             Self::AutoUnseal { .. } => "AutoUnseal",
             Self::Root(..) => "Root",
+            Self::Joined { .. } => "Joined",
         })
     }
 }
@@ -121,7 +127,20 @@ pub(super) async fn reach(
             }
             Task::DisableAutoUnseal => auto_unseal::disable(open, &permit).await.map(Reached::from),
             Task::RecoverRoot => root::recover(open, &permit).await.map(Reached::from),
+            Task::AddToken { token, pin, .. } => {
+                open.join_token(&permit, &shamir::combine(shares)?, *token, pin).await?;
+                joined(open).await
+            }
+            Task::AddRecovery(recipient) => {
+                open.join_recovery(&permit, &shamir::combine(shares)?, recipient).await?;
+                joined(open).await
+            }
         }
     };
     operation::run_job(open, purpose.action(), Resource::System, detail, work).await
+}
+
+async fn joined(open: &OpenVault) -> Result<Reached, VaultError> {
+    let record = TrustedSeal::load(open.storage.as_ref()).await?.record.encode();
+    Ok(Outcome::Joined { record }.into())
 }

@@ -30,6 +30,7 @@ use crate::unsealed::UnsealedVault;
 pub(crate) struct PendingSeal {
     replaces: Revision,
     record: SealRecord,
+    new_q: bool,
     pub(super) header: SealHeader,
 }
 
@@ -69,7 +70,7 @@ pub(super) async fn prepare(
     let made = make_boxes(keys, seal, old, &new, &header).await;
     let record = match made {
         Ok(boxes) => {
-            let signed = header.sign(keys.hsm.as_ref()).await.map_err(crypto_error);
+            let signed = header.sign(first_token(keys, &header)?.as_ref()).await.map_err(crypto_error);
             signed.map(|header| SealRecord { header, boxes })
         }
         Err(error) => Err(error),
@@ -77,7 +78,8 @@ pub(super) async fn prepare(
     let handed = hand_out(&shares, &plan.recipients);
     match (record, handed) {
         (Ok(record), Ok(shares)) => {
-            let pending = PendingSeal { replaces: seal.revision, record, header: header.clone() };
+            let pending =
+                PendingSeal { replaces: seal.revision, record, new_q: plan.new_q, header: header.clone() };
             Ok(Reached {
                 outcome: Outcome::Shares { shares, confirm: None },
                 next: Some((Task::ConfirmRekey(Box::new(pending)), header)),
@@ -97,7 +99,7 @@ pub(super) async fn confirm(
     pending: &PendingSeal,
     new: &UnsealKey,
 ) -> Result<Outcome, VaultError> {
-    let PendingSeal { replaces, record, header } = pending;
+    let PendingSeal { replaces, record, new_q, header } = pending;
     // What the holders brought must open all of it, or nobody would ever again.
     for (way, boxes) in header.ways.iter().zip(&record.boxes) {
         let Way::Token(token) = way else { continue };
@@ -116,9 +118,15 @@ pub(super) async fn confirm(
     batch.put(Keyspace::Seal, keyspace::seal_record(), stored.clone());
     vault.commit(Some(permit.intent()), batch).await?;
     vault.tidy_tokens_soon();
+    vault.keys_changed().await?;
     // What cannot be destroyed now is destroyed by upkeep.
     if let Err(error) = vault.tidy_tokens().await {
         tracing::error!(%error, "old epoch keys are still in a token: old shares open old copies of the seal record until they are destroyed; this is tried again");
+    }
+    if *new_q {
+        vault.renew_q(permit, new).await?;
+        let record = TrustedSeal::load(vault.storage.as_ref()).await?.record.encode();
+        return Ok(Outcome::Rekeyed { record });
     }
     Ok(Outcome::Rekeyed { record: stored })
 }
@@ -145,6 +153,12 @@ fn token_of(keys: &Keys, way: &TokenWay) -> Result<Arc<dyn Hsm>, VaultError> {
     keys.token(&way.serial)
 }
 
+/// The token whose audit key the new shares name.
+fn first_token(keys: &Keys, header: &SealHeader) -> Result<Arc<dyn Hsm>, VaultError> {
+    let first = header.tokens().next().ok_or_else(|| broken("it has no token"))?;
+    token_of(keys, first)
+}
+
 /// An epoch that no token has seen: one that was given up may have left its key.
 async fn fresh_epoch(keys: &Keys, header: &SealHeader) -> Result<u32, VaultError> {
     let tag = vault_id(header).tag();
@@ -164,7 +178,8 @@ async fn carried_over(
     keys: &Keys,
     header: &SealHeader,
 ) -> Result<(keystead_crypto::ports::VerifyingKey, Vec<EndorsedKey>, Vec<Way>), VaultError> {
-    let first = keys.hsm.verifying_key().await?;
+    let signer = first_token(keys, header)?;
+    let first = signer.verifying_key().await?;
     let mut endorsed: Vec<EndorsedKey> = Vec::new();
     let mut ways = header.ways.clone();
     for way in &mut ways {
@@ -174,7 +189,7 @@ async fn carried_over(
             0
         } else {
             let signature =
-                endorse(keys.hsm.as_ref(), &first, header.vault, key).await.map_err(crypto_error)?;
+                endorse(signer.as_ref(), &first, header.vault, key).await.map_err(crypto_error)?;
             endorsed.push(EndorsedKey { key: key.clone(), by: 0, signature });
             u8::try_from(endorsed.len()).map_err(|_| broken("it has too many audit keys"))?
         };

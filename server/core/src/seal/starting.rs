@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keystead_audit::EntryKind;
+use keystead_crypto::recovery::RecoveryRecipient;
 use keystead_crypto::seal_record::Way;
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::id::CeremonyId;
@@ -30,6 +31,10 @@ pub enum Wish {
     DisableAutoUnseal,
     /// A new administrator.
     RecoverRoot,
+    /// A further token, by its serial, with its PIN.
+    AddToken(String, SecretBytes),
+    /// A key that is kept offline.
+    AddRecovery(RecoveryRecipient),
 }
 
 impl Vault {
@@ -109,6 +114,13 @@ impl Vault {
             }
             Wish::DisableAutoUnseal => Task::DisableAutoUnseal,
             Wish::RecoverRoot => Task::RecoverRoot,
+            Wish::AddToken(serial, pin) => {
+                Task::AddToken { token: open.token_to_join(&serial).await?, serial, pin }
+            }
+            Wish::AddRecovery(recipient) => {
+                open.check_joins(recipient.name()).await?;
+                Task::AddRecovery(recipient)
+            }
         };
         let timeout = self.ceremony_timeout(task.purpose())?;
         let begun = Ceremony::begin(task, &seal.header, self.parts.clock.as_ref(), timeout)?;

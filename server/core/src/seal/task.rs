@@ -25,6 +25,10 @@ pub enum Purpose {
     DisableAutoUnseal,
     /// Make a token for a new administrator.
     RecoverRoot,
+    /// Have a further token open the vault's data.
+    AddToken,
+    /// Have a key that is kept offline open the vault's data.
+    AddRecovery,
 }
 
 impl Purpose {
@@ -38,6 +42,8 @@ impl Purpose {
             Self::EnableAutoUnseal => "system:enable-auto-unseal",
             Self::DisableAutoUnseal => "system:disable-auto-unseal",
             Self::RecoverRoot => "system:recover-root",
+            Self::AddToken => "system:add-token",
+            Self::AddRecovery => "system:add-recovery",
         }
     }
 
@@ -67,6 +73,8 @@ pub(crate) enum Task {
     EnableAutoUnseal,
     DisableAutoUnseal,
     RecoverRoot,
+    AddToken { token: usize, serial: String, pin: SecretBytes },
+    AddRecovery(RecoveryRecipient),
 }
 
 /// What whoever enters a share approves.
@@ -82,6 +90,8 @@ impl Task {
             Self::EnableAutoUnseal => Purpose::EnableAutoUnseal,
             Self::DisableAutoUnseal => Purpose::DisableAutoUnseal,
             Self::RecoverRoot => Purpose::RecoverRoot,
+            Self::AddToken { .. } => Purpose::AddToken,
+            Self::AddRecovery(_) => Purpose::AddRecovery,
         }
     }
 
@@ -89,6 +99,8 @@ impl Task {
         match self {
             Self::Unseal | Self::EnableAutoUnseal | Self::DisableAutoUnseal | Self::RecoverRoot => Vec::new(),
             Self::ChangePin { token, .. } => vec![("token", token.clone())],
+            Self::AddToken { serial, .. } => vec![("token", serial.clone())],
+            Self::AddRecovery(recipient) => vec![("recipient", recipient.text().to_owned())],
             Self::ConfirmRekey(pending) => vec![("epoch", pending.header.epoch.to_string())],
             Self::Rekey(Rekey { quorum, recipients, new_q }) => {
                 let mut parameters = vec![

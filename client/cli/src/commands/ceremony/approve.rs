@@ -103,9 +103,10 @@ fn expected(ceremony: &CeremonyProgress) -> Result<Expected, CliError> {
             sealed: progress::parameter(ceremony, "recipient").is_some(),
             ..nothing
         },
-        CeremonyPurpose::ConfirmRekey | CeremonyPurpose::ChangePin => {
-            Expected { seal_record: true, ..nothing }
-        }
+        CeremonyPurpose::ConfirmRekey
+        | CeremonyPurpose::ChangePin
+        | CeremonyPurpose::AddToken
+        | CeremonyPurpose::AddRecovery => Expected { seal_record: true, ..nothing },
         CeremonyPurpose::RecoverRoot => Expected { token: true, ..nothing },
         CeremonyPurpose::Unseal | CeremonyPurpose::EnableAutoUnseal | CeremonyPurpose::DisableAutoUnseal => {
             nothing
@@ -242,6 +243,12 @@ fn outcome(ceremony: &CeremonyProgress, done: &Submitted) -> String {
             "The vault opens by itself from now on: its HSM and the PIN are enough.".to_owned()
         }
         CeremonyPurpose::DisableAutoUnseal => "The vault opens with shares only.".to_owned(),
+        CeremonyPurpose::AddToken => {
+            "The token is one of the vault's; data keys are wrapped for it in the background.".to_owned()
+        }
+        CeremonyPurpose::AddRecovery => {
+            "The recovery key counts; data keys are wrapped for it in the background.".to_owned()
+        }
         CeremonyPurpose::RecoverRoot => {
             "operator/bootstrap may do everything with its new token, and the policy admins is as init made it.".to_owned()
         }
@@ -264,6 +271,10 @@ fn advice(status: &GetStatusResponse, ceremony: &CeremonyProgress) -> Vec<&'stat
                 "The vault opens by itself: put the new PIN where seal.auto_pin_* of its configuration says, before the next start.",
             ]
         }
+        CeremonyPurpose::AddToken | CeremonyPurpose::AddRecovery => vec![
+            "Nothing is safe by it yet: wait until `keystead keys rotation` says that no data key lacks a wrap.",
+            "Keep this seal record beside your backups.",
+        ],
         CeremonyPurpose::RecoverRoot => vec!["Register operators with it, and let it die."],
         _ => Vec::new(),
     }
