@@ -51,6 +51,8 @@ pub(crate) struct MemoryToken {
     pub(crate) refuse_pin: AtomicBool,
     pub(crate) logins: AtomicU64,
     pub(crate) wraps: AtomicU64,
+    /// What is bound last: a real token's process binds it again whenever it starts.
+    pub(crate) bound: Mutex<Vec<HsmKey>>,
 }
 
 impl MemoryToken {
@@ -63,6 +65,7 @@ impl MemoryToken {
             refuse_pin: AtomicBool::new(false),
             logins: AtomicU64::new(0),
             wraps: AtomicU64::new(0),
+            bound: Mutex::default(),
         })
     }
 
@@ -70,6 +73,12 @@ impl MemoryToken {
     pub(crate) fn masters(&self) -> Vec<u32> {
         let keys = self.keys.lock().unwrap();
         keys.keys().filter(|key| key.purpose == HsmKeyPurpose::Master).map(|key| key.version).collect()
+    }
+
+    /// Whether its process could start again: everything bound is there.
+    pub(crate) fn could_come_back(&self) -> bool {
+        let keys = self.keys.lock().unwrap();
+        self.bound.lock().unwrap().iter().all(|key| keys.contains_key(key))
     }
 
     fn there(&self) -> Result<(), HsmError> {
@@ -159,7 +168,9 @@ impl HsmLogin for MemoryToken {
     }
 
     async fn bind(&self, _: [u8; 8], keys: &[HsmKey]) -> Result<(), HsmError> {
-        keys.iter().try_for_each(|key| self.key(*key).map(drop))
+        keys.iter().try_for_each(|key| self.key(*key).map(drop))?;
+        *self.bound.lock().unwrap() = keys.to_vec();
+        Ok(())
     }
 }
 

@@ -107,7 +107,12 @@ impl UnsealedVault {
                 if unknown {
                     break;
                 }
-                if let Err(error) = link.hsm.destroy_key(tag, key).await {
+                // What is bound is looked for again when the token comes back, and must be there then.
+                let forgotten = async {
+                    bind(&link, &ways.header, &serial).await?;
+                    Ok::<_, VaultError>(link.hsm.destroy_key(tag, key).await?)
+                };
+                if let Err(error) = forgotten.await {
                     tracing::warn!(%error, token = %serial, version = key.version, "a master key that was not used stays in a token");
                 }
             }

@@ -96,6 +96,7 @@ async fn a_rotation_wraps_every_data_key_anew_and_then_destroys_the_old_master_k
     assert_eq!(bench.tokens[0].masters(), [1, 2], "data keys still need the old one");
     assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
     assert_eq!(bench.tokens[0].masters(), [2]);
+    assert!(bench.tokens[0].could_come_back());
     let wraps = bench.wraps().await;
     assert_eq!(wraps.len(), before);
     assert!(wraps.iter().all(|wraps| *wraps == [("one".to_owned(), 2, 1)]), "{wraps:?}");
@@ -121,6 +122,7 @@ async fn rotation_with(nth: u64, fault: CommitFault) -> bool {
         look_after(&bench).await
     };
     let crashed = begun.await.is_err();
+    assert!(bench.tokens.iter().all(|token| token.could_come_back()), "{fault:?} at commit {nth}");
     let reached = bench.faults.commits() >= commits + nth;
     bench.restart().await;
     // Whatever was cut off, whoever asked for a rotation asks again, unless one is under way or done.
