@@ -18,6 +18,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const UNSEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const UNSEAL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 const ROTATE_EVERY: Duration = Duration::from_secs(1);
+const ROTATE_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Services that need an open vault.
 const NEED_OPEN: [&str; 5] = [
@@ -100,20 +101,20 @@ pub(crate) async fn unseal_by_itself(vault: Arc<Vault>, stop: CancellationToken)
 /// until `stop`.
 pub(crate) async fn rotate(vault: Arc<Vault>, metrics: Arc<ServerMetrics>, stop: CancellationToken) {
     let mut told: Vec<Alarm> = Vec::new();
-    let mut failed = false;
+    // Each try is recorded: what keeps failing is tried less and less often.
+    let mut pause = ROTATE_EVERY;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(ROTATE_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         let Ok(open) = vault.unsealed() else { continue };
         match rotate_once(&open).await {
-            Ok(()) => failed = false,
+            Ok(()) => pause = ROTATE_EVERY,
             Err(error) => {
-                if !failed {
-                    tracing::warn!(%error, "keys could not be looked after; it is tried again");
-                }
-                failed = true;
+                pause = pause.saturating_mul(2).min(ROTATE_AGAIN_AT_MOST);
+                let again_in_s = pause.as_secs();
+                tracing::warn!(%error, again_in_s, "keys could not be looked after; it is tried again");
             }
         }
         let Ok(alarms) = open.look_for_key_alarms().await else { continue };

@@ -50,6 +50,11 @@ pub enum Alarm {
         /// How many.
         data_keys: u64,
     },
+    /// Records that no system key opens; an old system key is kept for them.
+    Broken {
+        /// How many.
+        records: u64,
+    },
     /// Records of data keys that are none.
     Malformed {
         /// How many are named.
@@ -73,6 +78,11 @@ impl Alarm {
             }
             Self::Lacking { data_keys } => {
                 format!("{data_keys} data keys lack a way; they are wrapped again once every token answers")
+            }
+            Self::Broken { records } => {
+                format!(
+                    "{records} system records do not open and keep an old system key: restore them from a backup"
+                )
             }
             Self::Malformed { data_keys } => {
                 format!("{data_keys} or more records of data keys are malformed: restore them from a backup")
@@ -168,6 +178,10 @@ impl UnsealedVault {
         let progress = self.rotation.progress().clone();
         if progress.lacking > 0 {
             alarms.push(Alarm::Lacking { data_keys: progress.lacking });
+        }
+        match self.broken_records().await {
+            0 => {}
+            records => alarms.push(Alarm::Broken { records }),
         }
         if !progress.malformed.is_empty() {
             let data_keys = u64::try_from(progress.malformed.len()).unwrap_or(u64::MAX);

@@ -91,7 +91,7 @@ impl UnsealedVault {
             operation::run_job(self, "new-system-key", Resource::System, Vec::new(), permit).await?;
             return Ok(true);
         }
-        if systems.keys.len() > 1 {
+        if systems.keys.len() > 1 && !self.reseal_is_stuck(&systems).await {
             return operation::run_job(self, "reseal", Resource::System, Vec::new(), |permit| {
                 self.reseal(permit)
             })
@@ -165,6 +165,18 @@ impl UnsealedVault {
         Ok(true)
     }
 
+    /// Whether a pass found records that no key opens. It is begun again when the vault is opened again.
+    async fn reseal_is_stuck(&self, systems: &Systems) -> bool {
+        let file = self.rotation.reseal.lock().await;
+        let state = &file.state;
+        file.loaded && state.current == systems.current && state.finished && state.broken > 0
+    }
+
+    /// Records that no key opens.
+    pub(super) async fn broken_records(&self) -> u64 {
+        self.rotation.reseal.lock().await.state.broken
+    }
+
     async fn load_reseal(&self, file: &mut ResealFile) -> Result<(), VaultError> {
         if file.loaded {
             return Ok(());
@@ -174,6 +186,10 @@ impl UnsealedVault {
             let plain = self.keys.open_record(Keyspace::Meta, &at, &stored.value)?;
             file.state = records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::Meta, &at))?;
             file.revision = Some(stored.revision);
+            if file.state.finished && file.state.broken > 0 {
+                // Somebody may have mended them since.
+                file.state = ResealState { current: file.state.current, ..ResealState::default() };
+            }
         }
         file.loaded = true;
         Ok(())

@@ -416,6 +416,30 @@ async fn a_record_sealed_under_the_old_system_key_cannot_appear_behind_the_pass(
     assert!(conflict(open.commit(None, late).await), "it comes too late");
 }
 
+#[tokio::test]
+async fn a_record_that_no_key_opens_keeps_the_old_system_key_and_is_told_of_once() {
+    let mut bench = filled(&["one"]).await;
+    let old = system_keys(&bench);
+    let snapshot = bench.store.snapshot().await.unwrap();
+    let stored = snapshot.range(Keyspace::SecretMeta, Range::all(None), 1).await.unwrap().remove(0).1;
+    let mut batch = Batch::new();
+    // Well-formed, and not authentic where it lies.
+    batch.put(Keyspace::Sessions, vec![1; 33], stored.value);
+    bench.store.commit(batch).await.unwrap();
+    bench.clock.advance(quick().system_key_age);
+    look_after(&bench).await.unwrap();
+    assert!(system_keys(&bench).contains(&old[0]));
+    let alarms = bench.opened().look_for_key_alarms().await.unwrap();
+    assert_eq!(alarms, [Alarm::Broken { records: 1 }]);
+    let entries = bench.vault.audit().size();
+    look_after(&bench).await.unwrap();
+    assert_eq!(bench.vault.audit().size(), entries, "nothing more is tried, and nothing recorded");
+    bench.restart().await;
+    look_after(&bench).await.unwrap();
+    assert!(system_keys(&bench).contains(&old[0]));
+    all_read(&bench).await;
+}
+
 async fn replacement_with(nth: u64, fault: CommitFault) -> bool {
     let mut bench = filled(&["one"]).await;
     let old = system_keys(&bench);
