@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::stream::{self, StreamExt};
@@ -14,6 +14,7 @@ use hdrhistogram::Histogram;
 use keystead_client::SecretValue;
 use keystead_crypto::ports::{HsmKey, HsmKeyPurpose, HsmLogin, KeyWrapper};
 use keystead_crypto::secret::SecretBytes;
+use tokio::time::Instant;
 
 use crate::load::{self, Load, Request};
 use crate::vault::Vault;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-/// The longest pause after one data key.
-const LONGEST: Duration = Duration::from_secs(1);
-/// Requests inside the vault from which the pass makes room.
-const BUSY: usize = 4;
+/// The longest pause after one data key: a pass comes to its end under any load.
+const LONGEST: Duration = Duration::from_millis(100);
+/// Requests inside the vault from which the pass makes room: fewer do not wait for one another.
+const BUSY: usize = 32;
+/// So many times the least that a data key took mean that the tokens are held up.
+const SLOW: u32 = 6;
 
 /// The pause after each data key.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ impl Pace {
     pub(super) fn after(&mut self, took: Duration, inside: usize) -> Duration {
         let quiet = self.quiet.map_or(took, |quiet| quiet.min(took));
         self.quiet = Some(quiet);
-        let crowded = inside >= BUSY || took > quiet.saturating_mul(3);
+        let crowded = inside >= BUSY || took > quiet.saturating_mul(SLOW);
         self.pause = if crowded { self.pause.saturating_mul(2) } else { self.pause / 2 };
         self.pause = self.pause.clamp(self.shortest, LONGEST);
         self.pause.saturating_sub(took)
@@ -53,7 +55,7 @@ mod tests {
         for _ in 0..20 {
             pace.after(QUICK, BUSY);
         }
-        assert!(pace.after(QUICK, BUSY) > Duration::from_millis(900), "many requests");
+        assert!(pace.after(QUICK, BUSY) > Duration::from_millis(90), "many requests");
         for _ in 0..20 {
             pace.after(QUICK, 0);
         }
@@ -61,6 +63,6 @@ mod tests {
         for _ in 0..20 {
             pace.after(QUICK * 10, 0);
         }
-        assert!(pace.after(QUICK * 10, 0) > Duration::from_millis(900), "slow tokens");
+        assert!(pace.after(QUICK * 10, 0) > Duration::from_millis(90), "slow tokens");
     }
 }
