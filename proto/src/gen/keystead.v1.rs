@@ -2506,6 +2506,10 @@ pub struct GetRotationResponse {
     /// What last went wrong.
     #[prost(string, tag = "11")]
     pub last_error: ::prost::alloc::string::String,
+    /// Every data key has the wraps that the seal record wants, no more and no fewer: a token that was added counts, and one
+    /// that shall be retired may be.
+    #[prost(bool, tag = "12")]
+    pub complete: bool,
 }
 /// Request of RetireWay.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -122,6 +122,7 @@ impl KeysService for Api {
             lacking: progress.lacking,
             malformed: progress.malformed,
             last_error: progress.last_error.unwrap_or_default(),
+            complete: progress.complete,
         }))
     }
 

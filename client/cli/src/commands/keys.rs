@@ -145,6 +145,7 @@ fn show(rotation: &GetRotationResponse, output: &Output) -> Result<(), CliError>
             ("In a second", rotation.rate_per_second.to_string()),
             ("Lacking", rotation.lacking.to_string()),
             ("Malformed", rotation.malformed.join(", ")),
+            ("Complete", yes_or_no(rotation.complete)),
             ("Last error", rotation.last_error.clone()),
         ],
         &json!({
@@ -158,6 +159,7 @@ fn show(rotation: &GetRotationResponse, output: &Output) -> Result<(), CliError>
             "rate_per_second": rotation.rate_per_second,
             "lacking": rotation.lacking,
             "malformed": rotation.malformed,
+            "complete": rotation.complete,
             "last_error": rotation.last_error,
         }),
     )

@@ -76,6 +76,8 @@ pub struct Progress {
     pub malformed: Vec<String>,
     /// What last went wrong.
     pub last_error: Option<String>,
+    /// Every data key has the wraps that the seal record wants.
+    pub complete: bool,
 }
 
 /// What is known of rotation while the vault is open.

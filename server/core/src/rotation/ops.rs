@@ -252,7 +252,9 @@ impl Operation for GetRotation {
     }
 
     async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<Progress, VaultError> {
-        Ok(vault.rotation_progress())
+        // Of the seal record in force: a pass that ended before it changed says nothing.
+        let complete = vault.pass_is_clean().await?;
+        Ok(Progress { complete, ..vault.rotation_progress() })
     }
 
     fn detail(_: &Progress) -> Detail {

@@ -137,7 +137,7 @@ pub(super) async fn reach(
             }
         }
     };
-    operation::run_job(open, purpose.action(), Resource::System, detail, work).await
+    operation::run_job(open, purpose.job(), Resource::System, detail, work).await
 }
 
 async fn joined(open: &OpenVault) -> Result<Reached, VaultError> {

@@ -47,6 +47,12 @@ impl Purpose {
         }
     }
 
+    /// Its name as a job of the vault.
+    pub(super) fn job(self) -> &'static str {
+        let action = self.action();
+        action.strip_prefix("system:").unwrap_or(action)
+    }
+
     /// The vault must be open for it; only unsealing needs it shut.
     pub const fn needs_open_vault(self) -> bool {
         !matches!(self, Self::Unseal)

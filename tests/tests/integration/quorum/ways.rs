@@ -36,12 +36,12 @@ fn add_token(serial: &str, pin: &str) -> Purpose {
     Purpose::AddToken(v1::AddToken { serial: serial.to_owned(), pin: pin.as_bytes().to_vec() })
 }
 
-/// Waits for a pass that left nothing lacking.
+/// Waits for the passes.
 async fn all_wrapped(vault: &TestVault) {
     let keys = vault.operator().keys();
     until("every data key has its wraps", || async {
         let seen = keys.rotation().await.unwrap();
-        (!seen.running && seen.end_time.is_some() && seen.lacking == 0).then_some(())
+        seen.complete.then_some(())
     })
     .await;
 }

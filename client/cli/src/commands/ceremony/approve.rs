@@ -272,7 +272,7 @@ fn advice(status: &GetStatusResponse, ceremony: &CeremonyProgress) -> Vec<&'stat
             ]
         }
         CeremonyPurpose::AddToken | CeremonyPurpose::AddRecovery => vec![
-            "Nothing is safe by it yet: wait until `keystead keys rotation` says that no data key lacks a wrap.",
+            "Nothing is safe by it yet: wait until `keystead keys rotation` says that it is complete.",
             "Keep this seal record beside your backups.",
         ],
         CeremonyPurpose::RecoverRoot => vec!["Register operators with it, and let it die."],
