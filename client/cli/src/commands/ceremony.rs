@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use keystead_client::System;
 use keystead_client::v1::start_ceremony_request::Purpose;
-use keystead_client::v1::{self, CeremonyProgress};
+use keystead_client::v1::{self, CeremonyProgress, CeremonyPurpose};
 use serde_json::json;
 
 use super::{Connect, progress};
@@ -31,8 +31,8 @@ Examples:
   keystead ceremony rekey --shares 5 --threshold 3
   keystead ceremony rekey --shares 2 --threshold 2 --recipient age1... --recipient age1...
 
-Recipients are in the order of the shares' numbers; each opens the share with `age -d`. The old shares are good until
-as many of the new ones as are needed were entered.";
+Recipients are in the order of the shares' numbers; each opens the share with `age -d`. The old
+shares are good until as many of the new ones as are needed were entered.";
 
 const PIN_EXAMPLES: &str = "\
 Examples:
@@ -214,7 +214,9 @@ fn show_facts(under_way: &CeremonyProgress, output: &Output) -> Result<(), CliEr
 /// What the holders do now.
 fn next(under_way: &CeremonyProgress, output: &Output) {
     if !output.is_json() {
-        output.remark("Each holder looks at it and enters a share, from any machine:");
+        let confirms = under_way.purpose() == CeremonyPurpose::ConfirmRekey;
+        let who = if confirms { "Each new holder" } else { "Each holder" };
+        output.remark(&format!("{who} looks at it and enters a share, from any machine:"));
         output.remark(&format!("  keystead ceremony approve --ceremony {}", under_way.ceremony_id));
     }
 }

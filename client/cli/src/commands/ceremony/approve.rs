@@ -26,8 +26,9 @@ Shows what is approved, asks, and takes the share without echo:
 In a script, the ceremony is named beforehand:
   keystead ceremony approve --ceremony ID --share-file share-2.txt
 
-Whoever enters the last share gets what comes of it: new shares and an administrator's token with --out-dir into new
-files of mode 0600, else printed once; a new seal record with --seal-record, or into --out-dir too.";
+Whoever enters the last share gets what comes of it. New shares and an administrator's token go
+into new files of mode 0600 with --out-dir, and are printed once without it; a new seal record
+goes to --seal-record, or else into --out-dir too.";
 
 #[derive(Debug, Args)]
 pub(crate) struct ApproveArgs {
@@ -50,6 +51,9 @@ pub(super) async fn run(args: ApproveArgs, connect: Connect<'_>, output: &Output
     let status = system.status().await?;
     let (header, ceremony) = looked_at(&args, &status)?;
     let expected = expected(ceremony)?;
+    if (expected.shares > 0 || expected.token) && args.out_dir.is_none() && !output.is_json() {
+        output.remark("What the last share brings is printed here, once: --out-dir DIR puts it into files.");
+    }
     consent(args.ceremony.is_some(), &status, ceremony, output)?;
     let shares = read_shares(&args.share_file)?;
     for (origin, text) in &shares {
