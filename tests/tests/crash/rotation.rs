@@ -22,7 +22,7 @@ async fn stage(server: &ServerProcess) -> (bool, u64) {
 #[tokio::test]
 async fn a_rotation_goes_on_after_each_of_many_kills() {
     // Slow enough for several kills in one pass.
-    let mut server = ServerProcess::start_with(&[("rotation.max_rewraps_per_second", "40")]).await;
+    let mut server = ServerProcess::start_with(&[("rotation.max_rewraps_per_second", "50")]).await;
     server.init().await;
     server.unseal().await;
     let secrets = server.operator().secrets();
@@ -34,7 +34,8 @@ async fn a_rotation_goes_on_after_each_of_many_kills() {
     assert_eq!(made[0].version, 2);
     let mut stages = BTreeSet::new();
     for kill in 0..40 {
-        tokio::time::sleep(Duration::from_millis(150 + kill % 7 * 130)).await;
+        // The server looks for work each second, and then takes a while for a page.
+        tokio::time::sleep(Duration::from_millis(700 + kill % 7 * 250)).await;
         stages.insert(stage(&server).await);
         server.kill().await;
         server.start_again().await;
