@@ -96,7 +96,9 @@ fn debug_of(message: &str, bytes: &[u8]) -> Option<[String; 2]> {
         };
     }
     rows!(
+        AddToken,
         BatchGetSecretsResponse,
+        ChangePin,
         GetSecretResponse,
         InitializeRequest,
         InitializeResponse,
@@ -104,7 +106,9 @@ fn debug_of(message: &str, bytes: &[u8]) -> Option<[String; 2]> {
         SecretField,
         SecretFields,
         SecretValue,
+        StartCeremonyRequest,
         SubmitShareRequest,
+        SubmitShareResponse,
         UnsealShare,
     )
 }

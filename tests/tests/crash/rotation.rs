@@ -1,7 +1,6 @@
 //! `kill -9` in the midst of a rotation of the master key, on a real token.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use keystead_client::{SecretValue, v1};
 use keystead_tests::{ServerProcess, until};
@@ -22,7 +21,7 @@ async fn stage(server: &ServerProcess) -> (bool, u64) {
 #[tokio::test]
 async fn a_rotation_goes_on_after_each_of_many_kills() {
     // Slow enough for several kills in one pass.
-    let mut server = ServerProcess::start_with(&[("rotation.max_rewraps_per_second", "50")]).await;
+    let mut server = ServerProcess::start_with(&[("rotation.max_rewraps_per_second", "20")]).await;
     server.init().await;
     server.unseal().await;
     let secrets = server.operator().secrets();
@@ -33,18 +32,22 @@ async fn a_rotation_goes_on_after_each_of_many_kills() {
     let made = server.operator().keys().rotate().await.unwrap().master_keys;
     assert_eq!(made[0].version, 2);
     let mut stages = BTreeSet::new();
-    for kill in 0..40 {
-        // The server looks for work each second, and then takes a while for a page.
-        tokio::time::sleep(Duration::from_millis(700 + kill % 7 * 250)).await;
-        stages.insert(stage(&server).await);
+    loop {
+        let before = stage(&server).await;
+        if before.0 {
+            break;
+        }
+        let now = until("it goes on", || async {
+            let now = stage(&server).await;
+            (now != before).then_some(now)
+        })
+        .await;
+        stages.insert(now);
         server.kill().await;
         server.start_again().await;
         server.unseal().await;
-        if stage(&server).await.0 {
-            break;
-        }
     }
-    assert!(stages.len() > 3, "it was killed in different places: {stages:?}");
+    assert!(stages.len() > 2, "it was killed in different places: {stages:?}");
     until("the rotation is over", || async {
         let way = ways(&server).await.remove(0);
         (way.oldest_master_version == 2 && way.master_version == 2).then_some(())

@@ -52,7 +52,7 @@ fn every_action_is_listed_once_with_its_resource_and_group() {
 
 #[test]
 fn every_rpc_of_an_action_exists() {
-    let proto: String = ["secrets", "auth", "policies", "audit", "system"]
+    let proto: String = ["secrets", "auth", "policies", "audit", "system", "keys"]
         .map(|file| source(&format!("proto/keystead/v1/{file}.proto")))
         .concat();
     for row in rows("Actions").iter().filter(|row| row[3] != "to come") {
