@@ -7,6 +7,7 @@
 //! Absent: keys (bodies are sealed and opened through ports), the network, an async runtime, and time (callers pass it).
 
 mod body;
+mod checkpoint;
 mod entry;
 mod error;
 mod failure;
@@ -14,6 +15,7 @@ mod failure;
 mod fault;
 mod files;
 mod follow;
+mod history;
 mod json;
 mod log;
 mod merkle;
@@ -29,6 +31,7 @@ mod wire;
 mod writer;
 
 pub use body::{Body, BodyError, BodyTooLarge, MAX_BODY_BYTES};
+pub use checkpoint::Checkpoint;
 pub use entry::{
     Entry, EntryError, EntryKind, InvalidNode, MAX_ENTRY_BYTES, Node, OpenBodyError, StoredBody, UnixMillis,
 };

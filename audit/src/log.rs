@@ -8,6 +8,8 @@ use crate::entry::{EntryKind, InvalidNode, Node, UnixMillis};
 use crate::error::{AuditError, OpenError, ReadError, Refused};
 use crate::files::{Disk, LogFiles};
 use crate::follow::Follower;
+use crate::history;
+use crate::merkle::{Hash, TreeEdge};
 use crate::queue::{Head, HeldSlot, Pending, Published, Shared, State};
 use crate::reader::Reader;
 use crate::recover::{Recovered, TornTail, bind_origin, recover};
@@ -112,7 +114,13 @@ impl AuditLog {
         check_option("segment_bytes", options.segment_bytes, 4096, 1 << 30)?;
         let Recovered { files, origin, edge, length, segments, torn } =
             recover(dir, options.origin.as_deref())?;
-        let published = Published { edge: edge.clone(), segments: Arc::new(segments), readable: length };
+        let published = Published {
+            edge: edge.clone(),
+            // The writer syncs what it finds before it writes.
+            durable: TreeEdge::empty(),
+            segments: Arc::new(segments),
+            readable: length,
+        };
         let shared = Arc::new(Shared::new(options.max_queue, options.reserve_bytes > 0, published));
         let settings = Settings {
             node: options.node,
@@ -179,6 +187,20 @@ impl AuditLog {
     /// How far the log has got.
     pub fn head(&self) -> Head {
         self.shared.head()
+    }
+
+    /// How far the log has got on the disk: what a power failure leaves.
+    pub fn durable_head(&self) -> Head {
+        self.shared.durable_head()
+    }
+
+    /// The root of the first `size` entries, and a check that the log as it stands goes on from them. Reads the file in
+    /// which that size was reached and those after it: not for an async thread.
+    ///
+    /// # Errors
+    /// `NoSuchEntry` if the log has fewer entries, or begins after them; those of files that cannot be read or are damaged.
+    pub fn root_at(&self, size: u64) -> Result<Hash, ReadError> {
+        history::root_at(&self.dir, &self.shared, size)
     }
 
     /// How the log is doing.

@@ -44,6 +44,8 @@ pub struct Head {
 /// What readers may read.
 pub(crate) struct Published {
     pub(crate) edge: TreeEdge,
+    /// The tree of what will survive a power failure.
+    pub(crate) durable: TreeEdge,
     /// The first sequence numbers of the files, in order; the last file is being written.
     pub(crate) segments: Arc<Vec<u64>>,
     /// How many bytes of the last file will not change any more.
@@ -338,6 +340,17 @@ impl Shared {
     pub(crate) fn head(&self) -> Head {
         let edge = self.published(|published| published.edge.clone());
         Head { size: edge.size(), root: edge.root() }
+    }
+
+    /// The same of what will survive a power failure.
+    pub(crate) fn durable_head(&self) -> Head {
+        let edge = self.published(|published| published.durable.clone());
+        Head { size: edge.size(), root: edge.root() }
+    }
+
+    /// What was published up to here will survive a power failure.
+    pub(crate) fn mark_durable(&self, edge: &TreeEdge) {
+        lock(&self.published).durable.clone_from(edge);
     }
 
     pub(crate) fn publish(&self, change: impl FnOnce(&mut Published)) {

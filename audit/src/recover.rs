@@ -130,11 +130,8 @@ fn put_aside(dir: &Path, first_seq: u64, offset: u64, bytes: &[u8]) -> io::Resul
 
 /// Compares the log's origin with the one given, and stores it where the log has none yet.
 pub(crate) fn bind_origin(dir: &Path, given: Option<&str>) -> Result<Option<String>, OpenError> {
-    if let Some(given) = given {
-        let printable = given.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+');
-        if given.is_empty() || given.len() > 200 || !printable {
-            return Err(OpenError::InvalidOrigin);
-        }
+    if given.is_some_and(|given| !is_origin(given)) {
+        return Err(OpenError::InvalidOrigin);
     }
     let path = dir.join(ORIGIN_FILE);
     let failed = |operation| {
@@ -152,6 +149,12 @@ pub(crate) fn bind_origin(dir: &Path, given: Option<&str>) -> Result<Option<Stri
         }
         (stored, _) => Ok(stored),
     }
+}
+
+/// Whether a text can stand on the first line of a checkpoint.
+pub(crate) fn is_origin(text: &str) -> bool {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+');
+    printable && (1..=200).contains(&text.len())
 }
 
 /// Whose log a directory holds, where that is known.

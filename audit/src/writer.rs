@@ -320,9 +320,12 @@ impl Writer {
         }
         self.good = good;
         self.edge.clone_from(&round.edge);
-        let edge = &self.edge;
+        let (edge, synced) = (&self.edge, self.unsynced.is_empty());
         self.shared.publish(|published| {
             published.edge.clone_from(edge);
+            if synced {
+                published.durable.clone_from(edge);
+            }
             published.readable = good;
         });
         if self.shared.state() == State::WriteFailed {
@@ -338,6 +341,7 @@ impl Writer {
         }
         self.durable = self.good;
         self.unsynced.clear();
+        self.shared.mark_durable(&self.edge);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 
 use data_encoding::HEXLOWER;
 use keystead_audit::{
-    AuditLog, Body, Durability, Entry, EntryKind, Node, OpenOptions, StoredBody, UnixMillis,
+    AuditLog, Body, Checkpoint, Durability, Entry, EntryKind, Node, OpenOptions, StoredBody, UnixMillis,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,6 +51,9 @@ fn the_page_and_the_code_agree() {
     slot.record_clear(EntryKind::Read, TIME, Body::default(), Durability::Fsync).wait().unwrap();
     let file = std::fs::read(dir.path().join("audit-00000000000000000000.log")).unwrap();
 
+    let origin = "000102030405060708090a0b0c0d0e0f/node-1".to_owned();
+    let checkpoint = Checkpoint { origin, head: log.durable_head() };
+
     let made = [
         ("entry.clear", clear.encode()),
         ("entry.clear.leaf", clear.leaf_hash().to_vec()),
@@ -58,6 +61,7 @@ fn the_page_and_the_code_agree() {
         ("entry.sealed.leaf", sealed.leaf_hash().to_vec()),
         ("body", body.encode().unwrap()),
         ("file", file),
+        ("checkpoint", checkpoint.encode()),
     ];
     let made: BTreeMap<String, String> =
         made.into_iter().map(|(name, bytes)| (name.to_owned(), HEXLOWER.encode(&bytes))).collect();

@@ -1,6 +1,7 @@
 //! The log as a whole: what is acknowledged stays, what does not fit is refused, what failed is undone.
 
 mod full_disk;
+mod history;
 mod quick;
 mod slots;
 
