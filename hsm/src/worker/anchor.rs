@@ -42,7 +42,7 @@ pub(super) fn store(session: &Session, token: &Token, counter: u64, value: &[u8]
     Ok(())
 }
 
-/// The value with the highest counter.
+/// The value with the highest counter. A broken one beside it may be what a crash left.
 pub(super) fn load(session: &Session, vault_tag: [u8; 8]) -> Result<Option<(u64, Vec<u8>)>, Fault> {
     Ok(highest(session, vault_tag)?.map(|found| (found.counter, found.value)))
 }
@@ -55,8 +55,12 @@ struct Found {
 
 fn highest(session: &Session, vault_tag: [u8; 8]) -> Result<Option<Found>, Fault> {
     let mut highest: Option<Found> = None;
+    let mut broken = false;
     for handle in session.find_objects(&search(vault_tag))? {
-        let Some((counter, value)) = read(session, handle)? else { continue };
+        let Some((counter, value)) = read(session, handle)? else {
+            broken = true;
+            continue;
+        };
         match &highest {
             Some(other) if other.counter > counter => {}
             Some(other) if other.counter == counter && other.value != value => {
@@ -65,6 +69,9 @@ fn highest(session: &Session, vault_tag: [u8; 8]) -> Result<Option<Found>, Fault
             }
             _ => highest = Some(Found { handle, counter, value }),
         }
+    }
+    if broken && highest.is_none() {
+        return Err(HsmError::Lied { what: "the anchor on the token is malformed".to_owned() }.into());
     }
     Ok(highest)
 }

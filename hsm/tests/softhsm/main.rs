@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, in its fixtures too"
 )]
 
+mod anchors;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod change_pin;
