@@ -17,8 +17,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keystead_audit::Head;
 use keystead_core::rotation::RotationOptions;
-
 use keystead_domain::CertificateMatcher;
 use keystead_hsm::MechanismChoice;
 
@@ -145,6 +145,10 @@ pub struct AuditConfig {
     pub queue: usize,
     /// Space kept for operators and sealing when the disk is full.
     pub reserve_bytes: u64,
+    /// How often the log's head is kept in the token while the log grows; nothing: never.
+    pub anchor_interval: Option<Duration>,
+    /// The one anchored head that may be given up.
+    pub accept_anchor: Option<Head>,
 }
 
 /// When the record of a read counts as written; changes are always synced.

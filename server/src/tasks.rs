@@ -65,6 +65,9 @@ pub(crate) async fn run(
             _ = upkeep.tick() => {
                 let failing = vault.audit().status().state != State::Ready;
                 metrics.audit_failing.set(if failing { 1.0 } else { 0.0 });
+                if let Some(entries) = vault.unanchored() {
+                    metrics.unanchored(entries);
+                }
                 keep_up(&vault).await;
             }
         }
@@ -141,6 +144,41 @@ async fn rotate_once(open: &OpenVault) -> Result<(), VaultError> {
         }
     }
     Ok(())
+}
+
+/// Keeps the head of the audit log in the token: every so often if the log grew, and whenever the vault asks. Apart from
+/// the other upkeep, which does not wait for a slow token here.
+pub(crate) async fn keep_anchored(
+    vault: Arc<Vault>,
+    metrics: Arc<ServerMetrics>,
+    every: Duration,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+            () = vault.anchor_wanted() => {}
+        }
+        let anchored = tokio::select! {
+            // Sealing anchors once more.
+            () = stop.cancelled() => return,
+            anchored = vault.anchor() => anchored,
+        };
+        match anchored {
+            Ok(Some(head)) => {
+                tracing::debug!(size = head.size, "the head of the audit log was anchored");
+                metrics.anchors.increment(1);
+            }
+            // Nothing new, or sealed meanwhile.
+            Ok(None) => {}
+            Err(_) if !vault.is_unsealed() => {}
+            Err(error) => {
+                metrics.anchors_failed.increment(1);
+                tracing::warn!(%error, "the head of the audit log could not be anchored in the token; it is tried again");
+            }
+        }
+    }
 }
 
 async fn tell(health: &HealthReporter, metrics: &ServerMetrics, open: bool) {

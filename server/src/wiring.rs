@@ -169,6 +169,8 @@ impl Server {
                 },
                 rotation: config.rotation.clone(),
                 unseal_timeout: config.seal.unseal_timeout,
+                anchor_at_sealing: config.audit.anchor_interval.is_some(),
+                accept_anchor: config.audit.accept_anchor,
                 operators: config.operators.iter().map(|operator| operator.identity.clone()).collect(),
             },
         });
@@ -230,6 +232,10 @@ impl Server {
         let (health, health_service) = tonic_health::server::health_reporter();
         background.spawn(tasks::rotate(Arc::clone(&self.vault), Arc::clone(&self.metrics), cancel.clone()));
         let (vault, metrics) = (Arc::clone(&self.vault), Arc::clone(&self.metrics));
+        if let Some(every) = self.config.audit.anchor_interval {
+            let (vault, metrics) = (Arc::clone(&vault), Arc::clone(&metrics));
+            background.spawn(tasks::keep_anchored(vault, metrics, every, cancel.clone()));
+        }
         background.spawn(tasks::run(Arc::clone(&vault), health, metrics, stopping.clone(), cancel.clone()));
         if self.config.seal.auto_pin.is_some() {
             background.spawn(tasks::unseal_by_itself(vault, stopping.clone()));

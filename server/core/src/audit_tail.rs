@@ -146,7 +146,8 @@ fn opened(vault: &UnsealedVault, entry: Entry) -> Result<Opened, VaultError> {
     })
 }
 
-async fn blocking<T: Send + 'static>(
+/// Reads files off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
 ) -> Result<T, VaultError> {
     match tokio::task::spawn_blocking(read).await {

@@ -1,7 +1,7 @@
 //! What can go wrong in a use case. Invariant: no variant holds secret material, and a refusal reads the same whether or
 //! not the thing exists. The machine-readable reason of each is [`VaultError::reason`].
 
-use keystead_audit::{AuditError, OpenError, ReadError, Refused};
+use keystead_audit::{AuditError, Head, OpenError, ReadError, Refused};
 use keystead_crypto::ports::HsmError;
 use keystead_crypto::share::ShareError;
 use keystead_domain::policy::PolicyError;
@@ -168,6 +168,27 @@ pub enum VaultError {
     /// The audit log is another vault's, or damaged.
     #[error("the audit log does not belong to this vault")]
     AuditOrigin(#[from] OpenError),
+    /// The log is not the one whose head the token keeps, or not as far.
+    #[error(
+        "the audit log was cut, changed or replaced by an older one: the token keeps the head {anchored}, but {}; put the newer log back, or, if it was given up on purpose, set audit.accept_anchor = \"{anchored}\" and start again",
+        found(anchored, log, instead.as_deref())
+    )]
+    AuditRolledBack {
+        /// What the token keeps.
+        anchored: Head,
+        /// The head of the log as it is.
+        log: Head,
+        /// The root that the log had at the anchored size, in hex; nothing where it has not that many entries.
+        instead: Option<String>,
+    },
+    /// What the token keeps of the log's head is malformed, or of another log.
+    #[error("the audit head kept in the token cannot be used: {what}; {remedy}")]
+    AnchorUntrusted {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
     /// The change took effect or not, but its outcome could not be recorded; nothing more is said of it.
     #[error("the outcome could not be recorded; look the request up once the audit log works again")]
     OutcomeUnrecorded(#[source] AuditError),
@@ -240,6 +261,13 @@ pub enum VaultError {
     },
 }
 
+fn found(anchored: &Head, log: &Head, instead: Option<&str>) -> String {
+    match instead {
+        Some(root) => format!("the first {} of its {} entries have the root {root}", anchored.size, log.size),
+        None => format!("its own is {log}"),
+    }
+}
+
 impl VaultError {
     /// Whether the same may work once something else is mended: nothing is wrong with the shares, and no PIN was refused.
     pub fn may_pass(&self) -> bool {
@@ -247,7 +275,13 @@ impl VaultError {
             Self::Hsm(error) => {
                 !matches!(error, HsmError::PinRefused | HsmError::PinLocked | HsmError::PinUncertain)
             }
-            Self::Storage(_) | Self::OtherToken { .. } | Self::AuditOrigin(_) | Self::AutoPin { .. } => true,
+            Self::Storage(_)
+            | Self::OtherToken { .. }
+            | Self::AuditOrigin(_)
+            | Self::AuditUnreadable(_)
+            | Self::AuditRolledBack { .. }
+            | Self::AnchorUntrusted { .. }
+            | Self::AutoPin { .. } => true,
             _ => false,
         }
     }
@@ -290,6 +324,8 @@ impl VaultError {
             Self::ShareEntered { .. } => "SHARE_DUPLICATE",
             Self::Audit(_) | Self::AuditRefused(_) | Self::AuditUnreadable(_) => "AUDIT_UNAVAILABLE",
             Self::AuditOrigin(_) => "AUDIT_OF_ANOTHER_VAULT",
+            Self::AuditRolledBack { .. } => "AUDIT_ROLLED_BACK",
+            Self::AnchorUntrusted { .. } => "AUDIT_ANCHOR_UNTRUSTED",
             Self::OutcomeUnrecorded(_) => "OUTCOME_UNRECORDED",
             Self::Hsm(error) => match error {
                 HsmError::PinRefused => "HSM_PIN_REFUSED",

@@ -3,6 +3,7 @@
 //! Invariant: every request goes through [`operation::run`]; code that touches a secret takes a [`request::Permit`], which
 //! only the gate can make. Deliberately absent: gRPC, RocksDB, PKCS#11 and every database driver.
 
+mod anchor;
 pub mod audit_tail;
 pub mod audit_trail;
 pub mod auth;

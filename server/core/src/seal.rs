@@ -26,13 +26,14 @@ use keystead_domain::policy::{Action, Resource};
 use keystead_domain::time::Ttl;
 use keystead_storage::{Keyspace, Revision, Storage, Versioned, keyspace};
 
+use crate::anchor::GivenUp;
 use crate::audit_trail::ClearEntry;
 use crate::error::VaultError;
 use crate::keys::corrupt;
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, RequestContext};
 use crate::unsealed::UnsealedVault;
-use crate::vault::Vault;
+use crate::vault::{Shut, Vault};
 
 pub use self::auto_unseal::PinSource;
 pub(crate) use self::ceremony::Ceremony;
@@ -45,6 +46,8 @@ pub use self::task::{Parameters, Purpose, Rekey};
 
 /// New shares have to reach their holders before they can be confirmed.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long keys wait for the last record, and for its anchor.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A seal record whose header was verified.
 pub(crate) struct TrustedSeal {
@@ -79,6 +82,8 @@ pub struct Status {
     pub powers: u8,
     /// The ceremony under way.
     pub ceremony: Option<Progress>,
+    /// What an operator should know of how the vault was opened.
+    pub warnings: Vec<String>,
 }
 
 impl Vault {
@@ -98,6 +103,7 @@ impl Vault {
             unsealed,
             powers: if auto.is_some_and(|(record, _)| record.enabled()) { 1 } else { 2 },
             ceremony: ceremony.map(|progress| (*progress).clone()),
+            warnings: self.given_up_anchor().into_iter().collect(),
         })
     }
 
@@ -137,8 +143,6 @@ impl Vault {
         self.show(None);
         let Some(shut) = self.shut() else { return Ok(()) };
         shut.drained().await;
-        self.forget_keys().await;
-        drop(shut);
         let entry = ClearEntry {
             kind: EntryKind::System,
             action: "system:seal",
@@ -147,7 +151,36 @@ impl Vault {
             intent: None,
             detail: vec![("why", why.to_owned())],
         };
-        entry.record(&self.parts.audit, self.parts.clock.as_ref()).await.map(drop)
+        // Before the anchor, so that it covers this too; keys wait for neither for long.
+        let record = entry.record(&self.parts.audit, self.parts.clock.as_ref());
+        let recorded = tokio::time::timeout(LAST_WORDS, record).await;
+        self.anchor_last(&shut).await;
+        self.forget_keys().await;
+        drop(shut);
+        let late = || Err(VaultError::Interrupted { what: "recording that the vault was sealed" });
+        recorded.unwrap_or_else(|_| late()).map(drop)
+    }
+
+    /// Anchors the end of the log while the token is still logged in; sealing goes on whatever comes of it.
+    async fn anchor_last(&self, shut: &Shut) {
+        if !self.parts.options.anchor_at_sealing {
+            return;
+        }
+        match tokio::time::timeout(LAST_WORDS, shut.anchor().keep()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the end of the audit log could not be anchored at sealing; entries after the last anchor could be cut off unseen");
+            }
+            Err(_) => {
+                tracing::warn!(
+                    "the token was too slow to anchor the end of the audit log at sealing; entries after the last anchor could be cut off unseen"
+                );
+            }
+        }
+    }
+
+    fn given_up_anchor(&self) -> Option<String> {
+        self.unsealed().ok()?.anchor.given_up().map(GivenUp::warning)
     }
 
     async fn forget_keys(&self) {
@@ -245,6 +278,7 @@ impl Operation for SealVault {
         // This request is inside too: the rest happens once its outcome is recorded and it has left.
         tokio::spawn(async move {
             shut.drained().await;
+            vault.anchor_last(&shut).await;
             vault.forget_keys().await;
             drop(shut);
         });

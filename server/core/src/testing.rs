@@ -359,6 +359,8 @@ fn vault(
             read_durability: ReadDurability::Os,
             unseal_timeout: Duration::from_secs(600),
             rotation: options.clone(),
+            anchor_at_sealing: true,
+            accept_anchor: None,
             operators: Vec::new(),
         },
     })

@@ -17,6 +17,7 @@ use quick_cache::sync::Cache;
 
 pub(crate) use self::intents::Floor;
 use self::intents::Intents;
+use crate::anchor::AnchorKeeper;
 use crate::audit_trail::ReadDurability;
 use crate::audit_trail::sealer::{AuditOpener, AuditSealer};
 use crate::auth::PrincipalCache;
@@ -50,6 +51,7 @@ pub struct UnsealedVault {
     pub(crate) principals: PrincipalCache,
     pub(crate) refusals: Refusals,
     pub(crate) opener: Arc<AuditOpener>,
+    pub(crate) anchor: Arc<AnchorKeeper>,
     sealer: ArcSwap<AuditSealer>,
     intents: Intents,
     /// The outcomes that a crash left out are recorded.
@@ -73,6 +75,7 @@ pub(crate) struct Parts {
     pub(crate) policies: Policies,
     pub(crate) opener: Arc<AuditOpener>,
     pub(crate) sealer: AuditSealer,
+    pub(crate) anchor: AnchorKeeper,
 }
 
 impl UnsealedVault {
@@ -93,6 +96,7 @@ impl UnsealedVault {
             principals: PrincipalCache::default(),
             refusals: Refusals::default(),
             opener: parts.opener,
+            anchor: Arc::new(parts.anchor),
             sealer: ArcSwap::from_pointee(parts.sealer),
             intents: Intents::default(),
             settled: AtomicBool::new(false),

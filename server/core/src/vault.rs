@@ -8,15 +8,17 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use keystead_audit::AuditLog;
+use keystead_audit::{AuditLog, Head};
 use keystead_crypto::ports::Hsm;
 use keystead_domain::CertificateMatcher;
 use keystead_domain::id::RequestId;
 use keystead_storage::Storage;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::anchor::AnchorKeeper;
 use crate::audit_trail::ReadDurability;
 use crate::audit_trail::sealer::AuditOpener;
 use crate::clock::Clock;
@@ -67,6 +69,10 @@ pub struct VaultOptions {
     pub rotation: RotationOptions,
     /// Certificates that may init, cancel a ceremony and seal while policies are sealed.
     pub operators: Vec<CertificateMatcher>,
+    /// Whether sealing anchors the audit log's head in the token.
+    pub anchor_at_sealing: bool,
+    /// The one anchored head that may be given up.
+    pub accept_anchor: Option<Head>,
 }
 
 /// A vault.
@@ -87,6 +93,7 @@ pub struct Vault {
     /// Cancelled when the server begins to drain: streams would hold it up.
     draining: CancellationToken,
     state: tokio::sync::watch::Sender<bool>,
+    pub(crate) anchor_soon: Notify,
 }
 
 struct Running {
@@ -117,6 +124,7 @@ impl Vault {
             closing,
             draining: CancellationToken::new(),
             state: tokio::sync::watch::Sender::new(false),
+            anchor_soon: Notify::new(),
         })
     }
 
@@ -189,6 +197,7 @@ impl Vault {
     pub(crate) fn open(&self, vault: UnsealedVault) {
         self.running.store(Some(Arc::new(Running { vault, inside: TaskTracker::new() })));
         self.state.send_replace(true);
+        self.anchor_soon.notify_one();
     }
 
     /// Lets nobody in any more. What is under way goes on.
@@ -235,6 +244,11 @@ pub(crate) struct Shut {
 }
 
 impl Shut {
+    /// What keeps the audit log's head in the token.
+    pub(crate) fn anchor(&self) -> &AnchorKeeper {
+        &self.running.vault.anchor
+    }
+
     /// Waits for those inside; keys are wiped when this is dropped.
     pub(crate) async fn drained(&self) {
         self.running.inside.close();

@@ -103,6 +103,14 @@ impl Config {
                 json_file: audit.path_or_none("json_file"),
                 queue: audit.number("queue")?,
                 reserve_bytes: audit.number::<u64>("reserve_mib")?.saturating_mul(1024 * 1024),
+                anchor_interval: match audit.number("anchor_interval_s")? {
+                    0 => None,
+                    seconds => Some(Duration::from_secs(seconds)),
+                },
+                accept_anchor: match audit.value("accept_anchor") {
+                    Some(Value::Head(head)) => Some(*head),
+                    _ => None,
+                },
             },
             seal: SealConfig {
                 unseal_timeout: Duration::from_secs(seal.number("unseal_timeout_s")?),

@@ -56,6 +56,11 @@ impl fmt::Display for Described<'_> {
         }
         writeln!(out, "audit.queue = {}", audit.queue)?;
         writeln!(out, "audit.reserve_mib = {}", audit.reserve_bytes / (1024 * 1024))?;
+        let interval = audit.anchor_interval.map_or(0, |interval| interval.as_secs());
+        writeln!(out, "audit.anchor_interval_s = {interval}")?;
+        if let Some(head) = audit.accept_anchor {
+            writeln!(out, "audit.accept_anchor = {head}")?;
+        }
         writeln!(out, "seal.unseal_timeout_s = {}", seal.unseal_timeout.as_secs())?;
         writeln!(out, "limits.max_connections = {}", limits.max_connections)?;
         writeln!(out, "limits.max_concurrent_streams = {}", limits.max_concurrent_streams)?;

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use keystead_audit::Head;
 use keystead_hsm::MechanismChoice;
 
 /// One key.
@@ -60,6 +61,8 @@ pub enum Kind {
     Loopback,
     /// A SHA-256 as 64 lower-case hexadecimal digits.
     Sha256,
+    /// The head of an audit log: its size, a colon, and its root as 64 lower-case hexadecimal digits.
+    Head,
     /// Names and texts; not settable by the environment.
     Table,
 }
@@ -79,6 +82,8 @@ pub enum Value {
     Address(SocketAddr),
     /// Of [`Kind::Sha256`].
     Sha256([u8; 32]),
+    /// Of [`Kind::Head`].
+    Head(Head),
     /// Of [`Kind::Table`].
     Table(Vec<(String, String)>),
 }
@@ -131,6 +136,8 @@ pub const KEYS: &[Key] = &[
     key("audit", "json_file", Kind::Path, Preset::Absent),
     key("audit", "queue", Kind::Integer(16, 65_536), Preset::Text("1024")),
     key("audit", "reserve_mib", Kind::Integer(1, 4_096), Preset::Text("16")),
+    key("audit", "anchor_interval_s", Kind::Integer(0, 86_400), Preset::Text("60")),
+    key("audit", "accept_anchor", Kind::Head, Preset::Absent),
     key("seal", "unseal_timeout_s", Kind::Integer(10, 86_400), Preset::Text("600")),
     key("seal", "auto_pin_file", Kind::Path, Preset::Absent),
     key("seal", "auto_pin_env", Kind::Text, Preset::Absent),
@@ -198,6 +205,7 @@ impl Kind {
             Self::Address => "an IP address with a port, such as 127.0.0.1:8200 or [::1]:8200".into(),
             Self::Loopback => "a loopback address with a port, such as 127.0.0.1:9200".into(),
             Self::Sha256 => "a SHA-256 as 64 lower-case hexadecimal digits".into(),
+            Self::Head => "the size of an audit log, a colon, and its root as 64 lower-case hexadecimal digits, as AUDIT_ROLLED_BACK names them".into(),
             Self::Table => "a table of names and texts".into(),
         }
     }
@@ -237,6 +245,7 @@ impl Kind {
                 let digest = data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?;
                 digest.try_into().ok().map(Value::Sha256)
             }
+            Self::Head => Head::parse(text).map(Value::Head),
             Self::Table => None,
         }
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
+use keystead_audit::Head;
 use keystead_domain::CertificateMatcher;
 
 use super::{Config, ConfigError, LogFormat, ReadDurability, keys};
@@ -44,6 +46,8 @@ fn minimal_file_takes_the_presets() {
     assert_eq!(config.tls.cert_file, Path::new("/etc/keystead/server.pem"));
     assert_eq!(config.audit.dir, Path::new("/var/lib/keystead/audit"));
     assert_eq!(config.audit.durability, ReadDurability::Fsync);
+    assert_eq!(config.audit.anchor_interval, Some(Duration::from_secs(60)));
+    assert_eq!(config.audit.accept_anchor, None);
     assert_eq!(config.hsm.sessions, 4);
     assert_eq!(config.metrics.listen, None);
     assert!(config.operators.is_empty());
@@ -56,10 +60,14 @@ fn everything_can_be_set() {
          [[operators]]\nname = \"ann\"\nspiffe = \"spiffe://a.org/operator/ann\"\n\
          [[operators]]\nname = \"bob\"\nemail = \"bob@a.org\"\n\
          [audit]\ndurability = \"os\"\njson_file = \"audit.json\"\nreserve_mib = 2\n\
+         anchor_interval_s = 0\naccept_anchor = \"7:{}\"\n\
          [metrics]\nlisten = \"[::1]:0\"\n[log]\nformat = \"json\"\nlevel = \"debug\"\n",
-        "ab".repeat(32)
+        "ab".repeat(32),
+        "cd".repeat(32)
     );
     let config = parse(&text).unwrap();
+    assert_eq!(config.audit.anchor_interval, None);
+    assert_eq!(config.audit.accept_anchor, Some(Head { size: 7, root: [0xcd; 32] }));
     assert_eq!(config.hsm.module_sha256, Some([0xab; 32]));
     assert_eq!(config.hsm.sessions, 8);
     assert_eq!(config.hsm.env, [("SOFTHSM2_CONF".to_owned(), "/c".to_owned())]);

@@ -159,7 +159,7 @@ impl SystemService for Api {
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
         drop(request);
-        let VaultStatus { header, unsealed, powers, ceremony } =
+        let VaultStatus { header, unsealed, powers, ceremony, warnings } =
             self.vault().status().await.map_err(refuse)?;
         let state = match (&header, unsealed) {
             (None, _) => v1::SealState::Uninitialized,
@@ -171,7 +171,7 @@ impl SystemService for Api {
             ceremony: ceremony.map(progress),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             memory_locked: self.0.memory_locked,
-            warnings: self.warnings(),
+            warnings: self.warnings().into_iter().chain(warnings).collect(),
             ..v1::GetStatusResponse::default()
         };
         if let Some((header, signed)) = header {

@@ -45,6 +45,11 @@ pub struct ServerMetrics {
     unknown: Arc<MethodMetrics>,
     /// 1 while the audit log takes no records, so that every request is refused.
     pub audit_failing: Gauge,
+    /// Heads of the audit log that were anchored in the token.
+    pub anchors: Counter,
+    /// Attempts at that which failed.
+    pub anchors_failed: Counter,
+    unanchored: Gauge,
     /// 1 while sealed, 0 while open.
     pub sealed: Gauge,
     /// Things about keys that a person should mend.
@@ -117,6 +122,10 @@ impl ServerMetrics {
             unknown: method(UNKNOWN),
             methods: methods.into_iter().map(|name| (name.clone(), method(&name))).collect(),
             audit_failing: recorder.register_gauge(&Key::from_name("keystead_audit_failing"), &metadata),
+            anchors: counter("keystead_audit_anchors_total"),
+            anchors_failed: counter("keystead_audit_anchors_failed_total"),
+            unanchored: recorder
+                .register_gauge(&Key::from_name("keystead_audit_unanchored_entries"), &metadata),
             sealed: recorder.register_gauge(&Key::from_name("keystead_sealed"), &metadata),
             key_alarms: recorder.register_gauge(&Key::from_name("keystead_key_alarms"), &metadata),
             data_keys_lacking: recorder
@@ -131,6 +140,12 @@ impl ServerMetrics {
     /// The counters of the method with this request path; of `unknown` if the contract has none.
     pub fn method(&self, path: &str) -> &Arc<MethodMetrics> {
         self.methods.get(path).unwrap_or(&self.unknown)
+    }
+
+    /// How many entries of the audit log no anchor covers.
+    pub fn unanchored(&self, entries: u64) {
+        // Enough for an alarm, whatever there is.
+        self.unanchored.set(f64::from(u32::try_from(entries).unwrap_or(u32::MAX)));
     }
 
     /// Everything counted, in Prometheus' text format; empty if nothing is.

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, in its fixtures too"
 )]
 
+mod anchor;
 mod audit;
 mod bootstrap;
 mod canaries;

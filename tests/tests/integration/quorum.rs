@@ -1,6 +1,6 @@
 //! What a quorum does with an open vault: new shares, a new PIN, a vault that opens by itself, a new administrator.
 
-mod auto_unseal;
+pub(crate) mod auto_unseal;
 mod command;
 mod crashes;
 mod pin;

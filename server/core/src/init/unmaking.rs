@@ -81,6 +81,7 @@ impl Vault {
     }
 }
 
+/// All that the token holds of it: an anchor is first made when the vault opens.
 pub(super) async fn destroy_keys(hsm: &dyn Hsm, id: VaultId) {
     for key in VAULT_KEYS {
         if let Err(error) = hsm.destroy_key(id.tag(), key).await {

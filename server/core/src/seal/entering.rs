@@ -239,6 +239,7 @@ impl Vault {
             }
             Ok(outcome::Reached { outcome, next }) => {
                 tracing::info!(?purpose, "a quorum of holders had this done");
+                self.anchor_soon.notify_one();
                 let next = next.map(|(task, header)| {
                     let timeout = self.ceremony_timeout(task.purpose())?;
                     Ceremony::begin(task, &header, self.parts.clock.as_ref(), timeout)

@@ -21,6 +21,7 @@ use keystead_domain::id::RecordId;
 use keystead_storage::{Keyspace, Range, Storage, keyspace};
 
 use super::{TrustedSeal, broken, crypto_error, keys_of, pin, vault_id};
+use crate::anchor::AnchorKeeper;
 use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::error::VaultError;
 use crate::keys::link::{Link, Pins};
@@ -58,6 +59,11 @@ async fn all_or_nothing(
     vault: &Vault,
     opened: Result<UnsealedVault, VaultError>,
 ) -> Result<UnsealedVault, VaultError> {
+    let recorded = match &opened {
+        Ok(opened) => opened.anchor.record_given_up(&vault.parts).await,
+        Err(_) => Ok(()),
+    };
+    let opened = recorded.and(opened);
     if opened.is_err() {
         vault.opener.clear();
         vault.log_out().await;
@@ -225,7 +231,10 @@ fn pins(record: &SealRecord, header: &SealHeader, unseal_key: &UnsealKey) -> Res
 /// All that an open vault has, once its tokens are bound and Q is there.
 async fn load(vault: &Vault, seal: &TrustedSeal, tokens: Tokens) -> Result<UnsealedVault, VaultError> {
     let id = vault_id(&seal.header);
-    vault.parts.audit.bind_origin(&format!("{id}/{}", vault.parts.options.node))?;
+    let origin = format!("{id}/{}", vault.parts.options.node);
+    vault.parts.audit.bind_origin(&origin)?;
+    // Before anything is written.
+    let anchor = AnchorKeeper::check(&vault.parts, &tokens.hsm, origin).await?;
     let storage = vault.parts.storage.as_ref();
     let ways = Ways::new(seal.header.clone(), Some(seal.revision), tokens.links, &tokens.qs)?;
     let nothing = || LockedKey::from_slice(&[0; 32]).ok_or(VaultError::Randomness);
@@ -255,6 +264,7 @@ async fn load(vault: &Vault, seal: &TrustedSeal, tokens: Tokens) -> Result<Unsea
         policies,
         opener: Arc::clone(&vault.opener),
         sealer,
+        anchor,
     }))
 }
 

@@ -47,6 +47,9 @@ fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
         VaultError::NotInitialized => {
             parts.precondition("NOT_INITIALIZED", "vault", "an operator initializes it")
         }
+        VaultError::AuditRolledBack { anchored, log, .. } => {
+            parts.with("anchored", anchored.to_string()).with("log", log.to_string())
+        }
         VaultError::Version(VersionError::Conflict { expected, current }) => {
             parts.with("expected_version", expected.to_string()).with("current_version", current.to_string())
         }
@@ -65,6 +68,8 @@ fn code(error: &VaultError) -> Code {
         | VaultError::OtherToken { .. }
         | VaultError::NotEmpty { .. }
         | VaultError::AuditOrigin(_)
+        | VaultError::AuditRolledBack { .. }
+        | VaultError::AnchorUntrusted { .. }
         | VaultError::SealRecord { .. }
         | VaultError::WouldLockOut { .. }
         | VaultError::RotationUnderWay

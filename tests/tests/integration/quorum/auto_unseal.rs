@@ -13,7 +13,7 @@ use keystead_tests::{TestVault, until};
 use super::{by_quorum, put_back, start, stored, unseal_with};
 use crate::{get, put, reason};
 
-pub(super) fn write_pin(path: &Path, pin: &str) {
+pub(crate) fn write_pin(path: &Path, pin: &str) {
     fs::write(path, pin).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
