@@ -81,6 +81,8 @@ pub struct Submitted {
     pub bootstrap_token: Option<SecretBytes>,
     /// When that token dies.
     pub bootstrap_expires: Option<prost_types::Timestamp>,
+    /// What could not be done, although the rest was.
+    pub remark: Option<String>,
 }
 
 /// The vault's life.
@@ -173,6 +175,7 @@ impl System {
             seal_record: Some(answer.seal_record).filter(|record| !record.is_empty()),
             bootstrap_token: Some(token).filter(|token| !token.is_empty()),
             bootstrap_expires: answer.bootstrap_expire_time,
+            remark: Some(answer.remark).filter(|remark| !remark.is_empty()),
         })
     }
 

@@ -77,6 +77,7 @@ pub(crate) async fn run(
 /// Opens a vault that opens by itself, once: whoever seals it later means it.
 pub(crate) async fn unseal_by_itself(vault: Arc<Vault>, stop: CancellationToken) {
     let mut pause = UNSEAL_AGAIN_AFTER;
+    let mut state = vault.state_changes();
     loop {
         match vault.unseal_by_itself().await {
             Ok(opened) => {
@@ -95,6 +96,8 @@ pub(crate) async fn unseal_by_itself(vault: Arc<Vault>, stop: CancellationToken)
         }
         tokio::select! {
             () = stop.cancelled() => return,
+            // Somebody opened it with shares, and may have sealed it since.
+            _ = state.wait_for(|open| *open) => return,
             () = tokio::time::sleep(pause) => pause = pause.saturating_mul(2).min(UNSEAL_AGAIN_AT_MOST),
         }
     }

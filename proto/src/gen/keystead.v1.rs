@@ -605,6 +605,9 @@ pub struct ChangePin {
     /// The PIN.
     #[prost(bytes = "vec", tag = "1")]
     pub new_pin: ::prost::alloc::vec::Vec<u8>,
+    /// The serial of the token. May be empty if the vault has one token only.
+    #[prost(string, tag = "2")]
+    pub serial: ::prost::alloc::string::String,
 }
 /// No parameters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -673,6 +676,9 @@ pub struct SubmitShareResponse {
     /// When it dies.
     #[prost(message, optional, tag = "6")]
     pub bootstrap_expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// What could not be done, although the rest was.
+    #[prost(string, tag = "7")]
+    pub remark: ::prost::alloc::string::String,
 }
 /// Request of CancelCeremony.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -13,6 +13,7 @@ impl ::core::fmt::Debug for ChangePin {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.debug_struct("ChangePin")
             .field("new_pin", &crate::redact::Redacted)
+            .field("serial", &self.serial)
             .finish()
     }
 }
@@ -87,6 +88,7 @@ impl ::core::fmt::Debug for SubmitShareResponse {
             .field("seal_record", &self.seal_record)
             .field("bootstrap_token", &crate::redact::Redacted)
             .field("bootstrap_expire_time", &self.bootstrap_expire_time)
+            .field("remark", &self.remark)
             .finish()
     }
 }

@@ -125,6 +125,11 @@ pub enum VaultError {
         /// Its id.
         current: String,
     },
+    /// The seal record changed between the making of new shares and their confirmation.
+    #[error(
+        "the seal record changed since the new shares were made, so they are good for nothing: the old shares are the vault's; begin the rekey again"
+    )]
+    RekeyOvertaken,
     /// A change of the PIN was cut off, and nobody knows yet which one holds.
     #[error(
         "the PIN of token {token} was being changed when something failed; seal and unseal the vault, which finds out which one holds"
@@ -276,6 +281,7 @@ impl VaultError {
                 !matches!(error, HsmError::PinRefused | HsmError::PinLocked | HsmError::PinUncertain)
             }
             Self::Storage(_)
+            | Self::TokenAway { .. }
             | Self::OtherToken { .. }
             | Self::AuditOrigin(_)
             | Self::AuditUnreadable(_)
@@ -317,6 +323,7 @@ impl VaultError {
             Self::Share(error) => error.reason(),
             Self::OtherCeremony { .. } => "OTHER_CEREMONY",
             Self::CeremonyUnderWay { .. } => "CEREMONY_UNDER_WAY",
+            Self::RekeyOvertaken => "REKEY_OVERTAKEN",
             Self::PinUndecided { .. } => "PIN_UNDECIDED",
             Self::NoAutoPin => "AUTO_PIN_MISSING",
             Self::AutoPin { .. } => "AUTO_PIN_UNREADABLE",

@@ -13,6 +13,8 @@ mod rekey;
 mod root;
 mod starting;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

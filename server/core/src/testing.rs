@@ -44,11 +44,12 @@ const PIN: &[u8] = b"1234";
 /// A token in memory. Its keys outlive every vault that uses it, as a real one's do. Not secure: a hash makes the key
 /// stream, and another the tag.
 pub(crate) struct MemoryToken {
-    serial: &'static str,
+    pub(crate) serial: Mutex<&'static str>,
     pub(crate) keys: Mutex<BTreeMap<HsmKey, [u8; 32]>>,
     logged_in: AtomicBool,
     pub(crate) away: AtomicBool,
     pub(crate) refuse_pin: AtomicBool,
+    pub(crate) pin: Mutex<Vec<u8>>,
     pub(crate) logins: AtomicU64,
     pub(crate) wraps: AtomicU64,
     /// What is bound last: a real token's process binds it again whenever it starts.
@@ -58,11 +59,12 @@ pub(crate) struct MemoryToken {
 impl MemoryToken {
     pub(crate) fn new(serial: &'static str) -> Arc<Self> {
         Arc::new(Self {
-            serial,
+            serial: Mutex::new(serial),
             keys: Mutex::default(),
             logged_in: AtomicBool::new(false),
             away: AtomicBool::new(false),
             refuse_pin: AtomicBool::new(false),
+            pin: Mutex::new(PIN.to_vec()),
             logins: AtomicU64::new(0),
             wraps: AtomicU64::new(0),
             bound: Mutex::default(),
@@ -120,13 +122,17 @@ impl HsmLogin for MemoryToken {
     async fn probe(&self) -> Result<TokenInfo, HsmError> {
         self.there()?;
         let memory = "memory".to_owned();
-        Ok(TokenInfo { serial: self.serial.to_owned(), label: memory.clone(), model: memory })
+        Ok(TokenInfo {
+            serial: self.serial.lock().unwrap().to_string(),
+            label: memory.clone(),
+            model: memory,
+        })
     }
 
     async fn login(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError> {
         self.there()?;
         self.logins.fetch_add(1, Ordering::SeqCst);
-        if self.refuse_pin.load(Ordering::SeqCst) || pin.expose() != PIN {
+        if self.refuse_pin.load(Ordering::SeqCst) || pin.expose() != self.pin.lock().unwrap().as_slice() {
             return Err(HsmError::PinRefused);
         }
         self.logged_in.store(true, Ordering::SeqCst);
@@ -163,8 +169,14 @@ impl HsmLogin for MemoryToken {
         Ok(self.keys.lock().unwrap().keys().copied().collect())
     }
 
-    async fn change_pin(&self, _: SecretBytes, _: SecretBytes) -> Result<(), HsmError> {
-        Err(HsmError::Unsupported { what: "changing the PIN".to_owned() })
+    async fn change_pin(&self, current: SecretBytes, new: SecretBytes) -> Result<(), HsmError> {
+        self.there()?;
+        let mut pin = self.pin.lock().unwrap();
+        if pin.as_slice() != current.expose() {
+            return Err(HsmError::PinRefused);
+        }
+        *pin = new.expose().to_vec();
+        Ok(())
     }
 
     async fn bind(&self, _: [u8; 8], keys: &[HsmKey]) -> Result<(), HsmError> {
@@ -236,7 +248,7 @@ pub(crate) struct Bench {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) options: RotationOptions,
     pub(crate) vault: Arc<Vault>,
-    shares: Vec<Share>,
+    pub(crate) shares: Vec<Share>,
     token: Arc<Token>,
     logs: Vec<TempDir>,
 }
@@ -353,7 +365,7 @@ fn vault(
         further: tokens[1..].iter().map(|token| FurtherHsm { hsm: hsm(token), clone_of: None }).collect(),
         audit: Arc::new(audit),
         clock: Arc::<ManualClock>::clone(clock),
-        auto_pin: None,
+        auto_pin: Some(Arc::new(FixedPin)),
         options: VaultOptions {
             node: "test".to_owned(),
             read_durability: ReadDurability::Os,
@@ -364,4 +376,14 @@ fn vault(
             operators: Vec::new(),
         },
     })
+}
+
+struct FixedPin;
+impl crate::seal::PinSource for FixedPin {
+    fn pin(&self) -> Result<SecretBytes, String> {
+        Ok(SecretBytes::copy_from(PIN))
+    }
+    fn describe(&self) -> String {
+        "test".to_owned()
+    }
 }

@@ -100,6 +100,11 @@ impl AutoSeal {
         !self.boxes.is_empty()
     }
 
+    /// Whether an auto key is of no use any more by what this says.
+    pub fn outlived(&self, version: u32) -> bool {
+        version < self.version || (version == self.version && !self.enabled())
+    }
+
     /// The record's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();

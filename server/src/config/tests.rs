@@ -261,8 +261,8 @@ fn description_shows_all_but_the_environment_of_the_module() {
     assert!(!described.contains("canary"));
     for key in keys::KEYS {
         let shown = described.contains(&format!("{} = ", key.full_name()));
-        let optional = key.preset == keys::Preset::Absent
-            || [keys::OPERATORS, keys::FURTHER].contains(&key.section);
+        let optional =
+            key.preset == keys::Preset::Absent || [keys::OPERATORS, keys::FURTHER].contains(&key.section);
         assert!(shown || optional || key.name == "crl_files", "{}", key.full_name());
     }
 }

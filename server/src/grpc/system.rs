@@ -63,7 +63,10 @@ fn wish(message: v1::StartCeremonyRequest) -> Result<Wish, Status> {
                 new_q: rekey.new_q,
             }))
         }
-        Some(Purpose::ChangePin(change)) => Ok(Wish::ChangePin(pin("new_pin", change.new_pin)?)),
+        Some(Purpose::ChangePin(change)) => Ok(Wish::ChangePin {
+            serial: Some(change.serial).filter(|serial| !serial.is_empty()),
+            new: pin("new_pin", change.new_pin)?,
+        }),
         Some(Purpose::EnableAutoUnseal(_)) => Ok(Wish::EnableAutoUnseal),
         Some(Purpose::DisableAutoUnseal(_)) => Ok(Wish::DisableAutoUnseal),
         Some(Purpose::RecoverRoot(_)) => Ok(Wish::RecoverRoot),
@@ -114,9 +117,13 @@ fn answer(submitted: Submitted) -> v1::SubmitShareResponse {
                 })
                 .collect();
         }
-        Submitted::Done(
-            Outcome::Rekeyed { record } | Outcome::PinChanged { record } | Outcome::Joined { record },
-        ) => answer.seal_record = record,
+        Submitted::Done(Outcome::Rekeyed { record, remark }) => {
+            answer.seal_record = record;
+            answer.remark = remark.unwrap_or_default();
+        }
+        Submitted::Done(Outcome::PinChanged { record } | Outcome::Joined { record }) => {
+            answer.seal_record = record;
+        }
         Submitted::Done(Outcome::AutoUnseal { .. }) => {}
         Submitted::Done(Outcome::Root(token, expires)) => {
             answer.bootstrap_token = text(token.to_text());

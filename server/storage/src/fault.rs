@@ -39,6 +39,7 @@ struct Plan {
     by_number: BTreeMap<u64, CommitFault>,
     every_commit: Option<CommitFault>,
     reads_fail: bool,
+    reads_fail_later: bool,
     purges_fail: bool,
     commit_delay: Duration,
     stuck: bool,
@@ -60,6 +61,11 @@ impl Faults {
     /// Lets snapshots, and reads of snapshots held already, fail as unavailable, or work again.
     pub fn on_reads(&self, fail: bool) {
         self.plan().reads_fail = fail;
+    }
+
+    /// Lets reads fail from the next commit on, as `on_reads` does.
+    pub fn on_reads_after_commit(&self, fail: bool) {
+        self.plan().reads_fail_later = fail;
     }
 
     /// Lets purges fail as unavailable, or work again.
@@ -91,6 +97,7 @@ impl Faults {
     fn next_commit(&self) -> (Duration, Option<CommitFault>) {
         let mut plan = self.plan();
         plan.commits = plan.commits.saturating_add(1);
+        plan.reads_fail |= std::mem::take(&mut plan.reads_fail_later);
         let number = plan.commits;
         (plan.commit_delay, plan.by_number.remove(&number).or(plan.every_commit))
     }

@@ -47,7 +47,8 @@ async fn a_rotation_goes_on_after_each_of_many_kills() {
         server.start_again().await;
         server.unseal().await;
     }
-    assert!(stages.len() > 2, "it was killed in different places: {stages:?}");
+    let midst = stages.iter().any(|(over, looked)| !over && *looked > 0);
+    assert!(midst, "it was never killed in the midst: {stages:?}");
     until("the rotation is over", || async {
         let way = ways(&server).await.remove(0);
         (way.oldest_master_version == 2 && way.master_version == 2).then_some(())

@@ -99,7 +99,7 @@ async fn changing_the_pin() {
     for call in ["on=C_SetPIN", "on=C_Login"] {
         let mut server = start().await;
         let shares = server.shares();
-        let change = v1::ChangePin { new_pin: b"a new pin, 5831".to_vec() };
+        let change = v1::ChangePin { new_pin: b"a new pin, 5831".to_vec(), ..Default::default() };
         let id = begin(&server, Purpose::ChangePin(change)).await;
         submit(&server, &shares[0], &id).await;
         killed_at(&mut server, call, &shares[1], &id).await;

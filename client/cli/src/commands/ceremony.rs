@@ -118,6 +118,9 @@ pub(crate) struct AddRecoveryArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ChangePinArgs {
+    /// The serial of the token, where the vault has several
+    #[arg(long)]
+    serial: Option<String>,
     /// File with the new PIN; "-" is standard input. Without it, the PIN is asked for, twice
     #[arg(long, value_name = "FILE")]
     pin_file: Option<PathBuf>,
@@ -150,7 +153,10 @@ pub(crate) async fn run(
             let pin = prompt::new_secret("the new PIN of the HSM token", args.pin_file.as_deref())?;
             return begin(
                 &system,
-                Purpose::ChangePin(v1::ChangePin { new_pin: pin.expose().to_vec() }),
+                Purpose::ChangePin(v1::ChangePin {
+                    new_pin: pin.expose().to_vec(),
+                    serial: args.serial.unwrap_or_default(),
+                }),
                 output,
             )
             .await;

@@ -161,12 +161,12 @@ impl Keys {
         ready.map(|link| Arc::clone(&link.hsm)).ok_or_else(away)
     }
 
-    /// A version of Q to come, before a seal record names it.
+    /// A version of Q to come, before a seal record names it. One of this version that came to nothing is forgotten: no
+    /// record holds it.
     pub(crate) fn learn_q(&self, q: Arc<Q>) {
         let mut qs = self.qs.lock().unwrap_or_else(PoisonError::into_inner);
-        if qs.iter().all(|known| known.version() != q.version()) {
-            qs.push(q);
-        }
+        qs.retain(|known| known.version() != q.version());
+        qs.push(q);
     }
 
     /// Takes up the seal record in the store, if a snapshot shows another than the one in force. What it may say is bound

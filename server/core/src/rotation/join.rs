@@ -26,20 +26,31 @@ use crate::seal::{auto_unseal, keys_of};
 use crate::unsealed::UnsealedVault;
 
 impl UnsealedVault {
-    /// The place in the configuration of a token that can be made a way.
+    /// Whether a token of the configuration can be made a way.
     ///
     /// # Errors
     /// `NotFound` for a serial that no token of the configuration has, `Invalid` for one that is a way already.
-    pub(crate) async fn token_to_join(&self, serial: &str) -> Result<usize, VaultError> {
+    pub(crate) async fn check_token_joins(&self, serial: &str) -> Result<(), VaultError> {
+        if auto_unseal::is_enabled(self.storage.as_ref()).await? {
+            return Err(opens_by_itself("serial"));
+        }
         let ways = self.ways_now().await?;
         check_new(&ways, serial)?;
-        for (place, link) in ways.links.iter().enumerate() {
-            // One that does not answer is not the one that is sought, as far as anybody can tell.
-            if link.hsm.probe().await.is_ok_and(|found| found.serial == serial) {
-                return Ok(place);
-            }
+        link_to(&ways, serial).await.map(drop)
+    }
+
+    /// Whether a new Q can be made now.
+    ///
+    /// # Errors
+    /// `RotationUnderWay` while a former Q is still needed; `Invalid` while the vault opens by itself.
+    pub(crate) async fn check_renews_q(&self) -> Result<(), VaultError> {
+        if self.ways_now().await?.header.former_q_version.is_some() {
+            return Err(VaultError::RotationUnderWay);
         }
-        Err(VaultError::NotFound { what: format!("a token of the configuration with serial {serial}") })
+        if auto_unseal::is_enabled(self.storage.as_ref()).await? {
+            return Err(opens_by_itself("new_q"));
+        }
+        Ok(())
     }
 
     /// Whether a way of this name can be added.
@@ -52,29 +63,32 @@ impl UnsealedVault {
     }
 
     /// Makes a configured token a way: keys of its own, an audit key that is vouched for, boxes of its PIN and of Q.
-    /// Answers its serial. `token` counts the tokens of the configuration from 0.
     ///
     /// # Errors
-    /// `NotFound` for a token that is not configured, `Invalid` for one that is a way already; those of the tokens.
+    /// `NotFound` for a serial that no token of the configuration has, `Invalid` for one that is a way already; those of
+    /// the tokens.
     pub async fn join_token<Job>(
         &self,
         permit: &SystemPermit<Job>,
         unseal_key: &UnsealKey,
-        token: usize,
+        serial: &str,
         pin: &SecretBytes,
-    ) -> Result<String, VaultError> {
+    ) -> Result<(), VaultError> {
         let _one_at_a_time = self.rotation.changing.lock().await;
         let ways = self.ways_now().await?;
-        let absent = || VaultError::NotFound { what: format!("token {token} of the configuration") };
-        let link = ways.links.get(token).map(Arc::clone).ok_or_else(absent)?;
-        let serial = link.hsm.probe().await?.serial;
-        check_new(&ways, &serial)?;
-        link.hsm.login(SecretBytes::copy_from(pin.expose())).await?;
-        let joined = self.join_logged_in(permit, unseal_key, &ways, &link, serial, pin).await;
+        check_new(&ways, serial)?;
+        let link = link_to(&ways, serial).await?;
+        let found = link.hsm.login(SecretBytes::copy_from(pin.expose())).await?.serial;
+        // The token that was approved, and no other that took its place since.
+        let joined = if found == serial {
+            self.join_logged_in(permit, unseal_key, &ways, &link, found, pin).await
+        } else {
+            Err(VaultError::OtherToken { expected: vec![serial.to_owned()], found })
+        };
         if joined.is_err() {
             link.hsm.logout().await;
         }
-        joined
+        joined.map(drop)
     }
 
     async fn join_logged_in<Job>(
@@ -130,13 +144,7 @@ impl UnsealedVault {
     ) -> Result<u32, VaultError> {
         let _one_at_a_time = self.rotation.changing.lock().await;
         let ways = self.ways_now().await?;
-        if ways.header.former_q_version.is_some() {
-            return Err(VaultError::RotationUnderWay);
-        }
-        if auto_unseal::is_enabled(self.storage.as_ref()).await? {
-            let rule = "the vault opens by itself: have a quorum end that, and allow it again afterwards";
-            return Err(VaultError::Invalid { field: "new_q", rule: rule.to_owned() });
-        }
+        self.check_renews_q().await?;
         let version = ways.q.version().saturating_add(1);
         let q = Arc::new(Q::new(version, self.fresh_root().await?));
         let mut header = ways.header.clone();
@@ -204,6 +212,22 @@ impl UnsealedVault {
         );
         Ok(recipient.name().to_owned())
     }
+}
+
+/// The link to a token of the configuration. One that does not answer is not the one that is sought, as far as anybody can
+/// tell.
+async fn link_to(ways: &Ways, serial: &str) -> Result<Arc<Link>, VaultError> {
+    for link in &ways.links {
+        if link.hsm.probe().await.is_ok_and(|found| found.serial == serial) {
+            return Ok(Arc::clone(link));
+        }
+    }
+    Err(VaultError::NotFound { what: format!("a token of the configuration with serial {serial}") })
+}
+
+fn opens_by_itself(field: &'static str) -> VaultError {
+    let rule = "the vault opens by itself: have a quorum end that, and allow it again afterwards";
+    VaultError::Invalid { field, rule: rule.to_owned() }
 }
 
 fn check_new(ways: &Ways, name: &str) -> Result<(), VaultError> {

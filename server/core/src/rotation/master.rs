@@ -210,7 +210,7 @@ impl UnsealedVault {
     }
 
     /// The ways of the seal record in the store.
-    pub(super) async fn ways_now(&self) -> Result<Arc<Ways>, VaultError> {
+    pub(crate) async fn ways_now(&self) -> Result<Arc<Ways>, VaultError> {
         let snapshot = self.storage.snapshot().await?;
         self.keys.follow_seal(snapshot.as_ref(), self.storage.as_ref()).await?;
         Ok(self.keys.ways())

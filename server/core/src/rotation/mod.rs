@@ -113,6 +113,11 @@ impl Rotation {
         }
     }
 
+    /// To be held by whatever changes keys on tokens or the seal record.
+    pub(crate) async fn one_change(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing.lock().await
+    }
+
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }

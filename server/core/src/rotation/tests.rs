@@ -66,7 +66,8 @@ async fn join_token(bench: &Bench, place: usize) -> Result<String, VaultError> {
     let pin = SecretBytes::copy_from(b"1234");
     let job = |permit: SystemPermit<Test>| {
         let (open, key, pin) = (open.clone(), &key, &pin);
-        async move { open.join_token(&permit, key, place, pin).await }
+        let serial = *bench.tokens[place].serial.lock().unwrap();
+        async move { open.join_token(&permit, key, serial, pin).await.map(|()| serial.to_owned()) }
     };
     operation::run_job(&open, "test", Resource::System, Vec::new(), job).await
 }

@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use keystead_audit::EntryKind;
 use keystead_crypto::auto_seal::{self, AutoBoxes, AutoPlace, AutoSeal};
-use keystead_crypto::ports::{Hsm, HsmKey, HsmKeyPurpose};
+use keystead_crypto::ports::{HsmKey, HsmKeyPurpose};
 use keystead_crypto::seal_record::{QBox, Way};
 use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::unseal_key::UnsealKey;
-use keystead_domain::id::VaultId;
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, Storage, keyspace};
 use subtle::ConstantTimeEq;
 
@@ -36,7 +35,7 @@ pub trait PinSource: Send + Sync {
 }
 
 /// The record, if there is one.
-pub(super) async fn load(storage: &dyn Storage) -> Result<Option<(AutoSeal, Revision)>, VaultError> {
+pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<(AutoSeal, Revision)>, VaultError> {
     let at = keyspace::seal_auto();
     let Some(stored) = storage.snapshot().await?.get(Keyspace::Seal, &at).await? else { return Ok(None) };
     let record = AutoSeal::decode(&stored.value).map_err(|_| corrupt(Keyspace::Seal, &at))?;
@@ -102,8 +101,10 @@ pub(super) async fn disable(
         let ended = AutoSeal { version: record.version, boxes: Vec::new() };
         put(open, permit, Some(revision), &ended).await?;
         open.tidy_tokens_soon();
-        // Until then a copy of the record opens with the HSM alone.
-        open.tidy_tokens().await?;
+        // Until then a copy of the record opens with that token alone.
+        if let Err(error) = open.tidy_tokens().await {
+            tracing::error!(%error, "auto keys are still in a token: copies of the record open the vault with it until they are destroyed; this is tried again");
+        }
     }
     Ok(Outcome::AutoUnseal { enabled: false })
 }
@@ -127,16 +128,11 @@ pub(crate) async fn is_enabled(storage: &dyn Storage) -> Result<bool, VaultError
     Ok(load(storage).await?.is_some_and(|(record, _)| record.enabled()))
 }
 
-/// Destroys the auto keys that no record needs, and then the record that says so.
-pub(crate) async fn tidy(open: &UnsealedVault, id: VaultId, hsm: &dyn Hsm) -> Result<(), VaultError> {
-    let Some((record, revision)) = load(open.storage.as_ref()).await? else { return Ok(()) };
-    for key in hsm.list_keys(id.tag()).await? {
-        let needed = record.enabled() && key.version == record.version;
-        if key.purpose == HsmKeyPurpose::Auto && key.version <= record.version && !needed {
-            hsm.destroy_key(id.tag(), key).await?;
-        }
-    }
-    if !record.enabled() {
+/// Removes the record of a vault that does not open by itself any more: every token has lost its auto keys.
+pub(crate) async fn forget_ended(open: &UnsealedVault) -> Result<(), VaultError> {
+    if let Some((record, revision)) = load(open.storage.as_ref()).await?
+        && !record.enabled()
+    {
         let mut batch = Batch::new();
         batch.require(Keyspace::Seal, keyspace::seal_auto(), Precondition::Revision(revision));
         batch.delete(Keyspace::Seal, keyspace::seal_auto());

@@ -99,7 +99,7 @@ impl Vault {
                 tracing::info!("the vault is unsealed");
                 Ok(Submitted::Unsealed)
             }
-            (Ok(Step::Complete(open)), Ok(())) => self.fulfil(&open, &seal, ceremony).await,
+            (Ok(Step::Complete(open)), Ok(())) => self.fulfil(&open, ceremony).await,
             // No record, no open vault.
             (Ok(Step::Opened(opened)), Err(error)) => {
                 drop(opened);
@@ -219,14 +219,13 @@ impl Vault {
     async fn fulfil(
         &self,
         open: &OpenVault,
-        seal: &Arc<TrustedSeal>,
         ceremony: &mut Option<Ceremony>,
     ) -> Result<Submitted, VaultError> {
         let Some(complete) = ceremony.as_ref() else {
             return Err(VaultError::OtherCeremony { asked: "(over)".to_owned(), current: None });
         };
         let purpose = complete.purpose();
-        match outcome::reach(self, open, seal, complete).await {
+        match outcome::reach(self, open, complete).await {
             Err(error) if error.may_pass() => {
                 tracing::warn!(?purpose, %error, "the quorum is there, but this cannot be done now; the last share is to be entered again");
                 self.take_last_back(ceremony);

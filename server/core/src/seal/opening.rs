@@ -95,9 +95,10 @@ async fn try_open_by_itself(
         let q = auto_seal::open(hsm, place, version, &sealed.sealed).await.map_err(crypto_error)?;
         qs.push(Arc::new(q));
     }
-    // One PIN is all that there is, and the quorum that allowed this found it to be every token's.
+    // One PIN is all that there is, and the quorum that allowed this found it to be that of these tokens.
     let pins = || {
-        Ok(header.tokens().map(|way| (way.serial.clone(), LockedBytes::copy_from(pin.expose()))).collect())
+        let tokens = auto.boxes.iter().map(|boxes| boxes.token.clone());
+        Ok(tokens.map(|serial| (serial, LockedBytes::copy_from(pin.expose()))).collect())
     };
     let opener = Opener { place: 0, way: serial.clone(), qs };
     let tokens = with_the_others(vault, header, opener, &[], pins).await?;

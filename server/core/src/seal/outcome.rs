@@ -13,6 +13,7 @@ use super::{TrustedSeal, auto_unseal, pin, rekey, root};
 use crate::error::VaultError;
 use crate::operation::{self, Detail};
 use crate::request::SystemPermit;
+use crate::unsealed::UnsealedVault;
 use crate::vault::{OpenVault, Vault};
 
 /// A share for one holder.
@@ -38,6 +39,8 @@ pub enum Outcome {
     Rekeyed {
         /// The bytes of the record.
         record: Vec<u8>,
+        /// What of it is not done, although the shares are the vault's.
+        remark: Option<String>,
     },
     /// The token has its new PIN; this is the seal record now.
     PinChanged {
@@ -99,7 +102,6 @@ pub(super) struct ByQuorum;
 pub(super) async fn reach(
     vault: &Vault,
     open: &OpenVault,
-    seal: &TrustedSeal,
     ceremony: &Ceremony,
 ) -> Result<Reached, VaultError> {
     let purpose = ceremony.purpose();
@@ -107,6 +109,13 @@ pub(super) async fn reach(
     detail.extend(ceremony.task().parameters());
     let shares = ceremony.shares();
     let work = |permit: SystemPermit<ByQuorum>| async move {
+        // Those that are not here take it themselves.
+        let _one_at_a_time = match ceremony.task() {
+            Task::ConfirmRekey(_) | Task::AddToken { .. } | Task::AddRecovery(_) => None,
+            _ => Some(open.rotation.one_change().await),
+        };
+        open.look_after_tokens().await;
+        let seal = &in_force(open).await?;
         match ceremony.task() {
             Task::Unseal => Err(VaultError::AlreadyUnsealed),
             Task::Rekey(plan) => {
@@ -127,8 +136,8 @@ pub(super) async fn reach(
             }
             Task::DisableAutoUnseal => auto_unseal::disable(open, &permit).await.map(Reached::from),
             Task::RecoverRoot => root::recover(open, &permit).await.map(Reached::from),
-            Task::AddToken { token, pin, .. } => {
-                open.join_token(&permit, &shamir::combine(shares)?, *token, pin).await?;
+            Task::AddToken { serial, pin } => {
+                open.join_token(&permit, &shamir::combine(shares)?, serial, pin).await?;
                 joined(open).await
             }
             Task::AddRecovery(recipient) => {
@@ -138,6 +147,16 @@ pub(super) async fn reach(
         }
     };
     operation::run_job(open, purpose.job(), Resource::System, detail, work).await
+}
+
+/// The seal record as it is now, which is also what the keys in memory follow.
+async fn in_force(open: &UnsealedVault) -> Result<TrustedSeal, VaultError> {
+    let ways = open.ways_now().await?;
+    let seal = TrustedSeal::load(open.storage.as_ref()).await?;
+    if ways.seal == Some(seal.revision) {
+        return Ok(seal);
+    }
+    Err(VaultError::Contention { what: "the seal record".to_owned() })
 }
 
 async fn joined(open: &OpenVault) -> Result<Reached, VaultError> {

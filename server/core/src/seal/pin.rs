@@ -22,7 +22,7 @@ pub(super) async fn change(
     token: &str,
     new: &SecretBytes,
 ) -> Result<Outcome, VaultError> {
-    let hsm = vault.keys.hsm.as_ref();
+    let hsm = vault.keys.token(token)?;
     let place = seal.header.box_place(token);
     let index = seal.header.ways.iter().position(|way| way.name() == token);
     let index = index.ok_or_else(|| broken("it has no such token"))?;
@@ -38,7 +38,11 @@ pub(super) async fn change(
     match hsm.change_pin(current, SecretBytes::copy_from(new.expose())).await {
         Ok(()) => {
             let record = with_pins(&seal.record, index, vec![new_box]);
-            store(vault, Some(permit.intent()), &record, revision).await?;
+            // The token has the new one whatever becomes of this: the record then still holds both.
+            if let Err(error) = store(vault, Some(permit.intent()), &record, revision).await {
+                tracing::warn!(%error, "the token has its new PIN, and the seal record holds both until the next unseal");
+                return Err(HsmError::PinUncertain.into());
+            }
             Ok(Outcome::PinChanged { record: record.encode() })
         }
         // The record keeps both; unsealing finds out which one it is.

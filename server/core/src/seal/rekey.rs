@@ -16,7 +16,7 @@ use keystead_crypto::shamir::{self, Sharing};
 use keystead_crypto::share::{SCHEME_GF256, Share};
 use keystead_crypto::unseal_key::UnsealKey;
 use keystead_domain::time::UnixMillis;
-use keystead_storage::{Batch, Keyspace, Precondition, Revision, keyspace};
+use keystead_storage::{Batch, Keyspace, Precondition, Revision, StorageError, keyspace};
 
 use super::outcome::{ByQuorum, HandedShare, Outcome, Reached};
 use super::task::{Rekey, Task};
@@ -43,6 +43,9 @@ pub(super) async fn prepare(
     now: UnixMillis,
 ) -> Result<Reached, VaultError> {
     let keys = &vault.keys;
+    if plan.new_q {
+        vault.check_renews_q().await?;
+    }
     let epoch = fresh_epoch(keys, &seal.header).await?;
     let new = UnsealKey::generate(&mut rng());
     let (audit_key, endorsed_keys, ways) = carried_over(keys, &seal.header).await?;
@@ -67,11 +70,13 @@ pub(super) async fn prepare(
         share_digests: shares.iter().map(Share::digest).collect(),
         ..seal.header.clone()
     };
-    let made = make_boxes(keys, seal, old, &new, &header).await;
+    let made = make_boxes(vault, seal, old, &new, &header).await;
     let record = match made {
         Ok(boxes) => {
             let signed = header.sign(first_token(keys, &header)?.as_ref()).await.map_err(crypto_error);
-            signed.map(|header| SealRecord { header, boxes })
+            let record = signed.map(|header| SealRecord { header, boxes });
+            // What would not be read back is not handed out.
+            record.and_then(|record| record.verify().map_err(crypto_error).map(|_| record))
         }
         Err(error) => Err(error),
     };
@@ -86,7 +91,7 @@ pub(super) async fn prepare(
             })
         }
         (Err(error), _) | (_, Err(error)) => {
-            forget_epoch(keys, &header).await;
+            forget_epoch(vault, &header).await;
             Err(error)
         }
     }
@@ -99,12 +104,60 @@ pub(super) async fn confirm(
     pending: &PendingSeal,
     new: &UnsealKey,
 ) -> Result<Outcome, VaultError> {
-    let PendingSeal { replaces, record, new_q, header } = pending;
+    let record = pending.record.encode();
+    {
+        let _one_at_a_time = vault.rotation.one_change().await;
+        take_over(vault, permit, pending, new, &record).await?;
+        // From here on the new shares are the vault's, and nothing makes that a failure.
+        vault.tidy_tokens_soon();
+        if let Err(error) = vault.keys_changed().await {
+            tracing::warn!(%error, "the new seal record is taken up with the next change");
+        }
+        // What cannot be destroyed now is destroyed by upkeep.
+        if let Err(error) = vault.tidy_tokens().await {
+            tracing::error!(%error, "old epoch keys are still in a token: old shares open old copies of the seal record until they are destroyed; this is tried again");
+        }
+    }
+    if !pending.new_q {
+        return Ok(Outcome::Rekeyed { record, remark: None });
+    }
+    let renewed = vault.renew_q(permit, new).await;
+    let remark = renewed.err().map(|error| {
+        tracing::error!(%error, "the vault was rekeyed, but Q was not renewed");
+        format!(
+            "the new shares are the vault's, but Q was not renewed: {error}; have another rekey with a new Q"
+        )
+    });
+    let newest = TrustedSeal::load(vault.storage.as_ref()).await;
+    Ok(Outcome::Rekeyed { record: newest.map_or(record, |seal| seal.record.encode()), remark })
+}
+
+/// Makes the pending record the one in force, or finds that an earlier try has.
+async fn take_over(
+    vault: &UnsealedVault,
+    permit: &SystemPermit<ByQuorum>,
+    pending: &PendingSeal,
+    new: &UnsealKey,
+    stored: &[u8],
+) -> Result<(), VaultError> {
+    let PendingSeal { replaces, record, header, .. } = pending;
+    let current = TrustedSeal::load(vault.storage.as_ref()).await?;
+    if current.record == *record {
+        return Ok(());
+    }
+    if current.revision != *replaces {
+        return Err(VaultError::RekeyOvertaken);
+    }
+    record.verify().map_err(crypto_error)?;
     // What the holders brought must open all of it, or nobody would ever again.
     for (way, boxes) in header.ways.iter().zip(&record.boxes) {
         let Way::Token(token) = way else { continue };
         let hsm = token_of(&vault.keys, token)?;
         let place = header.box_place(&token.serial);
+        // Others may have bound less since the new epoch key was made.
+        let mut bound = vault.needed_keys(&current.header, token).await?;
+        bound.push(HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch });
+        hsm.bind(vault_id(header).tag(), &bound).await?;
         for pin_box in &boxes.pins {
             new.pin_box_open(place, pin_box).map_err(crypto_error)?;
         }
@@ -112,31 +165,36 @@ pub(super) async fn confirm(
             new.unbox_q(hsm.as_ref(), place, q.version, &q.sealed).await.map_err(crypto_error)?;
         }
     }
-    let stored = record.encode();
     let mut batch = Batch::new();
     batch.require(Keyspace::Seal, keyspace::seal_record(), Precondition::Revision(*replaces));
-    batch.put(Keyspace::Seal, keyspace::seal_record(), stored.clone());
-    vault.commit(Some(permit.intent()), batch).await?;
-    vault.tidy_tokens_soon();
-    vault.keys_changed().await?;
-    // What cannot be destroyed now is destroyed by upkeep.
-    if let Err(error) = vault.tidy_tokens().await {
-        tracing::error!(%error, "old epoch keys are still in a token: old shares open old copies of the seal record until they are destroyed; this is tried again");
+    batch.put(Keyspace::Seal, keyspace::seal_record(), stored.to_vec());
+    match vault.commit(Some(permit.intent()), batch).await {
+        Ok(_) => Ok(()),
+        Err(VaultError::Storage(StorageError::Conflict { .. })) => Err(VaultError::RekeyOvertaken),
+        Err(error @ VaultError::Storage(StorageError::UnknownOutcome { .. })) => {
+            match TrustedSeal::load(vault.storage.as_ref()).await {
+                Ok(now) if now.record == *record => Ok(()),
+                _ => Err(error),
+            }
+        }
+        Err(error) => Err(error),
     }
-    if *new_q {
-        vault.renew_q(permit, new).await?;
-        let record = TrustedSeal::load(vault.storage.as_ref()).await?.record.encode();
-        return Ok(Outcome::Rekeyed { record });
-    }
-    Ok(Outcome::Rekeyed { record: stored })
 }
 
-/// Destroys the epoch keys of a rekey that was given up.
-pub(super) async fn forget_epoch(keys: &Keys, header: &SealHeader) {
-    for token in header.ways.iter().filter_map(Way::token) {
-        let Ok(hsm) = token_of(keys, token) else { continue };
+/// Destroys the epoch keys of a rekey that was given up: only if the store says that it never took effect.
+async fn forget_epoch(vault: &UnsealedVault, header: &SealHeader) {
+    let current = match TrustedSeal::load(vault.storage.as_ref()).await {
+        Ok(current) if current.header.epoch < header.epoch => current,
+        Ok(_) => return,
+        Err(error) => {
+            tracing::warn!(%error, epoch = header.epoch, "whether an epoch key is needed is not known; it stays in the tokens");
+            return;
+        }
+    };
+    for token in current.header.tokens() {
+        let Ok(hsm) = token_of(&vault.keys, token) else { continue };
         let key = HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch };
-        if let Err(error) = hsm.destroy_key(vault_id(header).tag(), key).await {
+        if let Err(error) = vault.destroy_unneeded(&current.header, token, hsm.as_ref(), key).await {
             tracing::warn!(%error, epoch = header.epoch, "an epoch key that was not used stays in a token");
         }
     }
@@ -144,7 +202,8 @@ pub(super) async fn forget_epoch(keys: &Keys, header: &SealHeader) {
 
 impl PendingSeal {
     pub(super) async fn give_up(&self, vault: &UnsealedVault) {
-        forget_epoch(&vault.keys, &self.header).await;
+        let _one_at_a_time = vault.rotation.one_change().await;
+        forget_epoch(vault, &self.header).await;
     }
 }
 
@@ -199,13 +258,13 @@ async fn carried_over(
 
 /// Seals PIN and Q anew for each way, under the new unseal key and new epoch keys.
 async fn make_boxes(
-    keys: &Keys,
+    vault: &UnsealedVault,
     seal: &TrustedSeal,
     old: &UnsealKey,
     new: &UnsealKey,
     header: &SealHeader,
 ) -> Result<Vec<WayBoxes>, VaultError> {
-    let tag = vault_id(header).tag();
+    let (keys, tag) = (&vault.keys, vault_id(header).tag());
     let mut all = Vec::with_capacity(header.ways.len());
     for (way, former) in header.ways.iter().zip(&seal.record.boxes) {
         let name = way.name();
@@ -221,7 +280,7 @@ async fn make_boxes(
                 boxes.pins.push(new.pin_box_seal(place, pin.expose(), &mut rng()).map_err(crypto_error)?);
                 let epoch = HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch };
                 hsm.create_key(tag, epoch).await?;
-                let mut bound = super::keys_of(&seal.header, token);
+                let mut bound = vault.needed_keys(&seal.header, token).await?;
                 bound.push(epoch);
                 hsm.bind(tag, &bound).await?;
                 for q in keys.live_qs() {

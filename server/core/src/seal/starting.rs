@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use keystead_audit::EntryKind;
 use keystead_crypto::recovery::RecoveryRecipient;
-use keystead_crypto::seal_record::Way;
+use keystead_crypto::seal_record::SealHeader;
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::id::CeremonyId;
 use keystead_domain::policy::{Action, Resource};
+use tokio::sync::MutexGuard;
 
+use super::auto_unseal;
 use super::ceremony::{Ceremony, Progress};
 use super::task::{Purpose, Rekey, Task};
-use super::{auto_unseal, broken};
 use crate::audit_trail::ClearEntry;
 use crate::error::VaultError;
 use crate::operation::{self, Detail, Effect, Operation};
@@ -23,8 +24,13 @@ use crate::vault::Vault;
 pub enum Wish {
     /// New shares.
     Rekey(Rekey),
-    /// A new PIN for the token.
-    ChangePin(SecretBytes),
+    /// A new PIN for a token.
+    ChangePin {
+        /// Its serial; the only one if it is not said.
+        serial: Option<String>,
+        /// The PIN.
+        new: SecretBytes,
+    },
     /// A vault that opens by itself.
     EnableAutoUnseal,
     /// A vault that opens with shares only.
@@ -65,7 +71,7 @@ impl Vault {
             return match self.record_start(&ctx, &progress).await {
                 Ok(()) => Ok(progress),
                 Err(error) => {
-                    self.end_ceremony(progress.id).await;
+                    self.end_ceremony(&mut *self.ceremony_while_open().await?, progress.id).await;
                     Err(error)
                 }
             };
@@ -89,16 +95,27 @@ impl Vault {
 
     async fn begin(&self, open: &UnsealedVault, wish: Wish) -> Result<Progress, VaultError> {
         let seal = self.seal_record().await?.ok_or(VaultError::NotInitialized)?;
-        let mut ceremony = self.ceremony.lock().await;
+        let mut ceremony = self.ceremony_while_open().await?;
         self.drop_expired(&mut ceremony);
         if let Some(current) = ceremony.as_ref() {
             return Err(VaultError::CeremonyUnderWay { current: current.id().to_string() });
         }
         let task = match wish {
-            Wish::Rekey(plan) => Task::Rekey(plan),
-            Wish::ChangePin(new) => {
-                let token = seal.header.ways.iter().find_map(Way::token);
-                let token = token.ok_or_else(|| broken("it has no token"))?.serial.clone();
+            Wish::Rekey(plan) => {
+                // Said now, and not when the new shares are out.
+                if plan.new_q {
+                    open.check_renews_q().await?;
+                }
+                Task::Rekey(plan)
+            }
+            Wish::ChangePin { serial, new } => {
+                let token = token_named(&seal.header, serial.as_deref())?;
+                if seal.header.tokens().count() > 1 && auto_unseal::is_enabled(open.storage.as_ref()).await? {
+                    return Err(VaultError::Invalid {
+                        field: "purpose",
+                        rule: "the vault opens by itself, with one PIN for all its tokens: have a quorum end that first".to_owned(),
+                    });
+                }
                 Task::ChangePin { token, new }
             }
             Wish::EnableAutoUnseal => {
@@ -115,7 +132,8 @@ impl Vault {
             Wish::DisableAutoUnseal => Task::DisableAutoUnseal,
             Wish::RecoverRoot => Task::RecoverRoot,
             Wish::AddToken(serial, pin) => {
-                Task::AddToken { token: open.token_to_join(&serial).await?, serial, pin }
+                open.check_token_joins(&serial).await?;
+                Task::AddToken { serial, pin }
             }
             Wish::AddRecovery(recipient) => {
                 open.check_joins(recipient.name()).await?;
@@ -141,7 +159,7 @@ impl Vault {
     ) -> Result<(), VaultError> {
         match (self.check_operator(&ctx, "cancelling a ceremony"), self.unsealed()) {
             (Ok(()), _) => {
-                self.check_current(id).await?;
+                self.check_current(&mut *self.ceremony.lock().await, id)?;
                 let entry = ClearEntry {
                     kind: EntryKind::System,
                     action: "system:cancel-ceremony",
@@ -151,7 +169,7 @@ impl Vault {
                     detail: vec![("ceremony", id.to_string())],
                 };
                 entry.record(&self.parts.audit, self.parts.clock.as_ref()).await?;
-                self.end_ceremony(id).await;
+                self.end_ceremony(&mut *self.ceremony.lock().await, id).await;
                 Ok(())
             }
             (Err(_), Ok(open)) => {
@@ -161,9 +179,16 @@ impl Vault {
         }
     }
 
-    async fn check_current(&self, id: CeremonyId) -> Result<(), VaultError> {
-        let mut ceremony = self.ceremony.lock().await;
-        self.drop_expired(&mut ceremony);
+    /// For whoever holds the vault open: a sealing that waits for them must not wait for the one who has the ceremony.
+    async fn ceremony_while_open(&self) -> Result<MutexGuard<'_, Option<Ceremony>>, VaultError> {
+        tokio::select! {
+            ceremony = self.ceremony.lock() => Ok(ceremony),
+            () = self.sealed() => Err(VaultError::Sealed),
+        }
+    }
+
+    fn check_current(&self, ceremony: &mut Option<Ceremony>, id: CeremonyId) -> Result<(), VaultError> {
+        self.drop_expired(ceremony);
         match ceremony.as_ref().map(Ceremony::id) {
             Some(current) if current == id => Ok(()),
             current => Err(VaultError::OtherCeremony {
@@ -174,8 +199,7 @@ impl Vault {
     }
 
     /// Ends it, and takes back what it has made so far.
-    async fn end_ceremony(&self, id: CeremonyId) {
-        let mut ceremony = self.ceremony.lock().await;
+    async fn end_ceremony(&self, ceremony: &mut Option<Ceremony>, id: CeremonyId) {
         let ended = ceremony.take_if(|current| current.id() == id);
         self.show(ceremony.as_ref());
         if let (Some(Task::ConfirmRekey(pending)), Ok(open)) =
@@ -229,8 +253,9 @@ impl Operation for CancelCeremony {
     }
 
     async fn handle(self, _: &UnsealedVault, _: Permit<Self>) -> Result<CeremonyId, VaultError> {
-        self.vault.check_current(self.id).await?;
-        self.vault.end_ceremony(self.id).await;
+        let mut ceremony = self.vault.ceremony_while_open().await?;
+        self.vault.check_current(&mut ceremony, self.id)?;
+        self.vault.end_ceremony(&mut ceremony, self.id).await;
         Ok(self.id)
     }
 
@@ -269,6 +294,19 @@ impl Operation for ExportSealRecord {
 
     fn detail(exported: &ExportedSeal) -> Detail {
         vec![("epoch", exported.epoch.to_string())]
+    }
+}
+
+/// The token that is meant, or the only one there is.
+fn token_named(header: &SealHeader, serial: Option<&str>) -> Result<String, VaultError> {
+    let mut tokens = header.tokens().filter(|token| serial.is_none_or(|serial| token.serial == serial));
+    match (tokens.next(), tokens.next()) {
+        (Some(token), None) => Ok(token.serial.clone()),
+        (None, _) => Err(VaultError::NotFound { what: "a token of the vault with this serial".to_owned() }),
+        (Some(_), Some(_)) => Err(VaultError::Invalid {
+            field: "serial",
+            rule: "the vault has several tokens; say which".to_owned(),
+        }),
     }
 }
 

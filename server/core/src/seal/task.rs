@@ -79,7 +79,7 @@ pub(crate) enum Task {
     EnableAutoUnseal,
     DisableAutoUnseal,
     RecoverRoot,
-    AddToken { token: usize, serial: String, pin: SecretBytes },
+    AddToken { serial: String, pin: SecretBytes },
     AddRecovery(RecoveryRecipient),
 }
 

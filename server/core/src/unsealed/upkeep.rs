@@ -7,7 +7,8 @@ use std::sync::{Arc, PoisonError};
 
 use keystead_audit::{Body, BodyInput, Durability, EntryKind, UnixMillis as AuditMillis};
 use keystead_crypto::arena::LockedKey;
-use keystead_crypto::ports::HsmKeyPurpose;
+use keystead_crypto::ports::{Hsm, HsmKey, HsmKeyPurpose};
+use keystead_crypto::seal_record::{SealHeader, TokenWay};
 use keystead_domain::policy::Resource;
 use keystead_storage::{Batch, Keyspace, Precondition, Range, StorageError, keyspace};
 
@@ -16,7 +17,7 @@ use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt, rng};
 use crate::operation;
-use crate::seal::{TrustedSeal, auto_unseal};
+use crate::seal::{TrustedSeal, auto_unseal, keys_of};
 use crate::secrets::request_ids;
 
 /// Entries looked at in one go after a crash.
@@ -63,37 +64,78 @@ impl UnsealedVault {
     }
 
     /// Destroys keys on the tokens that are older than what the seal record names. Newer ones are left alone: this store
-    /// may be an old copy, and they another's.
+    /// may be an old copy, and they another's. A token that is away does not keep the others waiting.
     pub(crate) async fn tidy_tokens(&self) -> Result<(), VaultError> {
         let seal = TrustedSeal::load(self.storage.as_ref()).await?;
-        let tag = self.keys.vault.tag();
+        let mut tidied = Ok(());
         for way in seal.header.tokens() {
-            // One that is away is looked at when it is back.
-            let hsm = self.keys.token(&way.serial)?;
-            for key in hsm.list_keys(tag).await? {
-                let outlived = match key.purpose {
-                    HsmKeyPurpose::Epoch => key.version < seal.header.epoch,
-                    HsmKeyPurpose::Master => key.version < way.oldest_master,
-                    HsmKeyPurpose::Audit | HsmKeyPurpose::Auto => false,
-                };
-                if outlived {
-                    hsm.destroy_key(tag, key).await?;
-                    tracing::info!(
-                        token = %way.serial,
-                        purpose = key.purpose.word(),
-                        version = key.version,
-                        "a key that nothing needs any more was destroyed"
-                    );
-                }
+            if let Err(error) = self.tidy_token(&seal.header, way).await {
+                tidied = Err(error);
             }
         }
-        auto_unseal::tidy(self, self.keys.vault, self.keys.hsm.as_ref()).await?;
+        tidied?;
+        auto_unseal::forget_ended(self).await?;
         self.token_leftovers.store(false, Ordering::Release);
         Ok(())
     }
 
+    async fn tidy_token(&self, header: &SealHeader, way: &TokenWay) -> Result<(), VaultError> {
+        // One that is away is looked at when it is back.
+        let hsm = self.keys.token(&way.serial)?;
+        let auto = auto_unseal::load(self.storage.as_ref()).await?;
+        for key in hsm.list_keys(self.keys.vault.tag()).await? {
+            let outlived = match key.purpose {
+                HsmKeyPurpose::Epoch => key.version < header.epoch,
+                HsmKeyPurpose::Master => key.version < way.oldest_master,
+                HsmKeyPurpose::Auto => auto.as_ref().is_some_and(|(auto, _)| auto.outlived(key.version)),
+                HsmKeyPurpose::Audit => false,
+            };
+            if outlived {
+                self.destroy_unneeded(header, way, hsm.as_ref(), key).await?;
+                tracing::info!(
+                    token = %way.serial,
+                    purpose = key.purpose.word(),
+                    version = key.version,
+                    "a key that nothing needs any more was destroyed"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys of a token that are to be bound while the vault is open.
+    pub(crate) async fn needed_keys(
+        &self,
+        header: &SealHeader,
+        way: &TokenWay,
+    ) -> Result<Vec<HsmKey>, VaultError> {
+        let mut keys = keys_of(header, way);
+        if let Some((auto, _)) = auto_unseal::load(self.storage.as_ref()).await?
+            && auto.boxes.iter().any(|boxes| boxes.token == way.serial)
+        {
+            keys.push(HsmKey { purpose: HsmKeyPurpose::Auto, version: auto.version });
+        }
+        Ok(keys)
+    }
+
+    /// Destroys a key. What stays is bound first: a token's process that starts anew binds what was bound last, and would
+    /// not come back if a key of that were gone.
+    pub(crate) async fn destroy_unneeded(
+        &self,
+        header: &SealHeader,
+        way: &TokenWay,
+        hsm: &dyn Hsm,
+        key: HsmKey,
+    ) -> Result<(), VaultError> {
+        let mut needed = self.needed_keys(header, way).await?;
+        needed.retain(|other| *other != key);
+        hsm.bind(self.keys.vault.tag(), &needed).await?;
+        hsm.destroy_key(self.keys.vault.tag(), key).await?;
+        Ok(())
+    }
+
     /// Logs in to tokens that are back.
-    async fn look_after_tokens(&self) {
+    pub(crate) async fn look_after_tokens(&self) {
         let ways = self.keys.ways();
         for link in ways.links.iter().filter(|link| !link.status().ready) {
             link.come_back(&ways.header).await;

@@ -76,6 +76,7 @@ fn code(error: &VaultError) -> Code {
         | VaultError::MasterKeyUsedUp { .. }
         | VaultError::OtherCeremony { .. }
         | VaultError::CeremonyUnderWay { .. }
+        | VaultError::RekeyOvertaken
         | VaultError::PinUndecided { .. }
         | VaultError::NoAutoPin
         | VaultError::AutoPin { .. }

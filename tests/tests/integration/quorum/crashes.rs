@@ -124,7 +124,7 @@ async fn changing_the_pin() {
         at_each_write(
             fault,
             async |vault| {
-                let change = v1::ChangePin { new_pin: b"a new pin, 5831".to_vec() };
+                let change = v1::ChangePin { new_pin: b"a new pin, 5831".to_vec(), ..Default::default() };
                 let begun = start(vault, Purpose::ChangePin(change)).await;
                 (begun.ceremony_id, vault.shares()[..2].to_vec(), ())
             },

@@ -15,7 +15,7 @@ const NEW: &str = "a new pin, 5831";
 async fn the_token_takes_the_new_pin_only_and_the_same_shares_open_the_vault() {
     let mut vault = TestVault::start().await;
     put(&vault.operator(), "a", "kept").await;
-    let change = v1::ChangePin { new_pin: NEW.as_bytes().to_vec() };
+    let change = v1::ChangePin { new_pin: NEW.as_bytes().to_vec(), ..Default::default() };
     let done = by_quorum(&vault, Purpose::ChangePin(change)).await;
     assert!(done.seal_record.is_some());
     put(&vault.operator(), "b", "after").await;
@@ -35,7 +35,11 @@ async fn the_token_takes_the_new_pin_only_and_the_same_shares_open_the_vault() {
 #[tokio::test]
 async fn a_pin_that_the_token_does_not_take_changes_nothing() {
     let mut vault = TestVault::start().await;
-    let begun = super::start(&vault, Purpose::ChangePin(v1::ChangePin { new_pin: b"1".to_vec() })).await;
+    let begun = super::start(
+        &vault,
+        Purpose::ChangePin(v1::ChangePin { new_pin: b"1".to_vec(), ..Default::default() }),
+    )
+    .await;
     let shares = vault.shares();
     let system = vault.local().system();
     system.submit_share(&super::share(&shares[0]), &begun.ceremony_id).await.unwrap();

@@ -220,6 +220,9 @@ fn finish(
         "ceremony": done.ceremony.as_ref().map_or(Value::Null, progress::as_json),
     });
     let filled = places.fill(made, &outcome(ceremony, done), &json, output);
+    if let Some(remark) = &done.remark {
+        output.remark(remark);
+    }
     if !output.is_json() {
         for remark in advice(status, ceremony) {
             output.remark(remark);
