@@ -14,6 +14,7 @@ use crate::envelope::{Q, check_sealed};
 use crate::error::CryptoError;
 use crate::kdf;
 use crate::ports::{HsmError, HsmKey, HsmKeyPurpose, HsmSealed, KeyWrapper};
+use crate::recovery::RecoveryIdentity;
 use crate::secret::SecretBytes;
 use crate::stack::swept;
 
@@ -140,6 +141,21 @@ impl UnsealKey {
             Err(HsmError::NotAuthentic) => return Err(CryptoError::NotAuthentic { what: Q_BOX }),
             Err(other) => return Err(other.into()),
         };
+        self.q_inner_open(place, q_version, &inner)
+    }
+
+    /// Opens the box of Q of a recovery way, with its private half.
+    ///
+    /// # Errors
+    /// `NotAuthentic`.
+    pub fn recover_q(
+        &self,
+        identity: &RecoveryIdentity,
+        place: BoxPlace<'_>,
+        q_version: u32,
+        sealed: &HsmSealed,
+    ) -> Result<Q, CryptoError> {
+        let inner = identity.open(Q_BOX, sealed, Q_INNER_BYTES)?;
         self.q_inner_open(place, q_version, &inner)
     }
 

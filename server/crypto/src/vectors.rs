@@ -124,8 +124,8 @@ fn recovery_wraps() {
     check("recovery.name", identity.recipient().name());
     let record = WrappedDataKey::decode(&unhex(given("recovery.data-key-record"))).unwrap();
     let (q, place_id) = (Q::new(1, locked(0x22)), counting(0xa0));
-    let opened = record.open_recovery(&identity, &q, &data_key_place(&place_id)).unwrap();
-    assert_eq!(opened.expose(), &[0x33; 32]);
+    let opened = record.open_recovery(&identity, &[&q], &data_key_place(&place_id)).unwrap();
+    assert_eq!(opened.key.expose(), &[0x33; 32]);
     let inner = identity.open("vector", &record.wraps()[1].sealed, 48).unwrap();
     check("inner-blob", &hex(&inner));
 }

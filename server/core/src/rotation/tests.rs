@@ -228,7 +228,7 @@ async fn a_second_token_and_a_recovery_recipient_get_every_data_key_and_open_it(
     for (key, stored) in snapshot.range(Keyspace::DataKeys, Range::all(None), 100).await.unwrap() {
         let record = keystead_crypto::envelope::WrappedDataKey::decode(&stored.value).unwrap();
         let aad = open.keys.aad(keystead_crypto::aad::label::DATA_KEY, Keyspace::DataKeys, &key, 0);
-        record.open_recovery(&identity, &open.keys.ways().q, &aad).unwrap();
+        record.open_recovery(&identity, &open.keys.ways().qs(), &aad).unwrap();
     }
 }
 

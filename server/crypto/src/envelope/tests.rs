@@ -124,8 +124,8 @@ fn every_way_opens_the_same_data_key() {
         let opened = open(&stored, &[token(hsm, name)], &q(1)).unwrap();
         assert_eq!((opened.key.expose(), opened.inner), (&[0x44; 32], created.inner.clone()));
     }
-    let recovered = stored.open_recovery(&identity(), &q(1), &place(&[1; 16])).unwrap();
-    assert_eq!(recovered.expose(), &[0x44; 32]);
+    let recovered = stored.open_recovery(&identity(), &[&q(1)], &place(&[1; 16])).unwrap();
+    assert_eq!((recovered.key.expose(), recovered.inner), (&[0x44; 32], created.inner.clone()));
     let crossed = open(&stored, &[token(&second, TOKEN)], &q(1)).unwrap_err();
     assert_eq!(crossed, CryptoError::NotAuthentic { what: "wrapped data key" });
 }
@@ -137,10 +137,10 @@ fn recovery_needs_the_identity_the_place_and_q() {
     let ways = vec![Way::Token(token(&hsm, TOKEN)), Way::Recovery(&recipient)];
     let wrapped = created_for(ways).unwrap().wrapped;
     let not_authentic = CryptoError::NotAuthentic { what: "inner blob" };
-    let other_q = wrapped.open_recovery(&identity(), &q(2), &place(&[1; 16])).unwrap_err();
-    let moved = wrapped.open_recovery(&identity(), &q(1), &place(&[2; 16])).unwrap_err();
+    let other_q = wrapped.open_recovery(&identity(), &[&q(2)], &place(&[1; 16])).unwrap_err();
+    let moved = wrapped.open_recovery(&identity(), &[&q(1)], &place(&[2; 16])).unwrap_err();
     assert_eq!((other_q, moved), (not_authentic.clone(), not_authentic));
-    let error = wrapped.open_recovery(&other_identity(), &q(1), &place(&[1; 16])).unwrap_err();
+    let error = wrapped.open_recovery(&other_identity(), &[&q(1)], &place(&[1; 16])).unwrap_err();
     assert!(matches!(error, CryptoError::NoWrapForToken { .. }), "{error:?}");
 }
 
@@ -389,7 +389,7 @@ proptest! {
             let q = qs.iter().find(|q| q.version() == wrap.q_version).unwrap();
             let opened = match names.iter().position(|name| *name == wrap.token) {
                 Some(n) => block_on(alone.open(&[token(&hsms[n], names[n])], &[q], &place)).unwrap().key,
-                None => alone.open_recovery(&identity(), q, &place).unwrap(),
+                None => alone.open_recovery(&identity(), &[q], &place).unwrap().key,
             };
             prop_assert_eq!(opened.expose(), &[0x44; 32]);
         }

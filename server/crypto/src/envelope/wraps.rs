@@ -187,24 +187,26 @@ impl WrappedDataKey {
         }
     }
 
-    /// Opens the record offline, with the private half of a recovery recipient and Q.
+    /// Opens the record offline, with the private half of a recovery recipient, by its newest wrap under a version of Q
+    /// at hand.
     ///
     /// # Errors
-    /// `NoWrapForToken` where nothing is wrapped for it; `NotAuthentic`, `OtherQ`.
+    /// `NoWrapForToken` where nothing is wrapped for it under these versions; `NotAuthentic`.
     pub fn open_recovery(
         &self,
         identity: &RecoveryIdentity,
-        q: &Q,
+        qs: &[&Q],
         aad: &Aad<'_>,
-    ) -> Result<OpeningKey, CryptoError> {
+    ) -> Result<Opened, CryptoError> {
         let recipient = identity.recipient();
-        let (wrap, q) = self.newest(recipient.name(), &[q]).ok_or_else(|| CryptoError::NoWrapForToken {
+        let (wrap, q) = self.newest(recipient.name(), qs).ok_or_else(|| CryptoError::NoWrapForToken {
             token: recipient.name().to_owned(),
             wrapped_for: self.wraps.iter().map(|wrap| wrap.token.clone()).collect(),
         })?;
         let opened = identity.open(WHAT, &wrap.sealed, INNER_BYTES)?;
         let bytes = opened.try_into().map_err(|_| CryptoError::NotAuthentic { what: WHAT })?;
-        InnerBlob { salt: self.salt, q_version: wrap.q_version, bytes }.open(q, aad)
+        let inner = InnerBlob { salt: self.salt, q_version: wrap.q_version, bytes };
+        Ok(Opened { key: inner.open(q, aad)?, inner, failed: Vec::new() })
     }
 
     /// Whether it has a wrap for this way, under its version of M and this version of Q.
