@@ -9,6 +9,7 @@ mod entering;
 mod opening;
 mod outcome;
 mod pin;
+pub mod recovery;
 mod rekey;
 mod root;
 mod starting;

@@ -287,6 +287,26 @@ impl Bench {
         self.logs.push(log);
     }
 
+    /// Every token is lost with its keys, and this one is there.
+    pub(crate) fn lose_tokens(&mut self, serial: &'static str) {
+        self.tokens = vec![MemoryToken::new(serial)];
+        self.kill();
+    }
+
+    /// Copies of the first shares.
+    pub(crate) fn shares(&self, count: usize) -> Vec<Share> {
+        self.shares[..count].iter().map(|share| Share::parse(share.to_text().expose()).unwrap()).collect()
+    }
+
+    /// Goes on with other shares; answers the former ones.
+    pub(crate) fn hold(&mut self, shares: Vec<Share>) -> Vec<Share> {
+        std::mem::replace(&mut self.shares, shares)
+    }
+
+    pub(crate) async fn enter(&self, share: &Share) -> Result<(), VaultError> {
+        self.vault.submit_share(&context(None), share.to_text(), None).await.map(drop)
+    }
+
     pub(crate) async fn unseal(&self) -> Result<(), VaultError> {
         for share in &self.shares[..2] {
             self.vault.submit_share(&context(None), share.to_text(), None).await?;

@@ -135,6 +135,11 @@ impl Keys {
         self.ways.load_full()
     }
 
+    /// Other ways, for whoever moves a vault to another token.
+    pub(crate) fn set_ways(&self, ways: Ways) {
+        self.ways.store(Arc::new(ways));
+    }
+
     /// The system keys in force.
     pub(crate) fn systems(&self) -> Arc<Systems> {
         self.systems.load_full()

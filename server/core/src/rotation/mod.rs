@@ -21,6 +21,7 @@ use keystead_domain::time::UnixMillis;
 pub use self::master::{RetireWay, RotateMasterKey};
 pub use self::ops::{Alarm, GetRotation, KeyReport, ListKeys, SystemKeyReport, WayReport};
 use self::pass::PassFile;
+pub(crate) use self::pass::estimate;
 pub use self::pass::{Beside, Stretch};
 use self::reseal::ResealFile;
 use crate::keys::{MAX_WRAPS_A_VERSION, MasterKey};

@@ -406,7 +406,7 @@ impl UnsealedVault {
 }
 
 /// How many there are, if so many lie before this id: ids are random, so they lie evenly.
-fn estimate(looked: u64, [a, b, c, d, ..]: [u8; 16]) -> u64 {
+pub(crate) fn estimate(looked: u64, [a, b, c, d, ..]: [u8; 16]) -> u64 {
     let behind = u64::from(u32::from_be_bytes([a, b, c, d])).saturating_add(1);
     let total = u128::from(looked) << 32;
     u64::try_from(total / u128::from(behind)).unwrap_or(u64::MAX).max(looked)

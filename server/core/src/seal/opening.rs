@@ -17,7 +17,7 @@ use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::shamir;
 use keystead_crypto::share::Share;
 use keystead_crypto::unseal_key::UnsealKey;
-use keystead_domain::id::RecordId;
+use keystead_domain::id::{RecordId, VaultId};
 use keystead_storage::{Keyspace, Range, Storage, keyspace};
 
 use super::{TrustedSeal, broken, crypto_error, keys_of, pin, vault_id};
@@ -34,7 +34,7 @@ use crate::unsealed::{Parts, UnsealedVault};
 use crate::vault::{FurtherHsm, Vault};
 
 /// System data keys of a vault at most: one a month for eighty years.
-const SYSTEM_KEYS: usize = 1000;
+pub(super) const SYSTEM_KEYS: usize = 1000;
 
 /// Opens the vault with a quorum, or logs out of the HSM again.
 pub(super) async fn open(
@@ -238,15 +238,7 @@ async fn load(vault: &Vault, seal: &TrustedSeal, tokens: Tokens) -> Result<Unsea
     let anchor = AnchorKeeper::check(&vault.parts, &tokens.hsm, origin).await?;
     let storage = vault.parts.storage.as_ref();
     let ways = Ways::new(seal.header.clone(), Some(seal.revision), tokens.links, &tokens.qs)?;
-    let nothing = || LockedKey::from_slice(&[0; 32]).ok_or(VaultError::Randomness);
-    let mut keys = Keys::new(KeyParts {
-        vault: id,
-        hsm: tokens.hsm,
-        ways,
-        systems: Systems::new(HashMap::new(), [0; 16], None),
-        names: NameKey::new(0, nothing()?),
-        lookup: LookupKey::new(0, nothing()?),
-    });
+    let mut keys = empty_keys(id, tokens.hsm, ways)?;
     load_system_keys(&keys, storage).await?;
     load_keyring(&mut keys, storage).await?;
     keys.load_ledger(storage, vault.parts.clock.now()).await?;
@@ -266,6 +258,19 @@ async fn load(vault: &Vault, seal: &TrustedSeal, tokens: Tokens) -> Result<Unsea
         opener: Arc::clone(&vault.opener),
         sealer,
         anchor,
+    }))
+}
+
+/// Keys before anything is loaded.
+pub(super) fn empty_keys(vault: VaultId, hsm: Arc<dyn Hsm>, ways: Ways) -> Result<Keys, VaultError> {
+    let nothing = || LockedKey::from_slice(&[0; 32]).ok_or(VaultError::Randomness);
+    Ok(Keys::new(KeyParts {
+        vault,
+        hsm,
+        ways,
+        systems: Systems::new(HashMap::new(), [0; 16], None),
+        names: NameKey::new(0, nothing()?),
+        lookup: LookupKey::new(0, nothing()?),
     }))
 }
 
@@ -333,7 +338,7 @@ async fn bind(
     Ok(())
 }
 
-async fn load_system_keys(keys: &Keys, storage: &dyn Storage) -> Result<(), VaultError> {
+pub(super) async fn load_system_keys(keys: &Keys, storage: &dyn Storage) -> Result<(), VaultError> {
     let mut systems = HashMap::new();
     let snapshot = storage.snapshot().await?;
     let stored = snapshot.range(Keyspace::SystemKeys, Range::all(None), SYSTEM_KEYS).await?;
@@ -342,7 +347,11 @@ async fn load_system_keys(keys: &Keys, storage: &dyn Storage) -> Result<(), Vaul
         let id = <[u8; 16]>::try_from(at.as_ref()).map_err(|_| failed())?;
         let wrapped_at = keyspace::data_key(&id);
         let wrapped = snapshot.get(Keyspace::DataKeys, &wrapped_at).await?.ok_or_else(failed)?;
-        let data_key = keys.open_data_key(RecordId(id), &wrapped.value).await?;
+        // Where no token opens it, whoever loads it has put its inner blob into the cache.
+        let data_key = match keys.cached_data_key(RecordId(id)) {
+            Some(data_key) => data_key?,
+            None => keys.open_data_key(RecordId(id), &wrapped.value).await?,
+        };
         let aad = keys.aad(label::SYSTEM_KEY, Keyspace::SystemKeys, &at, 0);
         let key = record::open_single(&data_key, id, &aad, &stored.value).map_err(|_| failed())?;
         let key = SystemKey::new(LockedKey::from_slice(key.expose()).ok_or_else(failed)?);
@@ -353,7 +362,7 @@ async fn load_system_keys(keys: &Keys, storage: &dyn Storage) -> Result<(), Vaul
 }
 
 /// The keyring is sealed under the current system key, and so names it.
-async fn load_keyring(keys: &mut Keys, storage: &dyn Storage) -> Result<(), VaultError> {
+pub(super) async fn load_keyring(keys: &mut Keys, storage: &dyn Storage) -> Result<(), VaultError> {
     let at = keyspace::meta_keyring();
     let failed = || corrupt(Keyspace::Meta, &at);
     let stored = storage.snapshot().await?.get(Keyspace::Meta, &at).await?.ok_or_else(failed)?;
