@@ -2,7 +2,6 @@
 //! Invariant: changes nothing on the token; one PIN is sent once; nothing secret is printed. Absent: the looking itself,
 //! which `keystead_hsm` does in the module's process.
 
-mod pin;
 mod table;
 
 use std::io::{self, Write};
@@ -15,6 +14,13 @@ use keystead_hsm::report::Report;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::secret_input::{self, Wanted};
+
+const PIN: Wanted = Wanted {
+    what: "PIN",
+    prompt: "PIN of the token",
+    hint: "name --pin-file, or look without it by --no-login",
+};
 
 /// What to look at, and how to say it.
 #[derive(Debug, clap::Args)]
@@ -72,7 +78,7 @@ impl CheckArguments {
             if seen.token.pin_final_try {
                 writeln!(io::stderr(), "the next wrong PIN locks the token {:?}", seen.token.label)?;
             }
-            Some(pin::read(self.pin_file.as_deref())?)
+            Some(secret_input::read(PIN, self.pin_file.as_deref())?)
         };
         let Some(login) = login else { return self.print(&seen, seen.problems()) };
         match hsm.inspect(Some(login)).await {

@@ -12,6 +12,8 @@ pub mod hsm_check;
 pub mod listener;
 pub mod memory;
 pub mod notify;
+pub mod recover;
+mod secret_input;
 mod tasks;
 pub mod telemetry;
 pub mod tls;

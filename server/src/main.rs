@@ -12,6 +12,7 @@ use keystead_server::config::Config;
 use keystead_server::env::Environment;
 use keystead_server::hsm_check::CheckArguments;
 use keystead_server::notify::{Notifier, Signals};
+use keystead_server::recover::RecoverArguments;
 use keystead_server::{Built, Server, dev, memory, telemetry};
 
 /// Of the server and of its HSM process alike.
@@ -44,6 +45,11 @@ enum Command {
     /// Looks at the HSM.
     #[command(subcommand)]
     Hsm(HsmCommand),
+    /// Moves a vault whose tokens are lost onto the token that the configuration names now.
+    ///
+    /// Needs the private half of a recovery key, a quorum of shares, the new token's PIN, and a server that is stopped.
+    /// Makes new shares; the former ones open nothing afterwards. Goes on where it was cut off when it is run again.
+    Recover(RecoverArguments),
     /// The process that runs the PKCS#11 module; started by the server.
     #[command(hide = true)]
     HsmWorker,
@@ -90,6 +96,11 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     if let Some(Command::Hsm(HsmCommand::Check(check))) = &arguments.command {
         let config = Config::load(check.config(), &environment)?;
         return runtime.block_on(check.run(&config, built.hsm_worker));
+    }
+    if let Some(Command::Recover(recover)) = &arguments.command {
+        let config = Config::load(recover.config(), &environment)?;
+        telemetry::init(config.log)?;
+        return runtime.block_on(recover.run(config, built));
     }
     match (&arguments.config, arguments.dev) {
         (Some(path), _) => {

@@ -125,10 +125,7 @@ impl Server {
     /// # Errors
     /// `StartError`, naming what cannot be used.
     pub async fn build(config: Config, built: Built) -> Result<Self, StartError> {
-        let open = |path: &Path| -> Result<Arc<dyn Storage>, StorageError> {
-            Ok(Arc::new(RocksStorage::open(path, RocksOptions::default())?))
-        };
-        Self::build_on(config, built, open).await
+        Self::build_on(config, built, open_store).await
     }
 
     /// The same on a store opened by `open`, called off the async threads with the path of the store: a test takes one
@@ -143,37 +140,9 @@ impl Server {
     ) -> Result<Self, StartError> {
         tls::install_provider();
         let tls = Arc::new(TlsReloader::load(config.tls.clone())?);
-        private_dir(&config.server.data_dir)?;
-        private_dir(&config.audit.dir)?;
-        let store_dir = config.server.data_dir.join("store");
-        let storage = tokio::task::spawn_blocking(move || open(&store_dir)).await??;
-        let audit = open_audit(&config).await?;
-        let hsm = HsmHandle::spawn(config.hsm.for_worker(built.hsm_worker.clone()))?;
-        let further = config.further.iter().map(|token| {
-            let hsm: Arc<dyn Hsm> = Arc::new(HsmHandle::spawn(token.for_worker(built.hsm_worker.clone()))?);
-            Ok(FurtherHsm { hsm, clone_of: token.clone_of.clone() })
-        });
-        let further = further.collect::<Result<_, HsmError>>()?;
-        let vault = Vault::new(VaultParts {
-            storage: Arc::clone(&storage),
-            hsm: Arc::new(hsm),
-            further,
-            audit: Arc::clone(&audit),
-            clock: built.clock,
-            auto_pin: config.seal.auto_pin.clone().map(ConfiguredPin::shared),
-            options: VaultOptions {
-                node: config.server.node.clone(),
-                read_durability: match config.audit.durability {
-                    ReadDurability::Fsync => CoreDurability::Fsync,
-                    ReadDurability::Os => CoreDurability::Os,
-                },
-                rotation: config.rotation.clone(),
-                unseal_timeout: config.seal.unseal_timeout,
-                anchor_at_sealing: config.audit.anchor_interval.is_some(),
-                accept_anchor: config.audit.accept_anchor,
-                operators: config.operators.iter().map(|operator| operator.identity.clone()).collect(),
-            },
-        });
+        let parts = open_parts(&config, Arc::clone(&built.clock), &built.hsm_worker, open).await?;
+        let (storage, audit) = (Arc::clone(&parts.storage), Arc::clone(&parts.audit));
+        let vault = Vault::new(parts);
         let sink = start_sink(&config, &audit, &vault)?;
         let methods = methods_of(FILE_DESCRIPTOR_SET)?;
         let (metrics, metrics_listener) = match config.metrics.listen {
@@ -269,6 +238,51 @@ impl Server {
         self.audit.close();
         served
     }
+}
+
+/// The store in the directory of a configuration.
+pub(crate) fn open_store(path: &Path) -> Result<Arc<dyn Storage>, StorageError> {
+    Ok(Arc::new(RocksStorage::open(path, RocksOptions::default())?))
+}
+
+/// Opens store, audit log and tokens. One process at a time can: store and log are locked.
+pub(crate) async fn open_parts(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    hsm_worker: &Path,
+    open: impl FnOnce(&Path) -> Result<Arc<dyn Storage>, StorageError> + Send + 'static,
+) -> Result<VaultParts, StartError> {
+    private_dir(&config.server.data_dir)?;
+    private_dir(&config.audit.dir)?;
+    let store_dir = config.server.data_dir.join("store");
+    let storage = tokio::task::spawn_blocking(move || open(&store_dir)).await??;
+    let audit = open_audit(config).await?;
+    let hsm = HsmHandle::spawn(config.hsm.for_worker(hsm_worker.to_owned()))?;
+    let further = config.further.iter().map(|token| {
+        let hsm: Arc<dyn Hsm> = Arc::new(HsmHandle::spawn(token.for_worker(hsm_worker.to_owned()))?);
+        Ok(FurtherHsm { hsm, clone_of: token.clone_of.clone() })
+    });
+    let further = further.collect::<Result<_, HsmError>>()?;
+    Ok(VaultParts {
+        storage,
+        hsm: Arc::new(hsm),
+        further,
+        audit,
+        clock,
+        auto_pin: config.seal.auto_pin.clone().map(ConfiguredPin::shared),
+        options: VaultOptions {
+            node: config.server.node.clone(),
+            read_durability: match config.audit.durability {
+                ReadDurability::Fsync => CoreDurability::Fsync,
+                ReadDurability::Os => CoreDurability::Os,
+            },
+            rotation: config.rotation.clone(),
+            unseal_timeout: config.seal.unseal_timeout,
+            anchor_at_sealing: config.audit.anchor_interval.is_some(),
+            accept_anchor: config.audit.accept_anchor,
+            operators: config.operators.iter().map(|operator| operator.identity.clone()).collect(),
+        },
+    })
 }
 
 /// The services behind their layer.

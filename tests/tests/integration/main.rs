@@ -19,6 +19,7 @@ mod init;
 mod policies;
 mod principals;
 mod quorum;
+mod recover;
 mod requests;
 mod secrets;
 mod services;
