@@ -6,9 +6,10 @@ mod places;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use keystead_core::clock::Clock;
 use keystead_core::seal::recovery::{Moved, NewSeal, Recover, RecoverError, Recovered, Witness};
 use keystead_core::vault::Vault;
 use keystead_crypto::recovery::RecoveryIdentity;
@@ -113,7 +114,8 @@ impl RecoverArguments {
             leave_behind: self.leave_behind,
         };
         let places = Places::make(&self.out_dir, quorum.unwrap_or(needed).shares())?;
-        let console = Console { places: Mutex::new(places), told: Mutex::new(None) };
+        let clock = Arc::clone(vault.clock());
+        let console = Console { clock, places: Mutex::new(places), told: Mutex::new(None) };
         match vault.recover(&asked, &console).await {
             Ok(recovered) => console.done(&recovered),
             Err(error) => {
@@ -121,7 +123,8 @@ impl RecoverArguments {
                 if !matches!(error, RecoverError::PerhapsDone(_)) {
                     console.places().remove();
                 }
-                Err(error.into())
+                let reason = error.reason();
+                Err(anyhow!("{:#} [{reason}]", anyhow::Error::from(error)))
             }
         }
     }
@@ -201,8 +204,9 @@ fn say(text: &str) {
 
 /// Keeps what is made in files, and tells how far it is.
 struct Console {
+    clock: Arc<dyn Clock>,
     places: Mutex<Places>,
-    told: Mutex<Option<Instant>>,
+    told: Mutex<Option<Duration>>,
 }
 
 impl Console {
@@ -237,10 +241,11 @@ impl Console {
 impl Witness for Console {
     fn moved(&self, progress: &Moved) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+        let now = self.clock.monotonic();
+        if told.is_some_and(|told| now.saturating_sub(told) < TELL_EVERY) {
             return;
         }
-        *told = Some(Instant::now());
+        *told = Some(now);
         let Moved { looked, estimated_total, rate, left_behind, .. } = progress;
         say(&format!(
             "data keys: {looked} of about {estimated_total}, {rate} a second, {left_behind} left behind"
