@@ -8,3 +8,4 @@
 mod ceremonies;
 mod faults;
 mod load;
+mod recover;
