@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use keystead_crypto::envelope::WrappedDataKey;
+use keystead_crypto::recovery::RecoveryRecipient;
+use keystead_crypto::seal_record::QBox;
 use keystead_crypto::share::ShareError;
 use keystead_domain::policy::Resource;
 use keystead_storage::Storage;
