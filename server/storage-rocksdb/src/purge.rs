@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use keystead_storage::{Keyspace, StorageError};
-use rocksdb::{BottommostLevelCompaction, CompactOptions, FlushOptions};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, FlushOptions, WriteBatch};
 
 use crate::directory;
 use crate::engine::Engine;
@@ -14,6 +14,9 @@ use crate::failure;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LOOKS: u32 = 2_000;
+const FLUSH_AGAIN_AFTER: u32 = 40;
+/// In the default family: written so that there is something to flush, and never read.
+const PURGE_KEY: &[u8] = b"purge";
 
 /// Removes every earlier value of the key from tables and logs. Blocks.
 pub(crate) fn purge(engine: &Engine, keyspace: Keyspace, key: &[u8]) -> Result<(), StorageError> {
@@ -32,8 +35,18 @@ pub(crate) fn purge(engine: &Engine, keyspace: Keyspace, key: &[u8]) -> Result<(
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         db.compact_range_cf_opt(engine.family(keyspace)?, Some(key), Some(key), &options);
     }
+    let mut looks = 0_u32;
     wait("purging: an old file is still there", || {
         let logs_left = directory::logs(engine.path()).map_err(|source| unreadable(engine, source))?;
+        looks = looks.saturating_add(1);
+        if looks.is_multiple_of(FLUSH_AGAIN_AFTER) {
+            // The engine removes files when a flush or compaction ends, and none that was made while another one ran; and a
+            // write into a family that was empty keeps the log from before. So there is one more flush, of something.
+            let mut something = WriteBatch::default();
+            something.put(PURGE_KEY, []);
+            engine.write(something).map_err(failure::maintaining)?;
+            flush(engine)?;
+        }
         let tables_left = tables.iter().any(|name| engine.path().join(name.trim_start_matches('/')).exists());
         Ok(!tables_left && !logs_left.iter().any(|number| logs.contains(number)))
     })

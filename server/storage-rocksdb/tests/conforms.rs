@@ -136,6 +136,29 @@ async fn purging_again_and_again_under_load_succeeds() {
     assert_eq!(files_with(&path, b"purge-marker-"), [""; 0]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn purging_does_not_wait_for_families_that_others_begin_to_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&directory.path().join("store")).unwrap());
+    // Now and then, so that these families are mostly empty when a purge flushes.
+    let others = [Keyspace::Meta, Keyspace::Intents, Keyspace::Policies, Keyspace::Sessions].map(|space| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for n in 0..300_u16 {
+                store.commit(put(space, &n.to_be_bytes(), b"x")).await.unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+    });
+    for n in 0..60_u16 {
+        store.commit(put(Keyspace::DataKeys, &n.to_be_bytes(), b"gone")).await.unwrap();
+        store.purge(Keyspace::DataKeys, &n.to_be_bytes()).await.unwrap();
+    }
+    for other in others {
+        other.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_store_of_a_newer_format_is_refused_and_left_alone() {
     let newer = [StoreFormat { version: 2, features: 0 }, StoreFormat { version: 1, features: 1 << 63 }];
