@@ -5,7 +5,7 @@ use subtle::ConstantTimeEq;
 
 use crate::arena::LockedKey;
 use crate::codec::{CodecError, Reader, Writer};
-use crate::envelope::{MAX_TOKEN_BYTES, Q, check_sealed, read_sealed, write_sealed};
+use crate::envelope::{MAX_TOKEN_BYTES, Q, check_sealed};
 use crate::error::CryptoError;
 use crate::ports::{HsmError, HsmKey, HsmKeyPurpose, HsmSealed, KeyWrapper};
 use crate::seal_record::{MAX_WAYS, QBox};
@@ -17,7 +17,6 @@ const LABEL: &str = "keystead/v1/auto-box";
 const WHAT: &str = "auto-unseal record";
 const BOX: &str = "auto box of Q";
 const Q_BYTES: usize = 32;
-const MAX_Q_BOXES: usize = 2;
 
 /// Which box it is.
 #[derive(Debug, Clone, Copy)]
@@ -110,11 +109,8 @@ impl AutoSeal {
         let mut out = Writer::new();
         out.raw(&MAGIC).u8(FORMAT).u32(self.version).u8(u8::try_from(self.boxes.len()).unwrap_or(0));
         for boxes in &self.boxes {
-            out.text(&boxes.token).u8(u8::try_from(boxes.q.len()).unwrap_or(0));
-            for q in &boxes.q {
-                out.u32(q.version);
-                write_sealed(&mut out, &q.sealed);
-            }
+            out.text(&boxes.token);
+            QBox::write_all(&boxes.q, &mut out);
         }
         out.finish()
     }
@@ -143,11 +139,7 @@ impl AutoSeal {
 
 fn read_boxes(reader: &mut Reader<'_>) -> Result<AutoBoxes, CodecError> {
     let token = reader.text("token", 1, MAX_TOKEN_BYTES)?.to_owned();
-    let count = reader.count("boxes of Q", 1, MAX_Q_BOXES)?;
-    let q = (0..count)
-        .map(|_| Ok(QBox { version: reader.u32("version of Q")?, sealed: read_sealed(reader)? }))
-        .collect::<Result<_, CodecError>>()?;
-    Ok(AutoBoxes { token, q })
+    Ok(AutoBoxes { token, q: QBox::read_all(reader)? })
 }
 
 #[cfg(test)]

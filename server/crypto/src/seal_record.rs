@@ -94,6 +94,23 @@ pub struct QBox {
     pub sealed: HsmSealed,
 }
 
+impl QBox {
+    pub(crate) fn write_all(boxes: &[Self], out: &mut Writer) {
+        out.u8(u8::try_from(boxes.len()).unwrap_or(0));
+        for q in boxes {
+            out.u32(q.version);
+            write_sealed(out, &q.sealed);
+        }
+    }
+
+    pub(crate) fn read_all(reader: &mut Reader<'_>) -> Result<Vec<Self>, CodecError> {
+        let count = reader.count("boxes of Q", 1, MAX_Q_BOXES)?;
+        (0..count)
+            .map(|_| Ok(Self { version: reader.u32("version of Q")?, sealed: read_sealed(reader)? }))
+            .collect()
+    }
+}
+
 /// What shares and one way open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WayBoxes {
@@ -143,11 +160,7 @@ impl SealRecord {
             for pin in &way.pins {
                 out.bytes(pin);
             }
-            out.u8(u8::try_from(way.q.len()).unwrap_or(0));
-            for q in &way.q {
-                out.u32(q.version);
-                write_sealed(&mut out, &q.sealed);
-            }
+            QBox::write_all(&way.q, &mut out);
         }
         out.finish()
     }
@@ -173,11 +186,7 @@ fn read_boxes(reader: &mut Reader<'_>) -> Result<WayBoxes, CodecError> {
     let pins = (0..pins)
         .map(|_| reader.bytes("PIN box", PIN_BOX_BYTES, PIN_BOX_BYTES).map(<[u8]>::to_vec))
         .collect::<Result<_, _>>()?;
-    let q = reader.count("boxes of Q", 1, MAX_Q_BOXES)?;
-    let q = (0..q)
-        .map(|_| Ok(QBox { version: reader.u32("version of Q")?, sealed: read_sealed(reader)? }))
-        .collect::<Result<_, CodecError>>()?;
-    Ok(WayBoxes { pins, q })
+    Ok(WayBoxes { pins, q: QBox::read_all(reader)? })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::task::{Parameters, Purpose, Task, canonical};
 use crate::clock::Clock;
 use crate::error::VaultError;
 use crate::keys::rng;
+use crate::unsealed::UnsealedVault;
 
 /// A ceremony that collects shares.
 pub(crate) struct Ceremony {
@@ -93,8 +94,11 @@ impl Ceremony {
         &self.task
     }
 
-    pub(super) fn into_task(self) -> Task {
-        self.task
+    /// Ends it, and takes back what it has made so far.
+    pub(super) async fn give_up(self, vault: &UnsealedVault) {
+        if let Task::ConfirmRekey(pending) = self.task {
+            pending.give_up(vault).await;
+        }
     }
 
     pub(super) fn header(&self) -> &SealHeader {

@@ -233,7 +233,9 @@ impl Vault {
             }
             Err(error) => {
                 tracing::warn!(?purpose, %error, "the quorum is there, but this cannot be done; the ceremony is over");
-                *ceremony = None;
+                if let Some(over) = ceremony.take() {
+                    over.give_up(open).await;
+                }
                 Err(error)
             }
             Ok(outcome::Reached { outcome, next }) => {

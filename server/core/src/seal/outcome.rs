@@ -6,6 +6,7 @@ use keystead_crypto::shamir;
 use keystead_crypto::token::Token;
 use keystead_domain::policy::Resource;
 use keystead_domain::time::UnixMillis;
+use tokio::sync::MutexGuard;
 
 use super::ceremony::{Ceremony, Progress};
 use super::task::Task;
@@ -109,39 +110,37 @@ pub(super) async fn reach(
     detail.extend(ceremony.task().parameters());
     let shares = ceremony.shares();
     let work = |permit: SystemPermit<ByQuorum>| async move {
-        // Those that are not here take it themselves.
-        let _one_at_a_time = match ceremony.task() {
-            Task::ConfirmRekey(_) | Task::AddToken { .. } | Task::AddRecovery(_) => None,
-            _ => Some(open.rotation.one_change().await),
-        };
         open.look_after_tokens().await;
-        let seal = &in_force(open).await?;
+        let unseal_key = &shamir::combine(shares)?;
         match ceremony.task() {
             Task::Unseal => Err(VaultError::AlreadyUnsealed),
             Task::Rekey(plan) => {
-                rekey::prepare(open, seal, &shamir::combine(shares)?, plan, vault.parts.clock.now()).await
-            }
-            Task::ConfirmRekey(pending) => {
-                rekey::confirm(open, &permit, pending, &shamir::combine(shares)?).await.map(Reached::from)
+                let (_alone, seal) = alone(open).await?;
+                rekey::prepare(open, &seal, unseal_key, plan, vault.parts.clock.now()).await
             }
             Task::ChangePin { token, new } => {
-                pin::change(open, &permit, seal, &shamir::combine(shares)?, token, new)
-                    .await
-                    .map(Reached::from)
+                let (_alone, seal) = alone(open).await?;
+                pin::change(open, &permit, &seal, unseal_key, token, new).await.map(Reached::from)
             }
             Task::EnableAutoUnseal => {
-                auto_unseal::enable(vault, open, &permit, seal, &shamir::combine(shares)?)
-                    .await
-                    .map(Reached::from)
+                let (_alone, seal) = alone(open).await?;
+                auto_unseal::enable(vault, open, &permit, &seal, unseal_key).await.map(Reached::from)
             }
-            Task::DisableAutoUnseal => auto_unseal::disable(open, &permit).await.map(Reached::from),
+            Task::DisableAutoUnseal => {
+                let _alone = alone(open).await?;
+                auto_unseal::disable(open, &permit).await.map(Reached::from)
+            }
             Task::RecoverRoot => root::recover(open, &permit).await.map(Reached::from),
+            // The rest sees to it itself that it is alone.
+            Task::ConfirmRekey(pending) => {
+                rekey::confirm(open, &permit, pending, unseal_key).await.map(Reached::from)
+            }
             Task::AddToken { serial, pin } => {
-                open.join_token(&permit, &shamir::combine(shares)?, serial, pin).await?;
+                open.join_token(&permit, unseal_key, serial, pin).await?;
                 joined(open).await
             }
             Task::AddRecovery(recipient) => {
-                open.join_recovery(&permit, &shamir::combine(shares)?, recipient).await?;
+                open.join_recovery(&permit, unseal_key, recipient).await?;
                 joined(open).await
             }
         }
@@ -149,12 +148,14 @@ pub(super) async fn reach(
     operation::run_job(open, purpose.job(), Resource::System, detail, work).await
 }
 
-/// The seal record as it is now, which is also what the keys in memory follow.
-async fn in_force(open: &UnsealedVault) -> Result<TrustedSeal, VaultError> {
+/// Nobody else changes keys or the seal record while this is held. With the record as it is now, which the keys in memory
+/// follow.
+async fn alone(open: &UnsealedVault) -> Result<(MutexGuard<'_, ()>, TrustedSeal), VaultError> {
+    let alone = open.rotation.one_change().await;
     let ways = open.ways_now().await?;
     let seal = TrustedSeal::load(open.storage.as_ref()).await?;
     if ways.seal == Some(seal.revision) {
-        return Ok(seal);
+        return Ok((alone, seal));
     }
     Err(VaultError::Contention { what: "the seal record".to_owned() })
 }

@@ -18,7 +18,7 @@ use crate::error::VaultError;
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, RequestContext};
 use crate::unsealed::UnsealedVault;
-use crate::vault::Vault;
+use crate::vault::{Vault, to_its_end};
 
 /// What a quorum shall be asked for.
 pub enum Wish {
@@ -67,16 +67,28 @@ impl Vault {
         if matches!(wish, Wish::RecoverRoot) {
             // Policies that lock everybody out must not lock this out.
             self.check_operator(&ctx, "recovering an administrator")?;
-            let progress = self.begin(&open, wish).await?;
-            return match self.record_start(&ctx, &progress).await {
-                Ok(()) => Ok(progress),
-                Err(error) => {
-                    self.end_ceremony(&mut *self.ceremony_while_open().await?, progress.id).await;
-                    Err(error)
-                }
-            };
+            let (vault, ctx) = (Arc::clone(self), ctx.again());
+            let begun = async move { vault.begin_recorded(&open, &ctx, wish).await };
+            return to_its_end("beginning a ceremony", begun).await;
         }
         operation::run(&open, ctx, StartCeremony { vault: Arc::clone(self), wish }).await
+    }
+
+    /// Begins one that no gate records.
+    async fn begin_recorded(
+        &self,
+        open: &UnsealedVault,
+        ctx: &RequestContext,
+        wish: Wish,
+    ) -> Result<Progress, VaultError> {
+        let progress = self.begin(open, wish).await?;
+        let recorded = self.record_start(ctx, &progress).await;
+        if recorded.is_err()
+            && let Ok(mut ceremony) = self.ceremony_while_open().await
+        {
+            self.end_ceremony(&mut ceremony, progress.id).await;
+        }
+        recorded.map(|()| progress)
     }
 
     async fn record_start(&self, ctx: &RequestContext, progress: &Progress) -> Result<(), VaultError> {
@@ -157,26 +169,29 @@ impl Vault {
         ctx: RequestContext,
         id: CeremonyId,
     ) -> Result<(), VaultError> {
-        match (self.check_operator(&ctx, "cancelling a ceremony"), self.unsealed()) {
-            (Ok(()), _) => {
-                self.check_current(&mut *self.ceremony.lock().await, id)?;
-                let entry = ClearEntry {
-                    kind: EntryKind::System,
-                    action: "system:cancel-ceremony",
-                    outcome: "ok",
-                    peer: Some(ctx.peer),
-                    intent: None,
-                    detail: vec![("ceremony", id.to_string())],
-                };
-                entry.record(&self.parts.audit, self.parts.clock.as_ref()).await?;
-                self.end_ceremony(&mut *self.ceremony.lock().await, id).await;
-                Ok(())
-            }
-            (Err(_), Ok(open)) => {
-                operation::run(&open, ctx, CancelCeremony { vault: Arc::clone(self), id }).await.map(drop)
-            }
-            (Err(error), Err(_)) => Err(error),
+        if let Err(refused) = self.check_operator(&ctx, "cancelling a ceremony") {
+            let Ok(open) = self.unsealed() else { return Err(refused) };
+            let cancel = CancelCeremony { vault: Arc::clone(self), id };
+            return operation::run(&open, ctx, cancel).await.map(drop);
         }
+        // Without holding the vault open: sealing waits for whoever does, and may have the ceremony.
+        let (vault, ctx) = (Arc::clone(self), ctx.again());
+        to_its_end("cancelling a ceremony", async move {
+            let mut ceremony = vault.ceremony.lock().await;
+            vault.check_current(&mut ceremony, id)?;
+            let entry = ClearEntry {
+                kind: EntryKind::System,
+                action: "system:cancel-ceremony",
+                outcome: "ok",
+                peer: Some(ctx.peer),
+                intent: None,
+                detail: vec![("ceremony", id.to_string())],
+            };
+            entry.record(&vault.parts.audit, vault.parts.clock.as_ref()).await?;
+            vault.end_ceremony(&mut ceremony, id).await;
+            Ok(())
+        })
+        .await
     }
 
     /// For whoever holds the vault open: a sealing that waits for them must not wait for the one who has the ceremony.
@@ -202,10 +217,8 @@ impl Vault {
     async fn end_ceremony(&self, ceremony: &mut Option<Ceremony>, id: CeremonyId) {
         let ended = ceremony.take_if(|current| current.id() == id);
         self.show(ceremony.as_ref());
-        if let (Some(Task::ConfirmRekey(pending)), Ok(open)) =
-            (ended.map(Ceremony::into_task), self.unsealed())
-        {
-            pending.give_up(&open).await;
+        if let (Some(ended), Ok(open)) = (ended, self.unsealed()) {
+            ended.give_up(&open).await;
         }
     }
 }
