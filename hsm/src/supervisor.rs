@@ -219,11 +219,7 @@ impl Supervisor {
             Pins::Taken(pin) => {
                 let silent = std::mem::replace(&mut kept.uncertain, true);
                 let care = if silent { Care::AgainAfterSilence } else { Care::Again };
-                let login = login_request(pin.expose(), care);
-                connection.ask(&login, self.config.deadline).map_err(|error| {
-                    if error == HsmError::PinRefused {
-                        self.refused.insert(pin.expose());
-                    }
+                self.log_in(&connection, pin.expose(), care).map_err(|error| {
                     // The token's word about the PIN, or about who may send it, is final; all else may be over next time.
                     let settled = matches!(
                         error,
@@ -276,16 +272,33 @@ impl Supervisor {
         }
         // A login that stands is replaced only by one that succeeds.
         let (connection, _) = self.start()?;
-        let login = login_request(pin.expose(), Care::ByPerson);
-        let token = connection.ask(&login, self.config.deadline).and_then(expect_token);
-        let token = token.inspect_err(|error| {
-            if *error == HsmError::PinRefused {
-                self.refused.insert(pin.expose());
-            }
-        })?;
+        let token = self.log_in(&connection, pin.expose(), Care::ByPerson)?;
         self.kept = Some(Kept::new(pin.expose(), token.clone()));
         self.show(Some(Arc::new(connection)), HsmStatus::Ready { token: token.clone() });
         Ok(token)
+    }
+
+    fn log_in(&mut self, connection: &Connection, pin: &[u8], care: Care) -> Result<TokenInfo, HsmError> {
+        let login = Request::Login { pin: SecretBytes::copy_from(pin), care };
+        self.send_pin(connection, pin, &login, self.config.deadline).and_then(expect_token)
+    }
+
+    /// Sends a request with a PIN in it: not if the token refused that one before, and never again once it does.
+    fn send_pin(
+        &mut self,
+        connection: &Connection,
+        pin: &[u8],
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<Reply, HsmError> {
+        if self.refused.contains(pin) {
+            return Err(HsmError::PinRefused);
+        }
+        let answer = connection.ask(request, deadline);
+        if let Err(HsmError::PinRefused) = answer {
+            self.refused.insert(pin);
+        }
+        answer
     }
 
     fn bind(&mut self, vault_tag: [u8; 8], keys: Vec<HsmKey>) -> Result<(), HsmError> {
@@ -313,10 +326,6 @@ impl Supervisor {
             connection.wait_reaped(FAREWELL);
         }
     }
-}
-
-fn login_request(pin: &[u8], care: Care) -> Request {
-    Request::Login { pin: SecretBytes::copy_from(pin), care }
 }
 
 fn expect_token(reply: Reply) -> Result<TokenInfo, HsmError> {

@@ -7,30 +7,24 @@ use keystead_crypto::secret::SecretBytes;
 use subtle::ConstantTimeEq;
 
 use super::kept::Pins;
-use super::{FAREWELL, Supervisor, login_request};
+use super::{FAREWELL, Supervisor};
 use crate::connection::Connection;
 use crate::protocol::{Care, Reply, Request};
 
 impl Supervisor {
     /// Has the token change its PIN, and finds out what holds if that is cut off.
     pub(super) fn change_pin(&mut self, current: &SecretBytes, new: &SecretBytes) -> Result<(), HsmError> {
-        if self.refused.contains(current.expose()) {
-            return Err(HsmError::PinRefused);
-        }
         let connection = self.connect()?;
         let copy = |pin: &SecretBytes| SecretBytes::copy_from(pin.expose());
         let request = Request::ChangePin { current: copy(current), new: copy(new) };
-        match connection.ask(&request, self.config.deadline) {
+        match self.send_pin(&connection, current.expose(), &request, self.config.deadline) {
             Ok(Reply::Done) => {
                 self.adopt(current, new);
                 Ok(())
             }
-            Err(HsmError::PinRefused) => {
-                self.refused.insert(current.expose());
-                Err(HsmError::PinRefused)
-            }
             Err(
-                error @ (HsmError::PinLocked
+                error @ (HsmError::PinRefused
+                | HsmError::PinLocked
                 | HsmError::NotLoggedIn
                 | HsmError::Misconfigured { .. }
                 | HsmError::Unsupported { .. }),
@@ -88,9 +82,9 @@ impl Supervisor {
         pins: &mut Vec<LockedBytes>,
     ) -> Result<LockedBytes, (HsmError, bool)> {
         while let Some(pin) = pins.pop() {
-            match connection.ask(&login_request(pin.expose(), Care::Again), self.config.deadline) {
+            match self.log_in(connection, pin.expose(), Care::Again) {
                 Ok(_) => return Ok(pin),
-                Err(HsmError::PinRefused) => self.refused.insert(pin.expose()),
+                Err(HsmError::PinRefused) => {}
                 Err(error @ (HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. })) => {
                     let again = !pins.is_empty();
                     return Err((if again { error } else { HsmError::PinUncertain }, again));

@@ -18,16 +18,14 @@ impl Supervisor {
             return Err(HsmError::PinRefused);
         }
         let (connection, _) = self.start()?;
-        let deadline = self.config.deadline.saturating_mul(CALLS);
-        match connection.ask(&Request::Inspect { login }, deadline) {
-            Ok(Reply::Report(report)) => Ok(*report),
-            Ok(_) => Err(HsmError::Lied { what: "the kind of an answer".to_owned() }),
-            Err(error) => {
-                if let Some(pin) = pin.filter(|_| error == HsmError::PinRefused) {
-                    self.refused.insert(pin.expose());
-                }
-                Err(error)
-            }
+        let (request, deadline) = (Request::Inspect { login }, self.config.deadline.saturating_mul(CALLS));
+        let answer = match pin {
+            Some(pin) => self.send_pin(&connection, pin.expose(), &request, deadline),
+            None => connection.ask(&request, deadline),
+        };
+        match answer? {
+            Reply::Report(report) => Ok(*report),
+            _ => Err(HsmError::Lied { what: "the kind of an answer".to_owned() }),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keystead_crypto::ports::{HsmError, HsmLogin};
+use keystead_crypto::secret::SecretBytes;
 use keystead_hsm::{HsmHandle, HsmStatus};
 
 use super::bench::{ALL, Place, TAG, is_unavailable, until};
@@ -36,6 +37,20 @@ async fn a_pin_that_is_refused_after_a_crash_is_sent_once() {
     assert_eq!((stage.fired(&refused), stage.fired(&crash)), (1, 1));
     assert_eq!(stage.place.shim.logins().unwrap().len(), 2);
     stage.place.assert_no_pin_tried_twice();
+    stage.assert_quiet();
+}
+
+#[tokio::test]
+async fn a_pin_that_is_refused_by_a_change_is_no_pin_to_come_back_with() {
+    let stage = Stage::new().await;
+    let refused = stage.inject("return on=C_SetPIN rv=CKR_PIN_INCORRECT");
+    let new = SecretBytes::copy_from(b"a-new-pin");
+    assert_eq!(stage.hsm.change_pin(stage.place.pin(), new).await, Err(HsmError::PinRefused));
+    let crash = stage.inject("abort on=C_Encrypt times=1");
+    assert_eq!(stage.call(Op::Wrap).await, Err(HsmError::PinRefused));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((stage.fired(&refused), stage.fired(&crash)), (1, 1));
+    assert_eq!(stage.place.shim.logins().unwrap().len(), 1, "only the first one's");
     stage.assert_quiet();
 }
 
