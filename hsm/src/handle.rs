@@ -185,6 +185,8 @@ impl HsmLogin for HsmHandle {
     }
 
     async fn destroy_key(&self, vault_tag: [u8; 8], key: HsmKey) -> Result<(), HsmError> {
+        // Before, since its answer may be lost: with a key bound that is gone, no later child would come back.
+        self.order(|answer| Command::Unbind(vault_tag, key, answer)).await?;
         done(self.call(Request::DestroyKey { vault_tag, key }).await?)
     }
 

@@ -35,6 +35,7 @@ pub(crate) enum Command {
     Probe(Answer<TokenInfo>),
     Login(SecretBytes, Answer<TokenInfo>),
     Bind([u8; 8], Vec<HsmKey>, Answer<()>),
+    Unbind([u8; 8], HsmKey, Answer<()>),
     ChangePin(SecretBytes, SecretBytes, Answer<()>),
     Inspect(Option<(SecretBytes, Care)>, Answer<Report>),
     Connect(Answer<Arc<Connection>>),
@@ -96,6 +97,7 @@ impl Supervisor {
             Command::Probe(answer) => drop(answer.send(self.probe())),
             Command::Login(pin, answer) => drop(answer.send(self.login(&pin))),
             Command::Bind(vault_tag, keys, answer) => drop(answer.send(self.bind(vault_tag, keys))),
+            Command::Unbind(vault_tag, key, answer) => drop(answer.send(Ok(self.unbind(vault_tag, key)))),
             Command::ChangePin(current, new, answer) => drop(answer.send(self.change_pin(&current, &new))),
             Command::Inspect(login, answer) => drop(answer.send(self.inspect(login))),
             Command::Connect(answer) => drop(answer.send(self.connect())),
@@ -312,6 +314,15 @@ impl Supervisor {
             kept.bound = Some((vault_tag, keys));
         }
         Ok(())
+    }
+
+    /// Later children do not look for this key any more; the one that lives forgets it when it destroys it.
+    fn unbind(&mut self, vault_tag: [u8; 8], key: HsmKey) {
+        if let Some(Kept { bound: Some((bound_tag, keys)), .. }) = &mut self.kept
+            && *bound_tag == vault_tag
+        {
+            keys.retain(|bound| *bound != key);
+        }
     }
 
     fn log_out(&mut self) {

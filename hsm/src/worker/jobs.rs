@@ -109,6 +109,7 @@ fn attempt(token: &Token, session: &mut Option<Session>, request: &Request) -> R
             Ok(Reply::Done)
         }
         Request::DestroyKey { vault_tag, key } => {
+            token.unbind(*vault_tag, *key);
             objects::destroy(session, *vault_tag, *key)?;
             Ok(Reply::Done)
         }

@@ -164,6 +164,13 @@ impl Token {
         Ok(())
     }
 
+    /// Forgets a key that is about to be destroyed, so that nobody misses it when the others are looked up again.
+    pub(super) fn unbind(&self, vault_tag: [u8; 8], key: HsmKey) {
+        if let Some(bound) = lock(&self.bound).as_mut().filter(|bound| bound.vault_tag == vault_tag) {
+            bound.keys.remove(&key);
+        }
+    }
+
     fn find_key(&self, session: &Session, vault_tag: [u8; 8], key: HsmKey) -> Result<BoundKey, Fault> {
         if key.purpose == HsmKeyPurpose::Audit {
             return Ok(BoundKey::Pair(objects::find_pair(session, vault_tag, key)?));

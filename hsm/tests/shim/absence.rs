@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use keystead_crypto::ports::HsmError;
+use keystead_crypto::ports::{HsmError, HsmLogin};
 
-use super::bench::is_unavailable;
+use super::bench::{AUDIT, EPOCH, MASTER, TAG, is_unavailable};
 use super::faulty::{Op, Stage};
 
 /// Lost sessions and handles: new ones are taken, and nobody notices.
@@ -26,6 +26,30 @@ async fn a_lost_session_or_handle_is_replaced_unnoticed() {
         assert_eq!(stage.hsm.worker_pid(), worker);
         stage.recovers().await;
     }
+}
+
+/// The key that was destroyed is not looked for among them.
+#[tokio::test]
+async fn a_stale_handle_is_replaced_after_a_key_was_destroyed() {
+    let stage = Stage::new().await;
+    let worker = stage.hsm.worker_pid();
+    stage.hsm.destroy_key(TAG, EPOCH).await.unwrap();
+    let fault = stage.inject("return on=C_Encrypt rv=CKR_KEY_HANDLE_INVALID times=1");
+    stage.call(Op::Wrap).await.unwrap();
+    assert_eq!(stage.fired(&fault), 1);
+    assert_eq!(stage.hsm.worker_pid(), worker);
+    stage.recovers().await;
+}
+
+#[tokio::test]
+async fn a_key_that_was_destroyed_without_an_answer_keeps_no_later_child_from_coming_back() {
+    let stage = Stage::new().await;
+    // Two searches find what there is to destroy; the third makes sure.
+    let fault = stage.inject("abort on=C_FindObjectsInit after=2 times=1");
+    stage.hsm.destroy_key(TAG, EPOCH).await.unwrap();
+    assert_eq!(stage.fired(&fault), 1);
+    assert_eq!(stage.hsm.list_keys(TAG).await.unwrap(), [MASTER, AUDIT]);
+    stage.recovers().await;
 }
 
 /// What ends a worker once: the next one answers the same call.

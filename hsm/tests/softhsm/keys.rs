@@ -52,6 +52,18 @@ async fn a_destroyed_key_is_gone_and_destroying_twice_is_success() {
 }
 
 #[tokio::test]
+async fn a_destroyed_key_keeps_no_later_child_from_coming_back() {
+    let bench = Bench::new();
+    let hsm = bench.ready(bench.config()).await;
+    hsm.destroy_key(OTHER_TAG, MASTER).await.unwrap();
+    hsm.destroy_key(TAG, EPOCH).await.unwrap();
+    kill(&hsm, rustix::process::Signal::KILL);
+    hsm.wrap(MASTER, b"", b"x").await.unwrap();
+    hsm.sign(b"x").await.unwrap();
+    assert!(matches!(hsm.wrap(EPOCH, b"", b"x").await, Err(HsmError::NotUnique { found: 0, .. })));
+}
+
+#[tokio::test]
 async fn versions_are_different_keys() {
     let bench = Bench::new();
     let hsm = bench.ready(bench.config()).await;

@@ -186,7 +186,8 @@ pub trait HsmLogin: Send + Sync {
     async fn logout(&self);
     /// Makes a key, non-extractable, and reads its flags back. Refused if one by this name exists.
     async fn create_key(&self, vault_tag: [u8; 8], key: HsmKey) -> Result<(), HsmError>;
-    /// Destroys a key; absent is success.
+    /// Destroys a key; absent is success. One that is bound is bound no more from here on, even if this fails: a process
+    /// that starts anew binds what was bound, and would not come back if a key of that were gone.
     async fn destroy_key(&self, vault_tag: [u8; 8], key: HsmKey) -> Result<(), HsmError>;
     /// The keys of one vault that the token holds, by their labels: sorted, each once, however many objects bear a label.
     /// Labels of the vault that name no such key are left out. Flags are not looked at; `bind` does that.
