@@ -112,6 +112,8 @@ impl UnsealedVault {
         let mut file = self.rotation.pass.lock().await;
         self.load_pass(&mut file).await?;
         if !self.pass_is_due(&file) {
+            // It may have ended in an earlier run, or by a write that gave no answer.
+            self.show_pass(&file.state);
             return Ok(Stretch::Idle);
         }
         let ways = self.keys.ways();
@@ -158,8 +160,11 @@ impl UnsealedVault {
         wanted || again
     }
 
-    /// Whether a whole pass for the wanted state of now found every data key in it.
+    /// Whether a whole pass for the wanted state of now found every data key in it. Does not wait for one under way.
     pub(super) async fn pass_is_clean(&self) -> Result<bool, VaultError> {
+        if self.rotation.progress().running {
+            return Ok(false);
+        }
         let mut file = self.rotation.pass.lock().await;
         self.load_pass(&mut file).await?;
         let state = &file.state;
@@ -186,11 +191,7 @@ impl UnsealedVault {
                     conflicts = conflicts.saturating_add(1);
                 }
                 Err(VaultError::Storage(StorageError::Conflict { .. })) => return Ok(Stretch::More),
-                Err(error) => {
-                    // An unknown outcome may have moved the cursor on.
-                    file.loaded = false;
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
             self.show_pass(&file.state);
         }
@@ -311,7 +312,10 @@ impl UnsealedVault {
         let unchanged = file.revision.map_or(Precondition::Absent, Precondition::Revision);
         batch.require(Keyspace::Meta, at.clone(), unchanged);
         batch.put(Keyspace::Meta, at, sealed);
+        // An unknown outcome may have moved the cursor on: whoever comes next reads it again.
+        file.loaded = false;
         file.revision = Some(self.commit(intent, batch).await?);
+        file.loaded = true;
         file.state = next;
         Ok(())
     }

@@ -134,7 +134,18 @@ impl UnsealedVault {
         batch.put(Keyspace::SystemKeys, at.clone(), sealed);
         batch.require(Keyspace::Meta, keyring_at.clone(), Precondition::Revision(keyring.revision));
         batch.put(Keyspace::Meta, keyring_at, resealed);
-        let revision = self.commit_unguarded(Some(permit.intent()), batch).await?;
+        let committed = self.commit_unguarded(Some(permit.intent()), batch).await;
+        let revision = match committed {
+            Ok(revision) => revision,
+            // It may be in force all the same, and whoever sealed under the former key would be refused for good.
+            Err(error @ VaultError::Storage(StorageError::UnknownOutcome { .. })) => {
+                let now =
+                    self.storage.snapshot().await?.get(Keyspace::Meta, &keyspace::meta_keyring()).await?;
+                let now = now.map(|stored| stored.revision).filter(|now| *now != keyring.revision);
+                now.ok_or(error)?
+            }
+            Err(error) => return Err(error),
+        };
         self.keys.set_systems(next.stored(revision));
         self.keys.follow_ledger(self.storage.as_ref(), self.clock.now()).await?;
         tracing::info!("a new system key seals from now on; older records are sealed anew in the background");

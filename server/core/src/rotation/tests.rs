@@ -470,6 +470,60 @@ async fn a_replacement_of_a_system_key_cut_off_at_any_write_goes_on_after_it() {
     }
 }
 
+/// A process that lives on after a write whose outcome nobody knows.
+async fn lives_on_after(nth: u64, fault: CommitFault) -> bool {
+    let bench = filled(&["one"]).await;
+    let old = system_keys(&bench);
+    rotate(&bench).await.unwrap();
+    bench.clock.advance(quick().system_key_age);
+    let commits = bench.faults.commits();
+    bench.faults.on_commit(nth, fault);
+    drop(look_after(&bench).await);
+    if bench.faults.commits() < commits + nth {
+        return false;
+    }
+    let entries = bench.vault.audit().size();
+    tokio::time::timeout(Duration::from_secs(10), look_after(&bench))
+        .await
+        .unwrap_or_else(|_| panic!("it goes round in circles after {fault:?} at commit {nth}"))
+        .unwrap();
+    assert!(bench.vault.audit().size() < entries + 20, "{fault:?} at commit {nth}");
+    let new = system_keys(&bench);
+    assert!(new.len() == 1 && new != old, "{fault:?} at commit {nth}");
+    assert_eq!(bench.tokens[0].masters(), [2], "{fault:?} at commit {nth}");
+    bench.put("after").await.unwrap();
+    all_read(&bench).await;
+    // The cursor of the pass is still its own.
+    rotate(&bench).await.unwrap();
+    look_after(&bench).await.unwrap();
+    assert_eq!(bench.tokens[0].masters(), [3], "{fault:?} at commit {nth}");
+    true
+}
+
+#[tokio::test]
+async fn a_write_whose_outcome_is_unknown_does_not_keep_a_process_that_lives_on_from_going_on() {
+    for fault in [CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied] {
+        let mut nth = 1;
+        while lives_on_after(nth, fault).await {
+            nth += 1;
+        }
+        assert!(nth > 5, "every write was cut off, {nth} of them");
+    }
+}
+
+#[tokio::test]
+async fn how_far_the_pass_is_can_be_seen_while_it_works() {
+    let bench = filled(&["one"]).await;
+    rotate(&bench).await.unwrap();
+    let open = bench.opened();
+    open.rotation.progress().running = true;
+    let _a_stretch = open.rotation.pass.lock().await;
+    let seen = operation::run(&open, bench.context(), GetRotation);
+    let seen = tokio::time::timeout(Duration::from_secs(5), seen).await.expect("it waits for the pass");
+    let seen = seen.unwrap();
+    assert!(seen.running && !seen.complete, "{seen:?}");
+}
+
 #[tokio::test]
 async fn destroying_a_version_says_exactly_which_keys_open_it_in_backups() {
     use crate::secrets::{DestroyVersions, Destroyed};
