@@ -142,13 +142,9 @@ impl UnsealedVault {
         })
     }
 
-    /// A fresh data key, counted; the store hears of it if it lacks a way.
+    /// A fresh data key, counted.
     pub(crate) async fn create_data_key(&self, id: RecordId) -> Result<NewDataKey, VaultError> {
-        let new = self.keys.counted_data_key(self.storage.as_ref(), id).await?;
-        if new.record.lacks_a_way {
-            self.note_gap().await?;
-        }
-        Ok(new)
+        self.keys.counted_data_key(self.storage.as_ref(), id).await
     }
 
     /// Commits a change: its intent's marker goes with it, markers of settled intents leave. System records in it count

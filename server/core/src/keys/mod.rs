@@ -97,15 +97,19 @@ pub(crate) struct NewRecord {
     /// The version of M under which the first way wrapped it.
     pub(crate) master_version: u32,
     /// A token was away.
-    pub(crate) lacks_a_way: bool,
+    lacks_a_way: bool,
     seal: Option<Revision>,
 }
 
 impl NewRecord {
-    /// Joins a batch, which is refused once another seal record is in force: it may name other keys.
+    /// Joins a batch, which is refused once another seal record is in force: it may name other keys. What lacks a way
+    /// marks the store in the same batch, so that no pass can end between the two.
     pub(crate) fn put(self, batch: &mut Batch) {
         if let Some(seal) = self.seal {
             batch.require(Keyspace::Seal, keyspace::seal_record(), Precondition::Revision(seal));
+        }
+        if self.lacks_a_way {
+            batch.put(Keyspace::Meta, keyspace::meta_gaps(), Vec::new());
         }
         batch.put(Keyspace::DataKeys, keyspace::data_key(self.id.as_bytes()), self.bytes);
     }

@@ -12,7 +12,7 @@ mod pass;
 mod record;
 mod reseal;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -91,10 +91,6 @@ pub(crate) struct Rotation {
     changing: tokio::sync::Mutex<()>,
     /// What was last found wrong.
     alarms: Mutex<Vec<Alarm>>,
-    /// Data keys made without one of their ways.
-    gaps: AtomicU64,
-    /// The store knows that there are some.
-    gaps_noted: AtomicBool,
     /// A token is back: what a pass left behind may be done now.
     token_back: AtomicBool,
 }
@@ -108,8 +104,6 @@ impl Rotation {
             reseal: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             alarms: Mutex::default(),
-            gaps: AtomicU64::new(0),
-            gaps_noted: AtomicBool::new(false),
             token_back: AtomicBool::new(false),
         }
     }
@@ -127,12 +121,6 @@ impl Rotation {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a gap; says whether the store has still to hear of it. Counted first: a pass that ends meanwhile sees it.
-    pub(crate) fn gap(&self) -> bool {
-        self.gaps.fetch_add(1, Ordering::SeqCst);
-        !self.gaps_noted.load(Ordering::SeqCst)
-    }
-
     /// A token is back, or what it could do has been begun.
     pub(crate) fn set_token_back(&self, back: bool) {
         self.token_back.store(back, Ordering::SeqCst);
@@ -140,14 +128,6 @@ impl Rotation {
 
     fn token_is_back(&self) -> bool {
         self.token_back.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn gaps(&self) -> u64 {
-        self.gaps.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn set_gaps_noted(&self, noted: bool) {
-        self.gaps_noted.store(noted, Ordering::SeqCst);
     }
 }
 

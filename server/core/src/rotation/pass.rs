@@ -62,10 +62,10 @@ pub(super) struct PassFile {
     loaded: bool,
     revision: Option<Revision>,
     pub(super) state: PassState,
-    /// The mark that data keys were made that lack a way.
+    /// The mark that data keys were made that lack a way: the last of them wrote it.
     gaps: Option<Revision>,
-    /// Gaps counted when the pass began.
-    gaps_at_start: u64,
+    /// The same when the pass began, in this run.
+    gaps_at_start: Option<Revision>,
     pace: Option<Pace>,
     /// A pass that left something behind is not repeated before this, on the monotonic clock,
     not_before: Duration,
@@ -119,7 +119,7 @@ impl UnsealedVault {
         let ways = self.keys.ways();
         if file.state.goal != ways.goal() || file.state.finished.is_some() {
             file.state = PassState { goal: ways.goal(), started: self.clock.now(), ..PassState::default() };
-            file.gaps_at_start = self.rotation.gaps();
+            file.gaps_at_start = file.gaps;
             self.rotation.set_token_back(false);
         }
         self.show_pass(&file.state);
@@ -329,40 +329,33 @@ impl UnsealedVault {
         let again = file.again.map_or(AGAIN, |again| again.saturating_mul(2).min(AGAIN_AT_MOST));
         file.again = Some(again);
         file.not_before = self.clock.monotonic().saturating_add(again);
-        if let Some(mark) = file.gaps.filter(|_| file.state.lacking == 0) {
-            // Whoever leaves a gap from here on marks the store again, which makes the removal conflict.
-            self.rotation.set_gaps_noted(false);
-            let mut batch = Batch::new();
-            batch.require(Keyspace::Meta, keyspace::meta_gaps(), Precondition::Revision(mark));
-            batch.delete(Keyspace::Meta, keyspace::meta_gaps());
-            if self.rotation.gaps() != file.gaps_at_start {
-                self.rotation.set_gaps_noted(true);
-                file.not_before = Duration::ZERO;
-                return Ok(Stretch::Left);
-            }
-            match self.commit(Some(permit.intent()), batch).await {
-                Ok(_) => file.gaps = None,
-                Err(VaultError::Storage(StorageError::Conflict { .. })) => return Ok(Stretch::Left),
-                Err(error) => return Err(error),
-            }
-        }
         if file.state.lacking > 0 {
+            return Ok(Stretch::Left);
+        }
+        if file.gaps.is_some() && !self.remove_gaps_mark(permit, file).await? {
+            file.not_before = Duration::ZERO;
             return Ok(Stretch::Left);
         }
         file.again = None;
         Ok(Stretch::Clean)
     }
 
-    /// Marks the store that data keys lack a way, before the first of them is committed.
-    pub(crate) async fn note_gap(&self) -> Result<(), VaultError> {
-        if !self.rotation.gap() {
-            return Ok(());
-        }
+    /// Says whether it could go. A data key that came since the pass began, perhaps behind it, has changed the mark.
+    async fn remove_gaps_mark(
+        &self,
+        permit: &SystemPermit<Rewrap>,
+        file: &mut PassFile,
+    ) -> Result<bool, VaultError> {
+        let Some(mark) = file.gaps_at_start else { return Ok(false) };
         let mut batch = Batch::new();
-        batch.put(Keyspace::Meta, keyspace::meta_gaps(), Vec::new());
-        self.commit(None, batch).await?;
-        self.rotation.set_gaps_noted(true);
-        Ok(())
+        batch.require(Keyspace::Meta, keyspace::meta_gaps(), Precondition::Revision(mark));
+        batch.delete(Keyspace::Meta, keyspace::meta_gaps());
+        match self.commit(Some(permit.intent()), batch).await {
+            Ok(_) => file.gaps = None,
+            Err(VaultError::Storage(StorageError::Conflict { .. })) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
     /// Writes the cursor anew, under the system key in force.

@@ -11,10 +11,11 @@ use keystead_storage::{Batch, Keyspace, Precondition, Range, Storage, StorageErr
 
 use super::*;
 use crate::error::VaultError;
-use crate::keys::{MasterKey, fresh_id};
+use crate::keys::{MasterKey, NewRecord, fresh_id};
 use crate::operation;
 use crate::request::SystemPermit;
 use crate::testing::Bench;
+use crate::vault::OpenVault;
 
 const PATHS: [&str; 5] = ["a", "b/c", "b/d", "e/f/g", "h"];
 const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
@@ -267,6 +268,61 @@ async fn what_a_token_missed_while_it_was_away_is_made_up_for() {
     assert_eq!(look_after(&bench).await.unwrap(), Stretch::Idle, "not over and over");
     bench.opened().upkeep().await.unwrap();
     assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    assert!(bench.wraps().await.iter().all(|wraps| wraps.len() == 2));
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Idle);
+}
+
+/// A vault of two tokens with a data key that lacks the second, which is back, and another that is on its way.
+async fn with_gaps() -> (Bench, NewRecord) {
+    let bench = filled(&["one", "two"]).await;
+    join_token(&bench, 1).await.unwrap();
+    look_after(&bench).await.unwrap();
+    bench.tokens[1].away.store(true, Ordering::SeqCst);
+    bench.put("missed").await.unwrap();
+    let late = bench.opened().create_data_key(fresh_id()).await.unwrap().record;
+    bench.tokens[1].away.store(false, Ordering::SeqCst);
+    bench.opened().upkeep().await.unwrap();
+    (bench, late)
+}
+
+fn put(open: &OpenVault, late: NewRecord) {
+    let mut batch = Batch::new();
+    late.put(&mut batch);
+    futures::executor::block_on(open.commit(None, batch)).unwrap();
+}
+
+#[tokio::test]
+async fn a_data_key_that_lacks_a_way_and_comes_after_the_pass_is_made_up_for() {
+    let (bench, late) = with_gaps().await;
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    put(&bench.opened(), late);
+    assert!(!bench.opened().pass_is_clean().await.unwrap(), "nothing may be given up");
+    bench.clock.advance(Duration::from_secs(60));
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean);
+    assert!(bench.wraps().await.iter().all(|wraps| wraps.len() == 2));
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Idle);
+}
+
+#[tokio::test]
+async fn a_data_key_that_lacks_a_way_and_comes_behind_the_pass_is_made_up_for() {
+    /// Commits while the pass has read its page.
+    struct Behind(OpenVault, Mutex<Option<NewRecord>>);
+    impl Beside for Behind {
+        fn closing(&self) -> bool {
+            false
+        }
+        fn inside(&self) -> usize {
+            if let Some(late) = self.1.lock().unwrap().take() {
+                put(&self.0, late);
+            }
+            0
+        }
+    }
+    let (bench, late) = with_gaps().await;
+    let behind = Behind(bench.opened(), Mutex::new(Some(late)));
+    assert_eq!(behind.0.rewrap(&behind).await.unwrap(), Stretch::Left);
+    assert!(!bench.opened().pass_is_clean().await.unwrap(), "nothing may be given up");
+    assert_eq!(look_after(&bench).await.unwrap(), Stretch::Clean, "at once");
     assert!(bench.wraps().await.iter().all(|wraps| wraps.len() == 2));
     assert_eq!(look_after(&bench).await.unwrap(), Stretch::Idle);
 }
