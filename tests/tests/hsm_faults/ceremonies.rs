@@ -27,19 +27,18 @@ async fn submit(server: &ServerProcess, text: &str, id: &str) -> Submitted {
     server.local().system().submit_share(&share(text), id).await.unwrap()
 }
 
-/// Enters the last share, and kills the server when the token gets to this call. `false` if it never does.
-async fn killed_at(server: &mut ServerProcess, call: &str, text: &str, id: &str) -> bool {
+/// Enters the last share, and kills the server when the token gets to this call, which it must.
+async fn killed_at(server: &mut ServerProcess, call: &str, text: &str, id: &str) {
     let fault = server.shim().inject(&format!("hang {call} times=1")).unwrap();
     let (system, text, id) = (server.local().system(), share(text), id.to_owned());
     let sent = tokio::spawn(async move { system.submit_share(&text, &id).await });
     until(call, || async { (sent.is_finished() || server.shim().fired(&fault).unwrap() > 0).then_some(()) })
         .await;
-    let fired = server.shim().fired(&fault).unwrap() > 0;
+    assert!(server.shim().fired(&fault).unwrap() > 0, "{call} was not made");
     server.kill().await;
     sent.abort();
     server.shim().end(&fault).unwrap();
     server.start_again().await;
-    fired
 }
 
 async fn unseals(server: &ServerProcess, shares: &[String]) {
@@ -60,7 +59,7 @@ async fn making_new_shares() {
     for call in ["on=C_GenerateKey", "on=C_EncryptInit", "on=C_DecryptInit", "on=C_SignInit"] {
         let id = begin(&server, rekey()).await;
         submit(&server, &old[0], &id).await;
-        assert!(killed_at(&mut server, call, &old[1], &id).await, "{call} was not made");
+        killed_at(&mut server, call, &old[1], &id).await;
         assert_eq!(server.local().system().status().await.unwrap().epoch, 1);
         unseals(&server, &old[1..]).await;
     }
@@ -87,7 +86,7 @@ async fn confirming_new_shares() {
             handed.shares.iter().map(|share| share.text.expose_str().unwrap().to_owned()).collect();
         let confirm = handed.ceremony.unwrap().ceremony_id;
         submit(&server, &new[0], &confirm).await;
-        assert!(killed_at(&mut server, call, &new[1], &confirm).await, "{call} was not made");
+        killed_at(&mut server, call, &new[1], &confirm).await;
         assert_eq!(server.local().system().status().await.unwrap().epoch > 1, done, "{call}");
         unseals(&server, if done { &new[1..] } else { &old[1..] }).await;
     }
@@ -95,8 +94,8 @@ async fn confirming_new_shares() {
 
 #[tokio::test]
 async fn changing_the_pin() {
-    // Before the token changes it, and after: the login that follows.
-    for call in ["on=C_SetPIN", "on=C_Login"] {
+    // Before the token changes it, and after: the session that changed it is closed before anybody hears of it.
+    for (call, changed) in [("on=C_SetPIN", false), ("on=C_CloseSession", true)] {
         let mut server = start().await;
         let shares = server.shares();
         let change = v1::ChangePin { new_pin: b"a new pin, 5831".to_vec(), ..Default::default() };
@@ -104,5 +103,12 @@ async fn changing_the_pin() {
         submit(&server, &shares[0], &id).await;
         killed_at(&mut server, call, &shares[1], &id).await;
         unseals(&server, &shares[1..]).await;
+        let logins = server.shim().logins().unwrap();
+        let taken: Vec<_> = logins
+            .iter()
+            .filter(|login| login.answer.as_deref() == Some("0x0"))
+            .map(|login| &login.pin)
+            .collect();
+        assert_eq!(taken.first() != taken.last(), changed, "{call}: {logins:?}");
     }
 }
