@@ -115,7 +115,14 @@ async fn rotate(args: RotateArgs, connect: Connect<'_>, output: &Output) -> Resu
     let then =
         if args.wait { "the old one is destroyed" } else { "data keys are wrapped anew in the background" };
     let sentence = format!("New master key: {}; {then}.", named.join(", "));
-    output.sentence(&sentence, &json!({ "master_keys": json, "waited": args.wait }))
+    output.sentence(&sentence, &json!({ "master_keys": json, "waited": args.wait }))?;
+    if !output.is_json() {
+        let when = if args.wait { "Now" } else { "Once `keystead keys rotation` says that it is complete," };
+        output.remark(&format!(
+            "{when} export the seal record again (`keystead seal-record export FILE`) and back the tokens up."
+        ));
+    }
+    Ok(())
 }
 
 /// Until every token has given its older keys up.

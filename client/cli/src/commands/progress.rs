@@ -74,6 +74,9 @@ pub(super) fn parameters(progress: &CeremonyProgress) -> Vec<(String, String)> {
             }
             ("shares", _) => "New shares".to_owned(),
             ("threshold", _) => "Needed of them".to_owned(),
+            ("recipient", _) if progress.purpose() == CeremonyPurpose::AddRecovery => {
+                "Recovery key".to_owned()
+            }
             ("recipient", _) => {
                 recipients = recipients.saturating_add(1);
                 format!("Share {recipients} for")
@@ -121,6 +124,10 @@ mod tests {
     use super::*;
 
     fn rekey(parameters: &[(&str, &str)]) -> CeremonyProgress {
+        ceremony(CeremonyPurpose::Rekey, parameters)
+    }
+
+    fn ceremony(purpose: CeremonyPurpose, parameters: &[(&str, &str)]) -> CeremonyProgress {
         let parameter = |(name, value): &(&str, &str)| CeremonyParameter {
             name: (*name).to_owned(),
             value: (*value).to_owned(),
@@ -128,7 +135,7 @@ mod tests {
         CeremonyProgress {
             ceremony_id: "c0".to_owned(),
             threshold: 2,
-            purpose: CeremonyPurpose::Rekey.into(),
+            purpose: purpose.into(),
             parameters: parameters.iter().map(parameter).collect(),
             ..CeremonyProgress::default()
         }
@@ -155,6 +162,12 @@ mod tests {
         assert_eq!(shown, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert_eq!(parameters(&rekey(&[("new_q", "true")])).len(), 1);
         assert_eq!(parameters(&rekey(&[("new_q", "perhaps")])).len(), 1);
+    }
+
+    #[test]
+    fn the_recipient_of_a_recovery_key_is_not_shown_as_that_of_a_share() {
+        let shown = parameters(&ceremony(CeremonyPurpose::AddRecovery, &[("recipient", "age1a")]));
+        assert_eq!(shown, [("Recovery key".to_owned(), "age1a".to_owned())]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The server's signed header names the digest of every share. A share that was not handed out for this vault never
 //! leaves this process; neither does one whose server shows a header of another audit key.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use data_encoding::HEXLOWER;
@@ -20,6 +20,8 @@ use crate::prompt;
 
 /// As many as a vault can have.
 const MAX_SHARES: usize = 255;
+/// Where a share comes from that has no file.
+const ENTERED: &str = "what was entered";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShareCommand {
@@ -46,7 +48,8 @@ pub(crate) async fn run(
     let status = connect.connect().await?.system().status().await?;
     let header = verified_header(&status)?;
     let text = prompt::short_secret("the share", args.share_file.as_deref())?;
-    let share = checked(&header, &text, "this share")?;
+    let origin = args.share_file.as_deref().map_or_else(|| ENTERED.to_owned(), of_file);
+    let share = checked(&header, &text, &origin)?;
     let (number, vault, epoch) = (share.number(), HEXLOWER.encode(&header.vault), header.epoch);
     output.sentence(
         &format!("This is share {number} of vault {vault}, epoch {epoch}. It was not sent."),
@@ -81,17 +84,21 @@ pub(super) fn checked(header: &SealHeader, text: &SecretBytes, origin: &str) -> 
         .map_err(|source| CliError::Share { origin: origin.to_owned(), source })
 }
 
+fn of_file(file: &Path) -> String {
+    file.display().to_string()
+}
+
 /// The shares with where each comes from.
 pub(super) fn read_shares(files: &[PathBuf]) -> Result<Vec<(String, SecretBytes)>, CliError> {
     if !files.is_empty() {
         return files
             .iter()
-            .map(|file| Ok((file.display().to_string(), prompt::short_secret("the share", Some(file))?)))
+            .map(|file| Ok((of_file(file), prompt::short_secret("the share", Some(file))?)))
             .collect();
     }
     let shares = prompt::asked_or_lines("the share", MAX_SHARES)?;
     let several = shares.len() > 1;
-    let origin = |line: usize| if several { format!("line {line}") } else { "this share".to_owned() };
+    let origin = |line: usize| if several { format!("line {line}") } else { ENTERED.to_owned() };
     Ok(shares.into_iter().enumerate().map(|(index, share)| (origin(index + 1), share)).collect())
 }
 

@@ -92,15 +92,13 @@ impl Vault {
     }
 
     async fn record_start(&self, ctx: &RequestContext, progress: &Progress) -> Result<(), VaultError> {
-        let mut detail: Detail = vec![("ceremony", progress.id.to_string())];
-        detail.extend(progress.parameters.clone());
         let entry = ClearEntry {
             kind: EntryKind::System,
             action: "system:start-ceremony",
             outcome: "ok",
             peer: Some(ctx.peer),
             intent: None,
-            detail,
+            detail: begun(progress),
         };
         entry.record(&self.parts.audit, self.parts.clock.as_ref()).await.map(drop)
     }
@@ -243,11 +241,16 @@ impl Operation for StartCeremony {
     }
 
     fn detail(progress: &Progress) -> Detail {
-        let mut detail: Detail =
-            vec![("ceremony", progress.id.to_string()), ("purpose", progress.purpose.action().to_owned())];
-        detail.extend(progress.parameters.clone());
-        detail
+        begun(progress)
     }
+}
+
+/// What the audit log has of a beginning: which ceremony, what for, with which parameters.
+fn begun(progress: &Progress) -> Detail {
+    let mut detail: Detail =
+        vec![("ceremony", progress.id.to_string()), ("purpose", progress.purpose.action().to_owned())];
+    detail.extend(progress.parameters.clone());
+    detail
 }
 
 /// Ends one.

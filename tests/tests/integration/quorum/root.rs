@@ -38,4 +38,13 @@ async fn a_quorum_makes_a_new_administrator_whatever_the_policies_say() {
     let root = vault.bearer(token.expose_str().unwrap());
     put(&root, "a", "again").await;
     root.policies().list().next().await.unwrap();
+
+    let mut tail = root.audit().tail(1_000, false).await.unwrap();
+    let mut purposes = Vec::new();
+    while let Some(entry) = tail.next().await.unwrap() {
+        if entry.action == "system:start-ceremony" {
+            purposes.push(entry.detail["purpose"].clone());
+        }
+    }
+    assert_eq!(purposes, ["system:recover-root"]);
 }

@@ -123,6 +123,9 @@ fn show_changed(path: &str, versions: &[SecretVersion], output: &Output) -> Resu
 }
 
 fn show(versions: &[SecretVersion], json: &Value, output: &Output) -> Result<(), CliError> {
+    if versions.is_empty() {
+        return output.sentence("Nothing was left to change.", json);
+    }
     let row = |version: &SecretVersion| {
         vec![
             version.version.to_string(),

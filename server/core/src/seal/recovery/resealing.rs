@@ -10,6 +10,7 @@ use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::share::SCHEME_GF256;
 use keystead_crypto::unseal_key::UnsealKey;
 use keystead_domain::seal::Quorum;
+use subtle::ConstantTimeEq;
 
 use super::super::{TrustedSeal, broken, crypto_error, vault_id};
 use super::RecoverError;
@@ -131,7 +132,7 @@ pub(super) async fn check_boxes(
     let boxes = boxes.first().ok_or_else(other)?;
     for pin_box in &boxes.pins {
         let opened = unseal_key.pin_box_open(place, pin_box).map_err(crypto_error)?;
-        if opened.expose() != pin.expose() {
+        if !bool::from(pin.ct_eq(&opened)) {
             return Err(other().into());
         }
     }
