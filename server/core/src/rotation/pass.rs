@@ -162,12 +162,13 @@ impl UnsealedVault {
 
     /// Whether a whole pass for the wanted state of now found every data key in it. Does not wait for one under way.
     pub(super) async fn pass_is_clean(&self) -> Result<bool, VaultError> {
-        if self.rotation.progress().running {
-            return Ok(false);
-        }
-        let mut file = self.rotation.pass.lock().await;
+        let Ok(mut file) = self.rotation.pass.try_lock() else { return Ok(false) };
         self.load_pass(&mut file).await?;
         let state = &file.state;
+        if file.revision.is_some() {
+            // Of an earlier run, until this one goes on with it.
+            self.show_pass(state);
+        }
         let done = state.goal == self.keys.ways().goal() && state.finished.is_some();
         Ok(done && state.lacking == 0 && file.gaps.is_none())
     }
