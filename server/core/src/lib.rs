@@ -9,6 +9,7 @@ pub mod audit_trail;
 pub mod auth;
 pub mod clock;
 pub mod directory;
+pub mod engine;
 pub mod error;
 pub mod init;
 pub mod keys;

@@ -7,14 +7,18 @@
 
 pub mod certificate_matcher;
 pub mod id;
+pub mod lease;
 pub mod name;
 pub mod path;
 pub mod policy;
 pub mod principal;
+pub mod rights;
+pub mod role;
 pub mod seal;
 pub mod secret_value;
 pub mod secret_version;
 pub mod session;
+pub mod target;
 pub mod time;
 
 pub use certificate_matcher::{CertificateMatcher, MatcherError};
