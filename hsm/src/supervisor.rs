@@ -97,7 +97,10 @@ impl Supervisor {
             Command::Probe(answer) => drop(answer.send(self.probe())),
             Command::Login(pin, answer) => drop(answer.send(self.login(&pin))),
             Command::Bind(vault_tag, keys, answer) => drop(answer.send(self.bind(vault_tag, keys))),
-            Command::Unbind(vault_tag, key, answer) => drop(answer.send(Ok(self.unbind(vault_tag, key)))),
+            Command::Unbind(vault_tag, key, answer) => {
+                self.unbind(vault_tag, key);
+                drop(answer.send(Ok(())));
+            }
             Command::ChangePin(current, new, answer) => drop(answer.send(self.change_pin(&current, &new))),
             Command::Inspect(login, answer) => drop(answer.send(self.inspect(login))),
             Command::Connect(answer) => drop(answer.send(self.connect())),

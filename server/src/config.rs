@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keystead_audit::Head;
+use keystead_core::leases::LeaseOptions;
 use keystead_core::rotation::RotationOptions;
 use keystead_domain::CertificateMatcher;
 use keystead_hsm::MechanismChoice;
@@ -41,6 +42,8 @@ pub struct Config {
     pub further: Vec<HsmConfig>,
     /// `[rotation]`.
     pub rotation: RotationOptions,
+    /// `[leases]`.
+    pub leases: LeaseOptions,
     /// `[audit]`.
     pub audit: AuditConfig,
     /// `[seal]`.

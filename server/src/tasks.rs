@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keystead_audit::State;
 use keystead_core::error::VaultError;
+use keystead_core::leases::ClockState;
 use keystead_core::rotation::{Alarm, Beside, Stretch};
 use keystead_core::vault::{OpenVault, Vault};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use crate::telemetry::ServerMetrics;
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const UNSEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const UNSEAL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
+const LEASES_EVERY: Duration = Duration::from_secs(1);
 const ROTATE_EVERY: Duration = Duration::from_secs(1);
 const ROTATE_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
@@ -147,6 +149,42 @@ async fn rotate_once(open: &OpenVault) -> Result<(), VaultError> {
         }
     }
     Ok(())
+}
+
+/// Takes away logins whose leases are over. Runs until `stop`.
+pub(crate) async fn look_after_leases(
+    vault: Arc<Vault>,
+    metrics: Arc<ServerMetrics>,
+    stop: CancellationToken,
+) {
+    let mut told = ClockState::Agreed;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LEASES_EVERY) => {}
+            () = vault.leases_wanted() => {}
+        }
+        let Ok(open) = vault.unsealed() else { continue };
+        match open.look_after_leases().await {
+            Ok(round) => metrics.leases(round.waiting, round.broken),
+            Err(error) => tracing::warn!(%error, "leases could not be looked after; it is tried again"),
+        }
+        let clock = open.lease_clock();
+        if std::mem::discriminant(&clock) != std::mem::discriminant(&told) {
+            told = clock;
+            match clock {
+                ClockState::Agreed => tracing::info!("the server's clock agrees with the time of leases"),
+                ClockState::Doubted { ahead } => tracing::warn!(
+                    ahead_s = ahead / 1000,
+                    "the server's clock is far ahead of when the vault was last open: leases stand still until a target's clock agrees, or an operator says `keystead lease accept-clock`"
+                ),
+                ClockState::Stepped { by } => tracing::warn!(
+                    by_s = by / 1000,
+                    "the server's clock was stepped: leases go by the time that passed, and none ends early or late"
+                ),
+            }
+        }
+    }
 }
 
 /// Keeps the head of the audit log in the token: every so often if the log grew, and whenever the vault asks. Apart from

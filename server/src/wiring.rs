@@ -13,6 +13,7 @@ use keystead_audit::{
 };
 use keystead_core::audit_trail::ReadDurability as CoreDurability;
 use keystead_core::clock::Clock;
+use keystead_core::engine::Engines;
 use keystead_core::vault::{FurtherHsm, Vault, VaultOptions, VaultParts};
 use keystead_crypto::arena::arena;
 use keystead_crypto::ports::{Hsm, HsmError};
@@ -201,6 +202,7 @@ impl Server {
         let (health, health_service) = tonic_health::server::health_reporter();
         background.spawn(tasks::rotate(Arc::clone(&self.vault), Arc::clone(&self.metrics), cancel.clone()));
         let (vault, metrics) = (Arc::clone(&self.vault), Arc::clone(&self.metrics));
+        background.spawn(tasks::look_after_leases(Arc::clone(&vault), Arc::clone(&metrics), cancel.clone()));
         if let Some(every) = self.config.audit.anchor_interval {
             let (vault, metrics) = (Arc::clone(&vault), Arc::clone(&metrics));
             background.spawn(tasks::keep_anchored(vault, metrics, every, cancel.clone()));
@@ -269,6 +271,7 @@ pub(crate) async fn open_parts(
         further,
         audit,
         clock,
+        engines: Engines::default(),
         auto_pin: config.seal.auto_pin.clone().map(ConfiguredPin::shared),
         options: VaultOptions {
             node: config.server.node.clone(),
@@ -277,6 +280,7 @@ pub(crate) async fn open_parts(
                 ReadDurability::Os => CoreDurability::Os,
             },
             rotation: config.rotation.clone(),
+            leases: config.leases.clone(),
             unseal_timeout: config.seal.unseal_timeout,
             anchor_at_sealing: config.audit.anchor_interval.is_some(),
             accept_anchor: config.audit.accept_anchor,

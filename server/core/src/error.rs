@@ -8,6 +8,8 @@ use keystead_domain::policy::PolicyError;
 use keystead_domain::secret_version::VersionError;
 use keystead_storage::StorageError;
 
+use crate::credentials::CredentialError;
+
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -249,6 +251,9 @@ pub enum VaultError {
         /// The version.
         version: u32,
     },
+    /// Targets, roles and leases.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
     /// The random source fails or repeats.
     #[error("the random source failed; nothing was made")]
     Randomness,
@@ -358,6 +363,7 @@ impl VaultError {
             Self::TokenAway { .. } => "TOKEN_AWAY",
             Self::RotationUnderWay => "ROTATION_UNDER_WAY",
             Self::MasterKeyUsedUp { .. } => "MASTER_KEY_USED_UP",
+            Self::Credential(error) => error.reason(),
             Self::Randomness => "RANDOMNESS_FAILED",
             Self::Interrupted { .. } => "INTERRUPTED",
             Self::Contention { .. } => "CONTENTION",

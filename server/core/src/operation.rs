@@ -34,6 +34,8 @@ pub enum Grant {
     Policy,
     /// Being identified is enough: it concerns nobody but the caller.
     Identified,
+    /// What is the caller's own needs no policy; anything else does.
+    Owner,
 }
 
 /// Facts for the audit entry, by name; never a secret.
@@ -60,6 +62,15 @@ pub trait Operation: Send + Sized + 'static {
         Detail::new()
     }
 
+    /// Whether it concerns what is the caller's own, for [`Grant::Owner`]. What is not there is nobody's.
+    fn is_own(
+        &self,
+        _vault: &UnsealedVault,
+        _caller: &Caller,
+    ) -> impl Future<Output = Result<bool, VaultError>> + Send {
+        std::future::ready(Ok(false))
+    }
+
     /// Does it.
     fn handle(
         self,
@@ -83,7 +94,11 @@ pub async fn run<Op: Operation>(
     let mut entry = Entry::begin(vault, &ctx, Op::ACTION, op.resource());
     entry.asked(op.asked());
     let (caller, view) = identify(vault, &ctx, &mut entry).await?;
-    let allowed = decide::<Op>(vault, &caller, Op::ACTION, Op::GRANT, &mut entry).await?;
+    let grant = match Op::GRANT {
+        Grant::Owner if !op.is_own(vault, &caller).await? => Grant::Policy,
+        grant => grant,
+    };
+    let allowed = decide::<Op>(vault, &caller, Op::ACTION, grant, &mut entry).await?;
     match Op::EFFECT {
         Effect::Read => {
             let mut reserved = entry.reserve(1).await?;
@@ -259,12 +274,8 @@ async fn decide<Op>(
 ) -> Result<Allowed<Op>, VaultError> {
     let decision = match grant {
         Grant::Policy => vault.decide(caller, action, entry.resource()),
-        Grant::Identified => Decision {
-            verdict: Verdict::Allow,
-            determining: vec!["identified".to_owned()],
-            errors: Vec::new(),
-            cacheable: true,
-        },
+        Grant::Identified => without_policy("identified"),
+        Grant::Owner => without_policy("owner"),
     };
     let reason_id = || entry.request_id().to_owned();
     let refusal = match decision.verdict {
@@ -280,5 +291,14 @@ async fn decide<Op>(
             entry.record_refusal(&mut reserved, &refusal).await?;
             Err(refusal)
         }
+    }
+}
+
+fn without_policy(why: &str) -> Decision {
+    Decision {
+        verdict: Verdict::Allow,
+        determining: vec![why.to_owned()],
+        errors: Vec::new(),
+        cacheable: true,
     }
 }

@@ -3,7 +3,6 @@
 //! Invariant: every version is sealed once, under its own data key; each function takes the permit of its operation.
 
 pub mod payload;
-pub(crate) mod request_ids;
 mod write;
 
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! A whole vault for this crate's tests: tokens in memory, a store that fails on demand, a log in a directory of its own.
 //! Compiled for tests only.
 
+pub(crate) mod target;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,13 +23,14 @@ use keystead_crypto::unseal_key::UnsealKey;
 use keystead_domain::id::RequestId;
 use keystead_domain::path::SecretPath;
 use keystead_domain::seal::Quorum;
-use keystead_domain::time::UnixMillis;
+use keystead_domain::time::{Ttl, UnixMillis};
 use keystead_storage::fault::{Faults, FaultyStorage};
 use keystead_storage::{Keyspace, MemoryStorage, Range, Storage};
 use rand_core::Rng;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use self::target::MemoryTargets;
 use crate::audit_trail::ReadDurability;
 use crate::clock::ManualClock;
 use crate::error::VaultError;
@@ -249,6 +252,7 @@ pub(crate) struct Bench {
     pub(crate) options: RotationOptions,
     pub(crate) vault: Arc<Vault>,
     pub(crate) shares: Vec<Share>,
+    pub(crate) targets: MemoryTargets,
     token: Arc<Token>,
     logs: Vec<TempDir>,
 }
@@ -259,8 +263,8 @@ impl Bench {
         let tokens: Vec<_> = serials.iter().map(|serial| MemoryToken::new(serial)).collect();
         let (store, faults) = (Arc::new(MemoryStorage::new()), Faults::default());
         let clock = Arc::new(ManualClock::new(UnixMillis(1_700_000_000_000)));
-        let log = tempfile::tempdir().unwrap();
-        let vault = vault(&store, &faults, &tokens, &clock, &options, &log);
+        let (log, targets) = (tempfile::tempdir().unwrap(), MemoryTargets::default());
+        let vault = vault(&store, &faults, &tokens, &clock, &options, &log, &targets);
         let init = Init {
             quorum: Quorum::new(2, 3).unwrap(),
             pin: SecretBytes::copy_from(PIN),
@@ -271,7 +275,7 @@ impl Bench {
         let made = vault.init(&context(None), init).await.unwrap();
         let token = Arc::new(made.bootstrap.unwrap().0);
         let (shares, logs) = (made.shares, vec![log]);
-        let bench = Self { store, faults, tokens, clock, options, vault, shares, token, logs };
+        let bench = Self { store, faults, tokens, clock, options, vault, shares, token, logs, targets };
         bench.unseal().await.unwrap();
         bench
     }
@@ -283,7 +287,8 @@ impl Bench {
         }
         self.faults = Faults::default();
         let log = tempfile::tempdir().unwrap();
-        self.vault = vault(&self.store, &self.faults, &self.tokens, &self.clock, &self.options, &log);
+        let (store, faults, clock) = (&self.store, &self.faults, &self.clock);
+        self.vault = vault(store, faults, &self.tokens, clock, &self.options, &log, &self.targets);
         self.logs.push(log);
     }
 
@@ -375,6 +380,7 @@ fn vault(
     clock: &Arc<ManualClock>,
     options: &RotationOptions,
     log: &TempDir,
+    targets: &MemoryTargets,
 ) -> Arc<Vault> {
     let audit = AuditLog::open(&log.path().join("audit"), OpenOptions::new("test").unwrap()).unwrap();
     let hsm = |token: &Arc<MemoryToken>| -> Arc<dyn Hsm> { Arc::<MemoryToken>::clone(token) };
@@ -385,6 +391,7 @@ fn vault(
         further: tokens[1..].iter().map(|token| FurtherHsm { hsm: hsm(token), clone_of: None }).collect(),
         audit: Arc::new(audit),
         clock: Arc::<ManualClock>::clone(clock),
+        engines: targets.engines(),
         auto_pin: Some(Arc::new(FixedPin)),
         options: VaultOptions {
             node: "test".to_owned(),
@@ -393,6 +400,11 @@ fn vault(
             rotation: options.clone(),
             anchor_at_sealing: true,
             accept_anchor: None,
+            leases: crate::leases::LeaseOptions {
+                max_ttl: Ttl::from_secs(86_400).unwrap(),
+                max_live_per_principal: 100,
+                revocations_per_target: 4,
+            },
             operators: Vec::new(),
         },
     })

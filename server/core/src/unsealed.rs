@@ -22,8 +22,10 @@ use crate::audit_trail::ReadDurability;
 use crate::audit_trail::sealer::{AuditOpener, AuditSealer};
 use crate::auth::PrincipalCache;
 use crate::clock::Clock;
+use crate::credentials::Links;
 use crate::error::VaultError;
 use crate::keys::{Keys, NewDataKey};
+use crate::leases::Leases;
 use crate::refusals::Refusals;
 use crate::request::{Caller, Peer};
 use crate::rotation::{Rotation, RotationOptions};
@@ -52,6 +54,8 @@ pub struct UnsealedVault {
     pub(crate) refusals: Refusals,
     pub(crate) opener: Arc<AuditOpener>,
     pub(crate) anchor: Arc<AnchorKeeper>,
+    pub(crate) links: Links,
+    pub(crate) leases: Leases,
     sealer: ArcSwap<AuditSealer>,
     intents: Intents,
     /// The outcomes that a crash left out are recorded.
@@ -76,6 +80,8 @@ pub(crate) struct Parts {
     pub(crate) opener: Arc<AuditOpener>,
     pub(crate) sealer: AuditSealer,
     pub(crate) anchor: AnchorKeeper,
+    pub(crate) links: Links,
+    pub(crate) leases: Leases,
 }
 
 impl UnsealedVault {
@@ -97,6 +103,8 @@ impl UnsealedVault {
             refusals: Refusals::default(),
             opener: parts.opener,
             anchor: Arc::new(parts.anchor),
+            links: parts.links,
+            leases: parts.leases,
             sealer: ArcSwap::from_pointee(parts.sealer),
             intents: Intents::default(),
             settled: AtomicBool::new(false),

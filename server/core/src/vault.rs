@@ -22,7 +22,9 @@ use crate::anchor::AnchorKeeper;
 use crate::audit_trail::ReadDurability;
 use crate::audit_trail::sealer::AuditOpener;
 use crate::clock::Clock;
+use crate::engine::Engines;
 use crate::error::VaultError;
+use crate::leases::LeaseOptions;
 use crate::refusals::Refusals;
 use crate::request::{Peer, RequestContext};
 use crate::rotation::{Beside, RotationOptions};
@@ -41,6 +43,8 @@ pub struct VaultParts {
     pub audit: Arc<AuditLog>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// What targets are worked with.
+    pub engines: Engines,
     /// The PIN for a vault that opens by itself.
     pub auto_pin: Option<Arc<dyn PinSource>>,
     /// How it behaves.
@@ -67,6 +71,8 @@ pub struct VaultOptions {
     pub unseal_timeout: std::time::Duration,
     /// How keys are rotated.
     pub rotation: RotationOptions,
+    /// How leases are bounded.
+    pub leases: LeaseOptions,
     /// Certificates that may init, cancel a ceremony and seal while policies are sealed.
     pub operators: Vec<CertificateMatcher>,
     /// Whether sealing anchors the audit log's head in the token.
@@ -94,6 +100,8 @@ pub struct Vault {
     draining: CancellationToken,
     state: tokio::sync::watch::Sender<bool>,
     pub(crate) anchor_soon: Notify,
+    /// Leases are to be looked at sooner than planned. Not in the open vault: whoever waits must not hold it open.
+    pub(crate) leases_wake: Arc<Notify>,
 }
 
 struct Running {
@@ -125,6 +133,7 @@ impl Vault {
             draining: CancellationToken::new(),
             state: tokio::sync::watch::Sender::new(false),
             anchor_soon: Notify::new(),
+            leases_wake: Arc::default(),
         })
     }
 
@@ -167,6 +176,11 @@ impl Vault {
     pub(crate) async fn sealed(&self) {
         let mut state = self.state.subscribe();
         drop(state.wait_for(|open| !open).await);
+    }
+
+    /// Waits until leases are to be looked at sooner than planned.
+    pub async fn leases_wanted(&self) {
+        self.leases_wake.notified().await;
     }
 
     /// Ends every stream, now and from now on: the server is about to stop.
@@ -271,6 +285,13 @@ impl OpenVault {
                 Err(VaultError::OutcomeUnrecorded(keystead_audit::AuditError::Closed))
             }
         }
+    }
+}
+
+impl OpenVault {
+    /// Does something beside requests, inside the open vault: sealing waits for it.
+    pub(crate) fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        drop(self.running.inside.spawn(work));
     }
 }
 

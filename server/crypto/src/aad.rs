@@ -23,6 +23,16 @@ pub mod label {
     pub const AUDIT_KEY: &str = "keystead/v1/audit-key";
     /// The look-up keys.
     pub const KEYRING: &str = "keystead/v1/keyring";
+    /// A target.
+    pub const TARGET: &str = "keystead/v1/target";
+    /// The login by which the vault works in a target.
+    pub const TARGET_LOGIN: &str = "keystead/v1/target-login";
+    /// A role.
+    pub const ROLE: &str = "keystead/v1/role";
+    /// A lease.
+    pub const LEASE: &str = "keystead/v1/lease";
+    /// A revocation of many leases.
+    pub const LEASE_JOB: &str = "keystead/v1/lease-job";
     /// Records of kinds without a label of their own.
     pub const OTHER_RECORD: &str = "keystead/v1/other-record";
     /// A policy.

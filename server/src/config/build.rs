@@ -16,6 +16,7 @@ use super::{
     OperatorConfig, ReadDurability, SealConfig, ServerConfig, TlsConfig,
 };
 use crate::env::{Environment, SOFTHSM2_CONF};
+use keystead_core::leases::LeaseOptions;
 use keystead_core::rotation::RotationOptions;
 
 impl Config {
@@ -60,7 +61,8 @@ impl Config {
         let reader = |section| Section { path, base, section, table: source.sections.get(section) };
         let (server, tls, hsm) = (reader("server"), reader("tls"), reader("hsm"));
         let (audit, seal, limits) = (reader("audit"), reader("seal"), reader("limits"));
-        let (metrics, log, rotation) = (reader("metrics"), reader("log"), reader("rotation"));
+        let (metrics, log) = (reader("metrics"), reader("log"));
+        let (rotation, leases) = (reader("rotation"), reader("leases"));
         let data_dir = server.path("data_dir")?;
         let durability = match audit.text("durability")?.as_str() {
             "os" => ReadDurability::Os,
@@ -96,6 +98,11 @@ impl Config {
                 wraps_alarm: rotation.number("wraps_alarm")?,
                 system_key_records: rotation.number("system_key_records")?,
                 system_key_age: Duration::from_secs(rotation.number("system_key_age_s")?),
+            },
+            leases: LeaseOptions {
+                max_ttl: leases.number("max_ttl_s")?,
+                max_live_per_principal: leases.number("max_live_per_principal")?,
+                revocations_per_target: leases.number("revocations_per_target")?,
             },
             audit: AuditConfig {
                 dir: audit.path_or_none("dir").unwrap_or_else(|| data_dir.join("audit")),

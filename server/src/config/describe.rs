@@ -21,8 +21,20 @@ impl Config {
 
 impl fmt::Display for Described<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { server, tls, operators, hsm, further, rotation, audit, seal, limits, metrics, log } =
-            self.0;
+        let Config {
+            server,
+            tls,
+            operators,
+            hsm,
+            further,
+            rotation,
+            leases,
+            audit,
+            seal,
+            limits,
+            metrics,
+            log,
+        } = self.0;
         writeln!(out, "server.listen = {}", server.listen)?;
         path(out, "server.unix_socket", &server.unix_socket)?;
         path(out, "server.data_dir", &server.data_dir)?;
@@ -45,6 +57,9 @@ impl fmt::Display for Described<'_> {
         writeln!(out, "rotation.wraps_alarm = {}", rotation.wraps_alarm)?;
         writeln!(out, "rotation.system_key_records = {}", rotation.system_key_records)?;
         writeln!(out, "rotation.system_key_age_s = {}", rotation.system_key_age.as_secs())?;
+        writeln!(out, "leases.max_ttl_s = {}", leases.max_ttl.as_secs())?;
+        writeln!(out, "leases.max_live_per_principal = {}", leases.max_live_per_principal)?;
+        writeln!(out, "leases.revocations_per_target = {}", leases.revocations_per_target)?;
         path(out, "audit.dir", &audit.dir)?;
         let durability = match audit.durability {
             ReadDurability::Fsync => "fsync",

@@ -62,6 +62,8 @@ pub struct ServerMetrics {
     pub connections_refused: Counter,
     /// Handlers that panicked.
     pub panics: Counter,
+    leases_waiting: Gauge,
+    leases_broken: Gauge,
     handle: Option<PrometheusHandle>,
 }
 
@@ -133,8 +135,17 @@ impl ServerMetrics {
             handshakes_failed: counter("keystead_handshakes_failed_total"),
             connections_refused: counter("keystead_connections_refused_total"),
             panics: counter("keystead_panics_total"),
+            leases_waiting: recorder.register_gauge(&Key::from_name("keystead_leases_waiting"), &metadata),
+            leases_broken: recorder.register_gauge(&Key::from_name("keystead_leases_broken"), &metadata),
             handle,
         }
+    }
+
+    /// Leases that are over and whose targets were not asked yet, and those whose records do not open.
+    pub fn leases(&self, waiting: usize, broken: usize) {
+        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        self.leases_waiting.set(number(waiting));
+        self.leases_broken.set(number(broken));
     }
 
     /// The counters of the method with this request path; of `unknown` if the contract has none.

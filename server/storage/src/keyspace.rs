@@ -36,7 +36,7 @@ pub enum Keyspace {
     AuditKeys,
     /// Leases, by lease id.
     Leases,
-    /// Leases by expiry and by owner.
+    /// Leases by what is due when, and by owner, role, target and session; revocations of many.
     LeaseIndex,
     /// Roles, by hidden name.
     Roles,
@@ -237,6 +237,120 @@ pub fn request(tag: &[u8; 33]) -> Vec<u8> {
     tag.to_vec()
 }
 
+/// [`Keyspace::Meta`]: how far leases are: their time, and the minutes that are done with, sealed.
+#[must_use]
+pub fn meta_leases() -> Vec<u8> {
+    b"leases".to_vec()
+}
+
+/// [`Keyspace::Roles`]: look-up tag of the role's name.
+#[must_use]
+pub fn role(tag: &[u8; 33]) -> Vec<u8> {
+    tag.to_vec()
+}
+
+/// [`Keyspace::Targets`]: look-up tag of the target's name.
+#[must_use]
+pub fn target(tag: &[u8; 33]) -> Vec<u8> {
+    tag.to_vec()
+}
+
+/// [`Keyspace::Leases`]: lease id.
+#[must_use]
+pub fn lease(id: &[u8; 16]) -> Vec<u8> {
+    id.to_vec()
+}
+
+/// The shards of the index by time: writers of one minute spread over them.
+pub const LEASE_SHARDS: u8 = 16;
+
+/// The shard of a lease.
+#[must_use]
+pub const fn lease_shard(id: &[u8; 16]) -> u8 {
+    let [first, ..] = *id;
+    first % LEASE_SHARDS
+}
+
+/// [`Keyspace::LeaseIndex`]: when a lease is due: `d` ‖ shard ‖ minutes since 1970 u32 ‖ lease id.
+#[must_use]
+pub fn lease_due(minute: u32, id: &[u8; 16]) -> Vec<u8> {
+    [b"d".as_slice(), &[lease_shard(id)], &minute.to_be_bytes(), id].concat()
+}
+
+/// [`Keyspace::LeaseIndex`]: where the minutes from `minute` on begin in a shard.
+#[must_use]
+pub fn lease_due_from(shard: u8, minute: u32) -> Vec<u8> {
+    [b"d".as_slice(), &[shard], &minute.to_be_bytes()].concat()
+}
+
+/// [`Keyspace::LeaseIndex`]: what comes behind one lease in another shard of the index by time.
+#[must_use]
+pub fn lease_due_after(shard: u8, minute: u32, id: &[u8; 16]) -> Vec<u8> {
+    [b"d".as_slice(), &[shard], &minute.to_be_bytes(), id, &[0]].concat()
+}
+
+/// [`Keyspace::LeaseIndex`]: the end of a shard of the index by time.
+#[must_use]
+pub fn lease_due_end(shard: u8) -> Vec<u8> {
+    [b"d".as_slice(), &[shard.saturating_add(1)]].concat()
+}
+
+/// The minute and the lease in a key of the index by time.
+#[must_use]
+pub fn lease_due_in(key: &[u8]) -> Option<(u32, [u8; 16])> {
+    let [b'd', _, rest @ ..] = key else { return None };
+    let (minute, id) = rest.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*minute), id.try_into().ok()?))
+}
+
+/// [`Keyspace::LeaseIndex`]: the prefix of an owner's leases: `o` ‖ look-up tag of the principal.
+#[must_use]
+pub fn leases_of_owner(tag: &[u8; 33]) -> Vec<u8> {
+    [b"o".as_slice(), tag].concat()
+}
+
+/// [`Keyspace::LeaseIndex`]: the prefix of a session's leases: `s` ‖ its key in [`Keyspace::Sessions`], which has 33 bytes.
+#[must_use]
+pub fn leases_of_session(session: &[u8]) -> Vec<u8> {
+    [b"s", session].concat()
+}
+
+/// [`Keyspace::LeaseIndex`]: the prefix of a role's leases: `r` ‖ role id.
+#[must_use]
+pub fn leases_of_role(id: &[u8; 16]) -> Vec<u8> {
+    [b"r".as_slice(), id].concat()
+}
+
+/// [`Keyspace::LeaseIndex`]: the prefix of a target's leases: `t` ‖ target id.
+#[must_use]
+pub fn leases_of_target(id: &[u8; 16]) -> Vec<u8> {
+    [b"t".as_slice(), id].concat()
+}
+
+/// [`Keyspace::LeaseIndex`]: one lease under one of the prefixes above.
+#[must_use]
+pub fn lease_under(prefix: &[u8], id: &[u8; 16]) -> Vec<u8> {
+    [prefix, id].concat()
+}
+
+/// The lease in a key under one of the prefixes above.
+#[must_use]
+pub fn lease_under_in(key: &[u8]) -> Option<[u8; 16]> {
+    key.last_chunk::<16>().copied()
+}
+
+/// [`Keyspace::LeaseIndex`]: a revocation of many leases that is under way: `j` ‖ its id.
+#[must_use]
+pub fn lease_job(id: &[u8; 16]) -> Vec<u8> {
+    [b"j".as_slice(), id].concat()
+}
+
+/// [`Keyspace::LeaseIndex`]: the prefix of revocations of many leases.
+#[must_use]
+pub fn lease_jobs() -> Vec<u8> {
+    b"j".to_vec()
+}
+
 /// [`Keyspace::SystemKeys`]: key id.
 #[must_use]
 pub fn system_key(id: &[u8; 16]) -> Vec<u8> {
@@ -254,6 +368,18 @@ mod tests {
         let names: BTreeSet<_> = Keyspace::ALL.iter().map(|keyspace| keyspace.name()).collect();
         assert_eq!(names.len(), Keyspace::ALL.len());
         assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+    }
+
+    #[test]
+    fn leases_sort_by_their_minute_within_a_shard() {
+        let (a, b) = ([0x11; 16], [0x21; 16]);
+        assert_eq!((lease_shard(&a), lease_shard(&b)), (1, 1));
+        let keys = [lease_due(1, &b), lease_due(255, &a), lease_due(256, &a)];
+        assert!(keys.is_sorted());
+        assert_eq!(lease_due_in(&keys[1]), Some((255, a)));
+        assert!(keys[0] < lease_due_from(1, 255) && lease_due_from(1, 255) < keys[1]);
+        assert_eq!(lease_due_in(&lease_under(&leases_of_role(&a), &b)), None);
+        assert_eq!(lease_under_in(&lease_under(&leases_of_owner(&[7; 33]), &b)), Some(b));
     }
 
     #[test]

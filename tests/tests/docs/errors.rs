@@ -8,6 +8,7 @@ use crate::page;
 #[test]
 fn the_page_of_errors_has_every_reason_once_and_no_other() {
     let mut code = literals(&after(&source("server/core/src/error.rs"), "pub fn reason("));
+    code.extend(literals(&after(&source("server/core/src/credentials/error.rs"), "pub fn reason(")));
     code.extend(literals(&after(&source("server/crypto/src/share.rs"), "pub fn reason(")));
     for file in rust_in(&page::root().join("server/src/grpc")) {
         code.extend(literals(&std::fs::read_to_string(file).unwrap()));

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a certificate identity belongs to one principal at most; record and index change in one batch.
 
+use keystead_domain::lease::Why;
 use keystead_domain::name::PolicyName;
 use keystead_domain::policy::{Action, Method, Resource, Verdict};
 use keystead_domain::principal::{PrincipalName, PrincipalRecord};
@@ -12,6 +13,7 @@ use keystead_storage::{Batch, Keyspace, Precondition, Range, Revision, Snapshot,
 use super::lockout;
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};
+use crate::leases::{many, store};
 use crate::operation::{Detail, Effect, Grant, Operation};
 use crate::records;
 use crate::request::{Caller, Permit};
@@ -159,6 +161,9 @@ pub(crate) async fn put(
             batch.require(Keyspace::PrincipalIndex, index, Precondition::Absent);
         }
         seal_principal(&vault.keys, &mut batch, &record)?;
+        if record.disabled {
+            many::begin(&vault.keys, &mut batch, store::of_owner(&vault.keys, &record.name), Why::OwnerGone)?;
+        }
         match vault.commit(permit.intent(), batch).await {
             Ok(revision) => return Ok(Principal { record, etag: etag(revision) }),
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
@@ -188,8 +193,12 @@ async fn remove(
                 keyspace::principal_index(&index_tag(&vault.keys, identity)),
             );
         }
+        many::begin(&vault.keys, &mut batch, store::of_owner(&vault.keys, name), Why::OwnerGone)?;
         match vault.commit(permit.intent(), batch).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                vault.leases.wake.notify_one();
+                return Ok(());
+            }
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
             Err(error) => return Err(error),
         }

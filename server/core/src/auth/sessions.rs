@@ -2,12 +2,14 @@
 //! final fields.
 
 use keystead_crypto::token::Token;
+use keystead_domain::lease::Why;
 use keystead_domain::policy::{Action, Resource};
 use keystead_domain::session::SessionRecord;
-use keystead_storage::{Batch, Keyspace, Precondition, Snapshot};
+use keystead_storage::{Batch, Keyspace, Precondition, Snapshot, keyspace};
 
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};
+use crate::leases::many;
 use crate::operation::{Detail, Effect, Grant, Operation};
 use crate::records;
 use crate::request::Permit;
@@ -67,7 +69,10 @@ impl Operation for RevokeSelf {
         let mut batch = Batch::new();
         batch.require(Keyspace::Sessions, at.to_vec(), Precondition::Exists);
         batch.delete(Keyspace::Sessions, at.to_vec());
-        vault.commit(permit.intent(), batch).await.map(drop)
+        many::begin(&vault.keys, &mut batch, keyspace::leases_of_session(at), Why::SessionEnded)?;
+        vault.commit(permit.intent(), batch).await?;
+        vault.leases.wake.notify_one();
+        Ok(())
     }
 
     fn detail((): &()) -> Detail {

@@ -401,6 +401,10 @@ fn label_of(keyspace: Keyspace) -> &'static str {
         Keyspace::Requests => label::REQUEST,
         Keyspace::AuditKeys => label::AUDIT_KEY,
         Keyspace::Meta => label::KEYRING,
+        Keyspace::Targets => label::TARGET,
+        Keyspace::Roles => label::ROLE,
+        Keyspace::Leases => label::LEASE,
+        Keyspace::LeaseIndex => label::LEASE_JOB,
         _ => label::OTHER_RECORD,
     }
 }

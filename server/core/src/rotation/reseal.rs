@@ -20,7 +20,7 @@ use crate::request::SystemPermit;
 use crate::unsealed::UnsealedVault;
 
 /// Every keyspace that holds records of system keys, in the order of the pass.
-const SPACES: [Keyspace; 9] = [
+const SPACES: [Keyspace; 13] = [
     Keyspace::Meta,
     Keyspace::SecretMeta,
     Keyspace::Directory,
@@ -30,6 +30,10 @@ const SPACES: [Keyspace; 9] = [
     Keyspace::Sessions,
     Keyspace::Requests,
     Keyspace::AuditKeys,
+    Keyspace::Targets,
+    Keyspace::Roles,
+    Keyspace::Leases,
+    Keyspace::LeaseIndex,
 ];
 /// What is kept of the passes and of the keys themselves: written anew by its owner, which knows its revision.
 fn has_an_owner(space: Keyspace, key: &[u8]) -> bool {

@@ -23,11 +23,13 @@ use keystead_storage::{Keyspace, Range, Storage, keyspace};
 use super::{TrustedSeal, broken, crypto_error, keys_of, pin, vault_id};
 use crate::anchor::AnchorKeeper;
 use crate::audit_trail::sealer::{AuditSealer, day_of};
+use crate::credentials::Links;
 use crate::error::VaultError;
 use crate::keys::link::{Link, Pins};
 use crate::keys::systems::Systems;
 use crate::keys::ways::Ways;
 use crate::keys::{KeyParts, Keys, corrupt};
+use crate::leases::Leases;
 use crate::policies;
 use crate::unsealed::upkeep::day_key;
 use crate::unsealed::{Parts, UnsealedVault};
@@ -247,6 +249,14 @@ async fn load(vault: &Vault, seal: &TrustedSeal, tokens: Tokens) -> Result<Unsea
     let audit_key = day_key(&keys, storage, today, true).await?;
     let sealer = AuditSealer::start(today, &audit_key);
     vault.opener.add(today, audit_key);
+    let leases = Leases::load(
+        vault.parts.options.leases.clone(),
+        Arc::clone(&vault.parts.clock),
+        &keys,
+        storage.snapshot().await?.as_ref(),
+        Arc::clone(&vault.leases_wake),
+    )
+    .await?;
     Ok(UnsealedVault::new(Parts {
         keys,
         storage: Arc::clone(&vault.parts.storage),
@@ -258,6 +268,8 @@ async fn load(vault: &Vault, seal: &TrustedSeal, tokens: Tokens) -> Result<Unsea
         opener: Arc::clone(&vault.opener),
         sealer,
         anchor,
+        links: Links::new(vault.parts.engines.clone()),
+        leases,
     }))
 }
 

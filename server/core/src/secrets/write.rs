@@ -9,13 +9,13 @@ use keystead_domain::path::SecretPath;
 use keystead_domain::secret_version::{SecretMeta, VersionError, VersionMeta, VersionState};
 use keystead_storage::{Batch, Keyspace, Precondition, StorageError, keyspace};
 
-use super::request_ids::{self, Seen};
 use super::{DeleteVersions, DestroyVersions, Destroyed, PutSecret, UndeleteVersions, load, load_meta};
 use crate::directory;
 use crate::error::VaultError;
 use crate::keys::{MasterKey, NewDataKey, corrupt, fresh_id};
 use crate::records;
 use crate::request::Permit;
+use crate::request_ids::{self, Answer, Seen};
 use crate::unsealed::UnsealedVault;
 
 /// Tries of one change against other writers.
@@ -38,14 +38,19 @@ pub async fn put(
             None => None,
             Some(id) => {
                 let principal = permit.caller().principal();
-                let seen =
-                    request_ids::look_up(vault, snapshot.as_ref(), principal, id, op, payload.expose())
-                        .await?;
-                if let Seen::Answered(version) = seen {
-                    let (_, meta, _) = load(vault, snapshot.as_ref(), &op.path).await?;
-                    return meta.version(version).cloned().ok_or_else(|| contention(&op.path));
+                let (path, expected) = (op.path.to_string(), op.expected.map(u64::to_be_bytes));
+                let expected = expected.as_ref().map_or([].as_slice(), <[u8; 8]>::as_slice);
+                let request: [&[u8]; 3] = [path.as_bytes(), expected, payload.expose()];
+                match request_ids::look_up(vault, snapshot.as_ref(), principal, id, &request).await? {
+                    Seen::Answered(Answer::Version(version), _) => {
+                        let (_, meta, _) = load(vault, snapshot.as_ref(), &op.path).await?;
+                        return meta.version(version).cloned().ok_or_else(|| contention(&op.path));
+                    }
+                    Seen::Answered(Answer::Lease(_), _) => {
+                        return Err(VaultError::RequestIdReused { id: id.as_str().to_owned() });
+                    }
+                    Seen::New(unanswered) => Some(unanswered),
                 }
-                Some(seen)
             }
         };
         let mut batch = Batch::new();
@@ -77,7 +82,7 @@ pub async fn put(
         batch.require(Keyspace::SecretMeta, at.clone(), unchanged);
         batch.put(Keyspace::SecretMeta, at.clone(), seal_meta(vault, &at, &meta)?);
         if let Some(seen) = seen {
-            request_ids::remember(vault, &mut batch, seen, version)?;
+            request_ids::remember(vault, &mut batch, seen, Answer::Version(version))?;
         }
         match vault.commit(permit.intent(), batch).await {
             Ok(_) => return Ok(added),

@@ -17,8 +17,8 @@ use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt, rng};
 use crate::operation;
+use crate::request_ids;
 use crate::seal::{TrustedSeal, auto_unseal, keys_of};
-use crate::secrets::request_ids;
 
 /// Entries looked at in one go after a crash.
 const ENTRIES_A_STEP: usize = 1024;

@@ -75,7 +75,7 @@ pub enum Why {
     NotIssued,
     /// Its session ended.
     SessionEnded,
-    /// Its owner is no principal any more, or another one of that name.
+    /// Its owner was disabled or deleted.
     OwnerGone,
     /// Its role was deleted.
     RoleGone,
@@ -340,14 +340,14 @@ impl LeaseRecord {
         Ok(())
     }
 
-    /// The next try is due at once.
+    /// The next try is due then.
     ///
     /// # Errors
     /// `IllegalMove` unless it is Revoking.
-    pub fn try_now(&mut self, now: UnixMillis) -> Result<(), LeaseError> {
+    pub fn try_at(&mut self, at: UnixMillis) -> Result<(), LeaseError> {
         self.step(LeaseState::Revoking, &[LeaseState::Revoking])?;
         if let Some(ending) = &mut self.ending {
-            ending.next_try = now;
+            ending.next_try = at;
         }
         Ok(())
     }

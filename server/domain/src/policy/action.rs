@@ -97,10 +97,16 @@ actions! {
     TargetsDelete = "targets:delete", Target, ADMIN;
     /// List targets.
     TargetsList = "targets:list", System, ADMIN;
+    /// See a lease.
+    LeasesRead = "leases:read", Lease, ADMIN;
     /// Renew a lease.
     LeasesRenew = "leases:renew", Lease, None;
     /// Revoke a lease.
     LeasesRevoke = "leases:revoke", Lease, ADMIN;
+    /// Revoke leases of others, many at once.
+    LeasesRevokeMany = "leases:revoke-many", System, ADMIN;
+    /// Say that the server's clock is right, so that leases go on.
+    LeasesAcceptClock = "leases:accept-clock", System, ADMIN;
     /// List leases.
     LeasesList = "leases:list", System, ADMIN;
     /// Read the record of a principal.

@@ -5,6 +5,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystead_core::credentials::CredentialError;
+use keystead_core::engine::EngineError;
 use keystead_core::error::VaultError;
 use keystead_crypto::ports::HsmError;
 use keystead_domain::secret_version::VersionError;
@@ -49,6 +51,9 @@ fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
         }
         VaultError::AuditRolledBack { anchored, log, .. } => {
             parts.with("anchored", anchored.to_string()).with("log", log.to_string())
+        }
+        VaultError::Credential(CredentialError::Limit { of, limit, .. }) => {
+            parts.quota(of.clone(), format!("{limit} live leases"))
         }
         VaultError::Version(VersionError::Conflict { expected, current }) => {
             parts.with("expected_version", expected.to_string()).with("current_version", current.to_string())
@@ -127,7 +132,19 @@ fn code(error: &VaultError) -> Code {
             _ => Code::Unavailable,
         },
         VaultError::CorruptRecord { .. } => Code::DataLoss,
+        VaultError::Credential(error) => credential_code(error),
         _ => Code::Internal,
+    }
+}
+
+fn credential_code(error: &CredentialError) -> Code {
+    match error {
+        CredentialError::Engine(EngineError::Unavailable { .. })
+        | CredentialError::Slow { .. }
+        | CredentialError::StillIssuing => Code::Unavailable,
+        CredentialError::Limit { .. } => Code::ResourceExhausted,
+        CredentialError::MayNotIssue { .. } => Code::PermissionDenied,
+        _ => Code::FailedPrecondition,
     }
 }
 

@@ -43,6 +43,7 @@ fn in_state(state: LeaseState) -> LeaseRecord {
 #[test]
 fn only_the_legal_moves_exist() {
     use LeaseState::{Active, Issuing, Revoked, Revoking};
+    type Go = fn(&mut LeaseRecord, UnixMillis) -> Result<(), LeaseError>;
     let now = UnixMillis(2);
     let legal = [
         (Issuing, Active),
@@ -52,7 +53,7 @@ fn only_the_legal_moves_exist() {
         (Revoking, Revoked),
     ];
     for from in LeaseState::ALL {
-        let moves: [(LeaseState, fn(&mut LeaseRecord, UnixMillis) -> Result<(), LeaseError>); 3] = [
+        let moves: [(LeaseState, Go); 3] = [
             (Active, |lease, _| lease.activate()),
             (Revoking, |lease, now| lease.begin_revoking(Why::Expired, now)),
             (Revoked, |lease, now| lease.close(Closed::Confirmed { at: now })),
@@ -71,7 +72,7 @@ fn only_the_legal_moves_exist() {
         }
         let mut lease = in_state(from);
         assert_eq!(lease.failed("no", 5, now).is_ok(), from == Revoking);
-        assert_eq!(in_state(from).try_now(now).is_ok(), from == Revoking);
+        assert_eq!(in_state(from).try_at(now).is_ok(), from == Revoking);
         assert_eq!(in_state(from).renew(None, now).is_ok(), from == Active);
     }
 }
@@ -85,7 +86,7 @@ fn a_revocation_that_is_under_way_keeps_its_reason_and_its_tries() {
     let ending = lease.ending.clone().unwrap();
     assert_eq!((ending.why, ending.failures, ending.next_try), (Why::Expired, 1, UnixMillis(1_010)));
     assert_eq!(lease.due(), UnixMillis(1_010));
-    lease.try_now(UnixMillis(30)).unwrap();
+    lease.try_at(UnixMillis(30)).unwrap();
     assert_eq!(lease.due(), UnixMillis(30));
 }
 

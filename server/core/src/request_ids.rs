@@ -1,12 +1,11 @@
-//! Repeating a put is harmless: the first answer is kept, sealed, for 24 hours under principal and request id.
+//! Repeating a change is harmless: what it came to is kept, sealed, for 24 hours under principal and request id.
 
-use keystead_domain::id::RequestId;
+use keystead_domain::id::{RecordId, RequestId};
 use keystead_domain::principal::PrincipalName;
 use keystead_domain::time::UnixMillis;
 use keystead_storage::{Batch, Keyspace, Precondition, Range, Snapshot, keyspace};
 use serde::{Deserialize, Serialize};
 
-use super::PutSecret;
 use crate::error::VaultError;
 use crate::keys::corrupt;
 use crate::records;
@@ -22,65 +21,76 @@ const TIDY_REMOVED: usize = 24;
 /// The job that removes answers older than 24 hours.
 pub(crate) enum TidyRequestIds {}
 
+/// What a request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    /// This version of a secret.
+    Version(u64),
+    /// This lease.
+    Lease(RecordId),
+}
+
 #[derive(Serialize, Deserialize)]
 struct Answered {
     /// A keyed hash of the request: the same id with another request is refused.
     digest: Vec<u8>,
-    version: u64,
+    answer: Answer,
     expires: UnixMillis,
 }
 
 /// What is known of a request id.
-pub(super) enum Seen {
+pub(crate) enum Seen {
     /// Nothing: remember the answer under this key, demanded to be in this state.
-    New { key: Vec<u8>, digest: Vec<u8>, unchanged: Precondition },
-    /// The same request was answered with this version.
-    Answered(u64),
+    New(Unanswered),
+    /// The same request was answered with this.
+    Answered(Answer, Unanswered),
 }
 
-/// Looks a request id up.
-pub(super) async fn look_up(
+/// Where an answer will be kept.
+pub(crate) struct Unanswered {
+    key: Vec<u8>,
+    digest: Vec<u8>,
+    unchanged: Precondition,
+}
+
+/// Looks a request id up. `request` tells requests of one id apart, under a keyed hash.
+pub(crate) async fn look_up(
     vault: &UnsealedVault,
     snapshot: &dyn Snapshot,
     principal: &PrincipalName,
     id: &RequestId,
-    op: &PutSecret,
-    payload: &[u8],
+    request: &[&[u8]],
 ) -> Result<Seen, VaultError> {
     let name = principal.to_string();
-    let key =
-        keyspace::request(&vault.keys.lookup.tag("request-id", &[name.as_bytes(), id.as_str().as_bytes()]));
-    let expected = op.expected.map_or(Vec::new(), |version| version.to_be_bytes().to_vec());
-    let digest = vault
-        .keys
-        .lookup
-        .tag("request-digest", &[op.path.to_string().as_bytes(), &expected, payload])
-        .to_vec();
+    let lookup = &vault.keys.lookup;
+    let key = keyspace::request(&lookup.tag("request-id", &[name.as_bytes(), id.as_str().as_bytes()]));
+    let digest = lookup.tag("request-digest", request).to_vec();
     let Some(stored) = snapshot.get(Keyspace::Requests, &key).await? else {
-        return Ok(Seen::New { key, digest, unchanged: Precondition::Absent });
+        return Ok(Seen::New(Unanswered { key, digest, unchanged: Precondition::Absent }));
     };
     let plain = vault.keys.open_record(Keyspace::Requests, &key, &stored.value)?;
     let answered: Answered =
         records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::Requests, &key))?;
+    let unanswered = Unanswered { key, digest, unchanged: Precondition::Revision(stored.revision) };
     if answered.expires <= vault.clock.now() {
-        return Ok(Seen::New { key, digest, unchanged: Precondition::Revision(stored.revision) });
+        return Ok(Seen::New(unanswered));
     }
-    if answered.digest != digest {
+    if answered.digest != unanswered.digest {
         return Err(VaultError::RequestIdReused { id: id.as_str().to_owned() });
     }
-    Ok(Seen::Answered(answered.version))
+    Ok(Seen::Answered(answered.answer, unanswered))
 }
 
 /// Adds the answer to the batch that makes it true.
-pub(super) fn remember(
+pub(crate) fn remember(
     vault: &UnsealedVault,
     batch: &mut Batch,
-    seen: Seen,
-    version: u64,
+    unanswered: Unanswered,
+    answer: Answer,
 ) -> Result<(), VaultError> {
-    let Seen::New { key, digest, unchanged } = seen else { return Ok(()) };
+    let Unanswered { key, digest, unchanged } = unanswered;
     let expires = UnixMillis(vault.clock.now().0.saturating_add(KEPT_MILLIS));
-    let plain = records::encode(&Answered { digest, version, expires })
+    let plain = records::encode(&Answered { digest, answer, expires })
         .map_err(|_| corrupt(Keyspace::Requests, &key))?;
     let sealed = vault.keys.seal_record(Keyspace::Requests, &key, &plain)?;
     batch.require(Keyspace::Requests, key.clone(), unchanged);

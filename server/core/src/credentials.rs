@@ -1,0 +1,96 @@
+//! Logins in targets: targets and roles are defined by operators, logins are issued to services, as leases.
+//!
+//! Invariant: a login is owned by a lease that is in the store before the login exists; its secret is made here, handed out
+//! once and kept nowhere. The admin login of a target lies under a data key of its own, and nothing answers with it.
+
+mod error;
+pub mod issue;
+mod links;
+pub mod roles;
+pub mod targets;
+
+use keystead_domain::name::Name;
+use keystead_storage::{Keyspace, Range, Revision, Snapshot, keyspace};
+use serde::de::DeserializeOwned;
+
+pub use self::error::CredentialError;
+pub(crate) use self::links::Links;
+use crate::error::VaultError;
+use crate::keys::{Keys, corrupt};
+use crate::records;
+use crate::unsealed::UnsealedVault;
+
+/// Tries of one change against other writers.
+const TRIES: usize = 8;
+
+fn target_at(keys: &Keys, name: &Name) -> Vec<u8> {
+    keyspace::target(&keys.lookup.tag("target", &[name.as_str().as_bytes()]))
+}
+
+fn role_at(keys: &Keys, name: &Name) -> Vec<u8> {
+    keyspace::role(&keys.lookup.tag("role", &[name.as_str().as_bytes()]))
+}
+
+fn open<T: DeserializeOwned>(
+    vault: &UnsealedVault,
+    keyspace: Keyspace,
+    at: &[u8],
+    stored: &[u8],
+) -> Result<T, VaultError> {
+    let plain = vault.keys.open_record(keyspace, at, stored)?;
+    records::decode(plain.expose()).ok_or_else(|| corrupt(keyspace, at))
+}
+
+async fn load<T: DeserializeOwned>(
+    vault: &UnsealedVault,
+    snapshot: &dyn Snapshot,
+    keyspace: Keyspace,
+    at: &[u8],
+) -> Result<Option<(T, Revision)>, VaultError> {
+    let Some(stored) = snapshot.get(keyspace, at).await? else { return Ok(None) };
+    Ok(Some((open(vault, keyspace, at, &stored.value)?, stored.revision)))
+}
+
+fn seal<T: serde::Serialize>(
+    keys: &Keys,
+    keyspace: Keyspace,
+    at: &[u8],
+    record: &T,
+) -> Result<Vec<u8>, VaultError> {
+    let plain = records::encode(record).map_err(|_| corrupt(keyspace, at))?;
+    keys.seal_record(keyspace, at, &plain)
+}
+
+/// Records of one keyspace, and the key to go on after.
+type Page<T> = (Vec<(T, Revision)>, Option<Vec<u8>>);
+
+/// One that does not open is put aside with an alarm, and does not hide the others.
+async fn page<T: DeserializeOwned>(
+    vault: &UnsealedVault,
+    snapshot: &dyn Snapshot,
+    keyspace: Keyspace,
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Page<T>, VaultError> {
+    let stored = snapshot.range(keyspace, Range::all(after), limit.saturating_add(1)).await?;
+    let more = stored.len() > limit;
+    let mut found = Vec::with_capacity(stored.len().min(limit));
+    let mut last = None;
+    for (at, versioned) in stored.into_iter().take(limit) {
+        match open(vault, keyspace, &at, &versioned.value) {
+            Ok(record) => found.push((record, versioned.revision)),
+            Err(error) => tracing::error!(%error, "a record is left out"),
+        }
+        last = Some(at.to_vec());
+    }
+    Ok((found, last.filter(|_| more)))
+}
+
+fn etag_matches(asked: Option<&str>, current: Option<Revision>, what: &str) -> Result<(), VaultError> {
+    match asked {
+        Some(asked) if current.map(|revision| revision.to_string()).as_deref() != Some(asked) => {
+            Err(VaultError::EtagMismatch { what: what.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}

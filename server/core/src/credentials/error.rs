@@ -1,0 +1,128 @@
+//! What can go wrong with targets, roles and leases.
+
+use keystead_domain::lease::LeaseError;
+
+use crate::engine::{EngineError, Finding};
+
+/// Why a login was not issued, kept or removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialError {
+    /// The target.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// It took longer than it may.
+    #[error("target {target} did not answer within {seconds} s; what may have been made is removed")]
+    Slow {
+        /// Which.
+        target: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// This server has no engine for it.
+    #[error("this server has no engine for {kind} targets")]
+    NoEngine {
+        /// Which kind.
+        kind: &'static str,
+    },
+    /// Everybody may do things there that nobody accepted.
+    #[error(
+        "on target {target} everybody may do what no role declares; close it with the statements, or accept each by its digest: {}",
+        listed(.findings)
+    )]
+    Baseline {
+        /// Which.
+        target: String,
+        /// What.
+        findings: Vec<Finding>,
+    },
+    /// There are as many live leases as there may be.
+    #[error("{of} has {limit} live leases, as many as it may; let some end, or raise {setting}")]
+    Limit {
+        /// Whose.
+        of: String,
+        /// How many.
+        limit: u64,
+        /// What sets the limit.
+        setting: &'static str,
+    },
+    /// The lease does not do that.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// The same request is still under way, or was cut off a moment ago.
+    #[error("the lease of this request id is still being issued; ask again in a moment")]
+    StillIssuing,
+    /// Something hangs on it.
+    #[error("{what} still has {count} {of}; {mend}")]
+    InUse {
+        /// What was to go.
+        what: String,
+        /// How many.
+        count: u64,
+        /// Of what.
+        of: &'static str,
+        /// What to do.
+        mend: &'static str,
+    },
+    /// The role is for another kind of target, or for one that was added anew.
+    #[error("role {role} was defined for another target of the name {target}; define it again")]
+    OtherTarget {
+        /// The role.
+        role: String,
+        /// The target's name.
+        target: String,
+    },
+    /// The right that the lease stands on is gone.
+    #[error(
+        "role {role} does not issue to this caller any more, so its lease is not renewed; it ends when it ends"
+    )]
+    MayNotIssue {
+        /// The role.
+        role: String,
+    },
+    /// The wall clock is not believed.
+    #[error(
+        "the server's clock is {ahead_s} s ahead of when the vault was last open, and no target confirms it; check it, then `keystead lease accept-clock`"
+    )]
+    ClockDoubted {
+        /// By how many seconds.
+        ahead_s: u64,
+    },
+}
+
+fn listed(findings: &[Finding]) -> String {
+    let text: Vec<String> = findings
+        .iter()
+        .map(|finding| format!("{} {}: {}", finding.digest, finding.right, finding.closed_by))
+        .collect();
+    text.join("; ")
+}
+
+impl CredentialError {
+    /// The machine-readable reason, stable across versions.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Engine(error) => match error {
+                EngineError::Unavailable { .. } => "TARGET_UNAVAILABLE",
+                EngineError::Refused { .. } => "TARGET_REFUSED",
+                EngineError::Admin { .. } => "TARGET_ADMIN_LOGIN",
+                EngineError::Identity { .. } => "TARGET_UNTRUSTED",
+                EngineError::Excess { .. } => "RIGHTS_IN_EXCESS",
+                EngineError::Definition { .. } => "ROLE_NOT_DEFINABLE",
+            },
+            Self::Slow { .. } => "TARGET_UNAVAILABLE",
+            Self::NoEngine { .. } => "TARGET_KIND_UNSUPPORTED",
+            Self::Baseline { .. } => "BASELINE_NOT_ACCEPTED",
+            Self::Limit { .. } => "LEASE_LIMIT",
+            Self::Lease(error) => match error {
+                LeaseError::AtItsLongest { .. } => "LEASE_AT_ITS_LONGEST",
+                _ => "LEASE_ENDED",
+            },
+            Self::StillIssuing => "LEASE_BEING_ISSUED",
+            Self::InUse { .. } => "IN_USE",
+            Self::OtherTarget { .. } => "ROLE_OF_ANOTHER_TARGET",
+            Self::MayNotIssue { .. } => "LEASE_NOT_RENEWED",
+            Self::ClockDoubted { .. } => "CLOCK_IN_DOUBT",
+        }
+    }
+}

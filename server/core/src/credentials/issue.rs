@@ -1,0 +1,403 @@
+//! Issuing: lease → login → read back → active → answer.
+//!
+//! Invariant: the lease is in the store, with what removes the login, before the target is asked. Whatever goes wrong after
+//! that, an answer that nobody takes included, ends in a revocation.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use keystead_domain::id::{RecordId, RequestId};
+use keystead_domain::lease::{LeaseRecord, LeaseState, NewLease, Terms, Why};
+use keystead_domain::name::Name;
+use keystead_domain::policy::{Action, Resource};
+use keystead_domain::rights::Right;
+use keystead_domain::time::{Ttl, UnixMillis};
+use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, StorageError};
+
+use super::roles::{self, StoredRole};
+use super::targets::StoredTarget;
+use super::{CredentialError, role_at, target_at};
+use crate::engine::{Credential, EngineError, Issued, Link, Order, Plan};
+use crate::error::VaultError;
+use crate::keys::{fresh_id, rng};
+use crate::leases::store::{self, Stored};
+use crate::operation::{Detail, Effect, Operation};
+use crate::request::Permit;
+use crate::request_ids::{self, Answer, Seen};
+use crate::unsealed::UnsealedVault;
+
+/// A target has so long to make a login.
+const ISSUE_AT_MOST: Duration = Duration::from_secs(15);
+/// A call that gave no answer may still have its effect for so long, in milliseconds: a revocation waits for that.
+const SETTLES_AFTER: u64 = 15_000;
+/// The target ends a login by itself so long after its lease, in milliseconds, should the vault not get to it.
+pub(crate) const GRACE: u64 = 120_000;
+/// Tries of one change against other writers.
+const TRIES: usize = 16;
+
+/// Issues a login from a role.
+pub struct IssueCredential {
+    /// The role.
+    pub role: Name,
+    /// For how long; nothing means the role's default. More than the role or target allows is cut.
+    pub ttl: Option<Ttl>,
+    /// The same id with the same request answers the same lease again, with another password.
+    pub request_id: Option<RequestId>,
+}
+
+/// A login that goes to its holder.
+pub struct Delivered {
+    /// Its lease.
+    pub lease: LeaseRecord,
+    /// What its holder logs in with.
+    pub credential: Credential,
+    /// What it can do beyond its role, where the role lets that pass.
+    pub excess: Vec<Right>,
+}
+
+/// A login that has not gone to its holder yet. Dropped as it is, its lease is revoked: nobody has the password.
+pub struct Undelivered {
+    content: Option<Delivered>,
+    lease: RecordId,
+    abandoned: Abandoned,
+}
+
+/// Leases whose logins nobody took.
+#[derive(Clone, Default)]
+pub(crate) struct Abandoned(Arc<Mutex<Vec<RecordId>>>);
+
+impl Abandoned {
+    pub(crate) fn take(&self) -> Vec<RecordId> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn add(&self, lease: RecordId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
+    }
+}
+
+impl Undelivered {
+    /// It goes to its holder: to be called at the last moment.
+    pub fn deliver(mut self) -> Option<Delivered> {
+        self.content.take()
+    }
+}
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        if self.content.is_some() {
+            self.abandoned.add(self.lease);
+        }
+    }
+}
+
+/// Role and target, as one snapshot has them.
+struct From {
+    role: StoredRole,
+    role_revision: Revision,
+    target: StoredTarget,
+    target_revision: Revision,
+    link: Arc<dyn Link>,
+}
+
+async fn from(vault: &UnsealedVault, snapshot: &dyn Snapshot, name: &Name) -> Result<From, VaultError> {
+    let (role, role_revision) = roles::find(vault, snapshot, name).await?;
+    if role.leaving {
+        return Err(VaultError::NotFound { what: format!("role {name}") });
+    }
+    let (target, target_revision) = roles::target_of(vault, snapshot, &role.record).await?;
+    let link = vault.link(snapshot, &target, target_revision).await?;
+    Ok(From { role, role_revision, target, target_revision, link })
+}
+
+async fn issue(
+    vault: &UnsealedVault,
+    permit: &Permit<IssueCredential>,
+    op: IssueCredential,
+) -> Result<Undelivered, VaultError> {
+    let snapshot = vault.storage.snapshot().await?;
+    let from = from(vault, snapshot.as_ref(), &op.role).await?;
+    vault.leases.check_clock(from.link.as_ref()).await?;
+    let unanswered = match &op.request_id {
+        None => None,
+        Some(id) => match look_up(vault, snapshot.as_ref(), permit, id, &op).await? {
+            Seen::New(unanswered) => Some(unanswered),
+            Seen::Answered(Answer::Lease(lease), unanswered) => {
+                match store::load(vault, snapshot.as_ref(), lease).await? {
+                    Some(stored) => return again(vault, permit, from, stored).await,
+                    // It ended so long ago that nobody remembers it.
+                    None => Some(unanswered),
+                }
+            }
+            Seen::Answered(Answer::Version(_), _) => {
+                return Err(VaultError::RequestIdReused { id: id.as_str().to_owned() });
+            }
+        },
+    };
+    drop(snapshot);
+    let limits = limits(vault, permit, &from.role);
+    let place = match vault.leases.counts.take(vault.storage.as_ref(), &limits).await? {
+        Ok(place) => place,
+        Err(full) => return Err(limit_reached(permit, &from.role, &limits, full).into()),
+    };
+    let (lease, plan) = begin(vault, permit, &op, &from).await?;
+    let mut batch = Batch::new();
+    store::put(vault, &mut batch, &lease, None)?;
+    batch.require(
+        Keyspace::Roles,
+        role_at(&vault.keys, &op.role),
+        Precondition::Revision(from.role_revision),
+    );
+    batch.require(
+        Keyspace::Targets,
+        target_at(&vault.keys, &from.target.record.name),
+        Precondition::Revision(from.target_revision),
+    );
+    if let Some(unanswered) = unanswered {
+        request_ids::remember(vault, &mut batch, unanswered, Answer::Lease(lease.id))?;
+    }
+    let committed = vault.commit(permit.intent(), batch).await;
+    if !matches!(&committed, Err(VaultError::Storage(StorageError::Conflict { .. }))) {
+        place.keep();
+    }
+    let revision = committed?;
+    made(vault, permit, &from, Stored { lease, revision }, plan).await
+}
+
+fn limits(vault: &UnsealedVault, permit: &Permit<IssueCredential>, role: &StoredRole) -> [(Vec<u8>, u64); 2] {
+    let [owner, of_role] = store::limited_under(&vault.keys, permit.caller().principal(), role.record.id);
+    let a_principal = u64::from(vault.leases.options.max_live_per_principal);
+    [(owner, a_principal), (of_role, u64::from(role.record.max_live))]
+}
+
+fn limit_reached(
+    permit: &Permit<IssueCredential>,
+    role: &StoredRole,
+    limits: &[(Vec<u8>, u64); 2],
+    full: usize,
+) -> CredentialError {
+    let limit = limits.get(full).map_or(0, |(_, limit)| *limit);
+    match full {
+        0 => CredentialError::Limit {
+            of: permit.caller().principal().to_string(),
+            limit,
+            setting: "leases.max_live_per_principal in the server's configuration",
+        },
+        _ => CredentialError::Limit {
+            of: format!("role {}", role.record.name),
+            limit,
+            setting: "the role's max_live",
+        },
+    }
+}
+
+/// The lease, and the login that it will own.
+async fn begin(
+    vault: &UnsealedVault,
+    permit: &Permit<IssueCredential>,
+    op: &IssueCredential,
+    from: &From,
+) -> Result<(LeaseRecord, Plan), VaultError> {
+    let caller = permit.caller();
+    let now = vault.leases.clock.now();
+    let role = &from.role.record;
+    let terms = Terms {
+        asked: op.ttl,
+        default: role.default_ttl,
+        role_max: role.max_ttl,
+        target_max: from.target.record.max_ttl,
+        vault_max: vault.leases.options.max_ttl,
+    };
+    let mut max_expires = now.plus(terms.longest());
+    if caller.session().is_some() {
+        // A lease never outlives the session that asked for it.
+        max_expires = max_expires.min(caller.expires());
+    }
+    let id = fresh_id();
+    let plan = from.link.plan(role, id, &mut rng());
+    let lease = LeaseRecord::begin(NewLease {
+        id,
+        owner: caller.principal().clone(),
+        owner_generation: caller.record().generation(),
+        session: caller.session().map(<[u8]>::to_vec),
+        role: role.name.clone(),
+        role_id: role.id,
+        target: from.target.record.name.clone(),
+        target_id: from.target.record.id,
+        handle: plan.handle.clone(),
+        now,
+        period: terms.period(),
+        max_expires,
+    })
+    .map_err(|_| VaultError::Unauthenticated)?;
+    Ok((lease, plan))
+}
+
+/// The lease is stored: the target is asked, and whatever comes of it is settled.
+async fn made(
+    vault: &UnsealedVault,
+    permit: &Permit<IssueCredential>,
+    from: &From,
+    stored: Stored,
+    plan: Plan,
+) -> Result<Undelivered, VaultError> {
+    match ask(from, &stored.lease, &plan).await {
+        Ok(issued) => activate(vault, permit, stored, issued).await,
+        Err((error, pause)) => {
+            give_up(vault, permit, stored, pause).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Asks the target; an error comes with how long its effect may still come.
+async fn ask(from: &From, lease: &LeaseRecord, plan: &Plan) -> Result<Issued, (CredentialError, u64)> {
+    let order = Order {
+        role: &from.role.record,
+        accepted: &from.target.record.accepted,
+        plan,
+        not_after: UnixMillis(lease.expires.0.saturating_add(GRACE)),
+    };
+    match tokio::time::timeout(ISSUE_AT_MOST, from.link.issue(order)).await {
+        Ok(Ok(issued)) => Ok(issued),
+        // The connection may have broken after the statement was sent.
+        Ok(Err(error @ EngineError::Unavailable { .. })) => Err((error.into(), SETTLES_AFTER)),
+        Ok(Err(error)) => Err((error.into(), 0)),
+        Err(_) => {
+            let target = lease.target.to_string();
+            let slow = CredentialError::Slow { target, seconds: ISSUE_AT_MOST.as_secs() };
+            Err((slow, SETTLES_AFTER))
+        }
+    }
+}
+
+async fn activate(
+    vault: &UnsealedVault,
+    permit: &Permit<IssueCredential>,
+    stored: Stored,
+    issued: Issued,
+) -> Result<Undelivered, VaultError> {
+    let mut lease = stored.lease.clone();
+    lease.activate().map_err(CredentialError::from)?;
+    let mut batch = Batch::new();
+    store::put(vault, &mut batch, &lease, Some(&stored))?;
+    if let Err(error) = vault.commit(permit.intent(), batch).await {
+        // It may be Active or Issuing in the store; whoever looks next revokes it.
+        vault.leases.abandoned.add(lease.id);
+        return Err(error);
+    }
+    for right in &issued.excess {
+        tracing::warn!(lease = %lease.id, role = %lease.role, %right, "a login can do more than its role declares");
+    }
+    Ok(undelivered(vault, lease, issued))
+}
+
+fn undelivered(vault: &UnsealedVault, lease: LeaseRecord, issued: Issued) -> Undelivered {
+    Undelivered {
+        lease: lease.id,
+        abandoned: vault.leases.abandoned.clone(),
+        content: Some(Delivered { lease, credential: issued.credential, excess: issued.excess }),
+    }
+}
+
+async fn give_up(vault: &UnsealedVault, permit: &Permit<IssueCredential>, stored: Stored, pause: u64) {
+    let now = vault.leases.clock.now();
+    let mut lease = stored.lease.clone();
+    let mut batch = Batch::new();
+    let put = lease
+        .begin_revoking(Why::NotIssued, now)
+        .and_then(|()| lease.try_at(UnixMillis(now.0.saturating_add(pause))))
+        .map_err(|error| VaultError::from(CredentialError::from(error)))
+        .and_then(|()| store::put(vault, &mut batch, &lease, Some(&stored)));
+    let given_up = match put {
+        Ok(()) => vault.commit(permit.intent(), batch).await.map(drop),
+        Err(error) => Err(error),
+    };
+    match given_up {
+        Ok(()) => vault.leases.wake.notify_one(),
+        // It is Issuing, and revoked when its time to be made is over.
+        Err(error) => tracing::warn!(lease = %lease.id, %error, "a lease is given up later"),
+    }
+}
+
+/// The same request once more: the same lease, and a new password, since nobody kept the first.
+async fn again(
+    vault: &UnsealedVault,
+    permit: &Permit<IssueCredential>,
+    from: From,
+    mut stored: Stored,
+) -> Result<Undelivered, VaultError> {
+    for _ in 0..TRIES {
+        let now = vault.leases.clock.now();
+        match stored.lease.state {
+            LeaseState::Issuing => return Err(CredentialError::StillIssuing.into()),
+            LeaseState::Active if stored.lease.counts(now) => {}
+            _ => {
+                let ended = keystead_domain::lease::LeaseError::Over;
+                return Err(CredentialError::from(ended).into());
+            }
+        }
+        let plan = from.link.plan(&from.role.record, stored.lease.id, &mut rng());
+        let mut lease = stored.lease.clone();
+        lease.handle = plan.handle.clone();
+        lease.reissues = lease.reissues.saturating_add(1);
+        let mut batch = Batch::new();
+        store::put(vault, &mut batch, &lease, Some(&stored))?;
+        match vault.commit(permit.intent(), batch).await {
+            Ok(_) => {
+                // It lives on whatever comes of this: an earlier answer may have been taken.
+                let issued = ask(&from, &lease, &plan).await.map_err(|(error, _)| error)?;
+                return Ok(undelivered(vault, lease, issued));
+            }
+            Err(VaultError::Storage(StorageError::Conflict { .. })) => {
+                let snapshot = vault.storage.snapshot().await?;
+                let found = store::load(vault, snapshot.as_ref(), lease.id).await?;
+                stored = found.ok_or(CredentialError::Lease(keystead_domain::lease::LeaseError::Over))?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(VaultError::Contention { what: format!("lease {}", stored.lease.id) })
+}
+
+async fn look_up(
+    vault: &UnsealedVault,
+    snapshot: &dyn Snapshot,
+    permit: &Permit<IssueCredential>,
+    id: &RequestId,
+    op: &IssueCredential,
+) -> Result<Seen, VaultError> {
+    let ttl = op.ttl.map_or(0, Ttl::as_secs).to_be_bytes();
+    let request: [&[u8]; 3] = [b"issue", op.role.as_str().as_bytes(), &ttl];
+    request_ids::look_up(vault, snapshot, permit.caller().principal(), id, &request).await
+}
+
+impl Operation for IssueCredential {
+    type Output = Undelivered;
+    const ACTION: Action = Action::RolesIssue;
+    const EFFECT: Effect = Effect::Change;
+
+    fn resource(&self) -> Resource {
+        Resource::Role(self.role.clone())
+    }
+
+    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Undelivered, VaultError> {
+        issue(vault, &permit, self).await
+    }
+
+    fn detail(output: &Undelivered) -> Detail {
+        let mut detail = vec![("lease", output.lease.to_string())];
+        if let Some(delivered) = &output.content {
+            let lease = &delivered.lease;
+            detail.push(("login", lease.handle.name.clone()));
+            detail.push(("expires_ms", lease.expires.0.to_string()));
+            if lease.reissues > 0 {
+                detail.push(("reissued", lease.reissues.to_string()));
+            }
+            if !delivered.excess.is_empty() {
+                detail.push(("excess", delivered.excess.len().to_string()));
+            }
+        }
+        detail
+    }
+}

@@ -1,0 +1,131 @@
+//! Links to targets, made when first needed and kept while the target's record is the same.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use keystead_crypto::aad::label;
+use keystead_crypto::record;
+use keystead_crypto::secret::SecretBytes;
+use keystead_domain::id::RecordId;
+use keystead_storage::{Batch, Keyspace, Revision, Snapshot, keyspace};
+use serde::{Deserialize, Serialize};
+
+use super::CredentialError;
+use super::targets::StoredTarget;
+use crate::engine::{AdminLogin, Engines, Link};
+use crate::error::VaultError;
+use crate::keys::{NewDataKey, corrupt, fresh_id};
+use crate::unsealed::UnsealedVault;
+
+/// By target: the revision of its record, and the link made from that.
+type Kept = HashMap<RecordId, (Revision, Arc<dyn Link>)>;
+
+/// The links of an open vault.
+pub(crate) struct Links {
+    engines: Engines,
+    kept: Mutex<Kept>,
+}
+
+/// An admin login as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredLogin {
+    /// Its data key.
+    pub(super) data_key: RecordId,
+    /// The login, sealed under it.
+    sealed: Vec<u8>,
+}
+
+impl Links {
+    pub(crate) fn new(engines: Engines) -> Self {
+        Self { engines, kept: Mutex::default() }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A target is gone.
+    pub(super) fn forget(&self, target: RecordId) {
+        self.kept().remove(&target);
+    }
+}
+
+impl UnsealedVault {
+    /// A new link by this login; no I/O.
+    pub(super) fn new_link(
+        &self,
+        target: &StoredTarget,
+        secret: SecretBytes,
+    ) -> Result<Arc<dyn Link>, VaultError> {
+        let settings = &target.record.settings;
+        let kind = settings.kind();
+        let engine = self.links.engines.of(kind).ok_or(CredentialError::NoEngine { kind: kind.as_str() })?;
+        let link = engine.link(self.keys.vault, target.record.name.as_str(), settings, AdminLogin { secret });
+        Ok(link.map_err(CredentialError::from)?)
+    }
+
+    /// The link to a target.
+    pub(crate) async fn link(
+        &self,
+        snapshot: &dyn Snapshot,
+        target: &StoredTarget,
+        revision: Revision,
+    ) -> Result<Arc<dyn Link>, VaultError> {
+        let id = target.record.id;
+        if let Some((of, link)) = self.links.kept().get(&id)
+            && *of == revision
+        {
+            return Ok(Arc::clone(link));
+        }
+        let secret = self.open_login(snapshot, id, &target.login).await?;
+        let link = self.new_link(target, secret)?;
+        self.links.kept().insert(id, (revision, Arc::clone(&link)));
+        Ok(link)
+    }
+
+    /// Seals an admin login under a data key of its own.
+    pub(super) async fn seal_login(
+        &self,
+        batch: &mut Batch,
+        target: RecordId,
+        secret: &SecretBytes,
+    ) -> Result<StoredLogin, VaultError> {
+        let id = fresh_id();
+        let NewDataKey { key, record: wrapped } = self.create_data_key(id).await?;
+        let aad = self.keys.aad(label::TARGET_LOGIN, Keyspace::Targets, target.as_bytes(), 0);
+        let sealed = record::seal_single(key, *id.as_bytes(), &aad, secret.expose())
+            .map_err(|_| corrupt(Keyspace::Targets, target.as_bytes()))?;
+        wrapped.put(batch);
+        Ok(StoredLogin { data_key: id, sealed })
+    }
+
+    pub(super) async fn open_login(
+        &self,
+        snapshot: &dyn Snapshot,
+        target: RecordId,
+        login: &StoredLogin,
+    ) -> Result<SecretBytes, VaultError> {
+        let id = login.data_key;
+        let at = keyspace::data_key(id.as_bytes());
+        let key = match self.keys.cached_data_key(id) {
+            Some(key) => key?,
+            None => {
+                let stored = snapshot.get(Keyspace::DataKeys, &at).await?;
+                let stored = stored.ok_or_else(|| corrupt(Keyspace::DataKeys, &at))?;
+                self.keys.open_data_key(id, &stored.value).await?
+            }
+        };
+        let aad = self.keys.aad(label::TARGET_LOGIN, Keyspace::Targets, target.as_bytes(), 0);
+        record::open_single(&key, *id.as_bytes(), &aad, &login.sealed)
+            .map_err(|_| corrupt(Keyspace::Targets, target.as_bytes()))
+    }
+
+    /// Removes the key of a login that is not used any more, from the store's files too. Its record has left already.
+    pub(super) async fn forget_login(&self, login: &StoredLogin) -> Result<(), VaultError> {
+        self.keys.forget_data_key(login.data_key);
+        let at = keyspace::data_key(login.data_key.as_bytes());
+        self.storage.purge(Keyspace::DataKeys, &at).await?;
+        self.keys.forget_data_key(login.data_key);
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! Leases: who holds which login, until when, and how it is taken away.
+//!
+//! Invariant: a login is removed by its lease and by nothing else; a lease is closed when the target confirmed that, or an
+//! operator took it upon them. What is due is found by time, so that opening the vault reads nothing that is not.
+
+pub(crate) mod clock;
+pub(crate) mod counts;
+pub(crate) mod many;
+mod ops;
+mod revoker;
+pub(crate) mod store;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keystead_domain::time::{Ttl, UnixMillis};
+use keystead_storage::{Batch, Keyspace, Precondition, Snapshot, keyspace};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+pub use self::clock::ClockState;
+use self::clock::LeaseClock;
+use self::counts::Counts;
+pub use self::many::{Marked, RevokeLeases};
+pub use self::ops::{
+    AcceptClock, LeasePage, ListLeases, ReadLease, RenewLease, Renewed, RevokeLease, Selector,
+};
+use self::revoker::UnderWay;
+pub use self::revoker::{Revoked, Round};
+use crate::clock::Clock;
+use crate::credentials::issue::Abandoned;
+use crate::credentials::{CredentialError, targets};
+use crate::engine::Link;
+use crate::error::VaultError;
+use crate::keys::corrupt;
+use crate::records;
+use crate::unsealed::UnsealedVault;
+
+/// How leases are bounded.
+#[derive(Debug, Clone)]
+pub struct LeaseOptions {
+    /// No lease lives longer.
+    pub max_ttl: Ttl,
+    /// Live leases of one principal at most.
+    pub max_live_per_principal: u32,
+    /// Revocations under way on one target at most.
+    pub revocations_per_target: usize,
+}
+
+/// What an open vault knows of leases.
+pub(crate) struct Leases {
+    pub(crate) options: LeaseOptions,
+    pub(crate) clock: LeaseClock,
+    pub(crate) counts: Counts,
+    /// Something is due sooner than the next look.
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) abandoned: Abandoned,
+    pub(crate) under_way: UnderWay,
+    state: Mutex<State>,
+}
+
+/// What is stored of leases as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    /// The time of leases when this was written.
+    mark: UnixMillis,
+    /// The first minute of each shard that may have a lease due in it.
+    low: Vec<u32>,
+}
+
+impl State {
+    fn new(mark: UnixMillis) -> Self {
+        Self { mark, low: vec![0; usize::from(keyspace::LEASE_SHARDS)] }
+    }
+}
+
+impl Leases {
+    /// Goes on from what is stored; of a new vault, from now.
+    fn new(options: LeaseOptions, clock: Arc<dyn Clock>, stored: Option<State>, wake: Arc<Notify>) -> Self {
+        let clock = LeaseClock::new(clock, stored.as_ref().map(|state| state.mark));
+        let state = stored.unwrap_or_else(|| State::new(clock.now()));
+        Self {
+            options,
+            clock,
+            counts: Counts::default(),
+            wake,
+            abandoned: Abandoned::default(),
+            under_way: UnderWay::default(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Reads what is stored.
+    pub(crate) async fn load(
+        options: LeaseOptions,
+        clock: Arc<dyn Clock>,
+        keys: &crate::keys::Keys,
+        snapshot: &dyn Snapshot,
+        wake: Arc<Notify>,
+    ) -> Result<Self, VaultError> {
+        let at = keyspace::meta_leases();
+        let stored = match snapshot.get(Keyspace::Meta, &at).await? {
+            None => None,
+            Some(stored) => {
+                let plain = keys.open_record(Keyspace::Meta, &at, &stored.value)?;
+                let state: State =
+                    records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::Meta, &at))?;
+                if state.low.len() != usize::from(keyspace::LEASE_SHARDS) {
+                    return Err(corrupt(Keyspace::Meta, &at));
+                }
+                Some(state)
+            }
+        };
+        Ok(Self::new(options, clock, stored, wake))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn low(&self, shard: u8) -> u32 {
+        self.state().low.get(usize::from(shard)).copied().unwrap_or(0)
+    }
+
+    /// Nothing is due in a shard before this minute. It only rises.
+    fn raise_low(&self, shard: u8, minute: u32) {
+        if let Some(low) = self.state().low.get_mut(usize::from(shard)) {
+            *low = minute.max(*low);
+        }
+    }
+
+    /// The clock is believed, or a target's clock settles that.
+    ///
+    /// # Errors
+    /// `ClockDoubted`.
+    pub(crate) async fn check_clock(&self, link: &dyn Link) -> Result<(), VaultError> {
+        let ClockState::Doubted { ahead } = self.clock.look() else { return Ok(()) };
+        let said = link.now().await.map_err(CredentialError::from)?;
+        if said.is_some_and(|said| self.clock.hear(said)) {
+            tracing::info!(ahead_s = ahead / 1000, "a target's clock agrees with the server's: leases go on");
+            return Ok(());
+        }
+        Err(CredentialError::ClockDoubted { ahead_s: ahead / 1000 }.into())
+    }
+}
+
+impl UnsealedVault {
+    /// What the clocks say of each other.
+    pub fn lease_clock(&self) -> ClockState {
+        self.leases.clock.look()
+    }
+
+    /// Asks targets what time it is, while the server's clock is doubted.
+    async fn settle_lease_clock(&self) -> Result<(), VaultError> {
+        const ASKED: usize = 8;
+        const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+        if !matches!(self.leases.clock.look(), ClockState::Doubted { .. }) {
+            return Ok(());
+        }
+        let snapshot = self.storage.snapshot().await?;
+        let links = targets::some_links(self, snapshot.as_ref(), ASKED).await?;
+        let asked = links.iter().map(|link| tokio::time::timeout(ANSWERS_WITHIN, link.now()));
+        for said in futures::future::join_all(asked).await {
+            if let Ok(Ok(Some(said))) = said
+                && self.leases.clock.hear(said)
+            {
+                tracing::info!("a target's clock agrees with the server's: leases go on");
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores the time of leases and how far the index is done with.
+    pub(crate) async fn keep_lease_state(&self) -> Result<(), VaultError> {
+        const MARK_EVERY: u64 = 30_000;
+        let at = keyspace::meta_leases();
+        let stored = self.storage.snapshot().await?.get(Keyspace::Meta, &at).await?;
+        let mut state = self.leases.state().clone();
+        let now = self.leases.clock.now();
+        if stored.is_some() && now.millis_since(state.mark) < MARK_EVERY {
+            return Ok(());
+        }
+        state.mark = now;
+        let plain = records::encode(&state).map_err(|_| corrupt(Keyspace::Meta, &at))?;
+        let unchanged = stored.map_or(Precondition::Absent, |stored| Precondition::Revision(stored.revision));
+        let mut batch = Batch::new();
+        batch.require(Keyspace::Meta, at.clone(), unchanged);
+        batch.put(Keyspace::Meta, at.clone(), self.keys.seal_record(Keyspace::Meta, &at, &plain)?);
+        self.commit(None, batch).await?;
+        self.leases.state().mark = now;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,484 @@
+//! Leases on a target in memory: what each ends in, wherever it is cut off.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use keystead_domain::id::{RecordId, RequestId};
+use keystead_domain::lease::{LeaseRecord, LeaseState, Why};
+use keystead_domain::name::Name;
+use keystead_domain::rights::Right;
+use keystead_domain::rights::postgres::{PgName, PostgresRole};
+use keystead_domain::role::{Declaration, OnExcess};
+use keystead_domain::target::{Host, PostgresSettings, TargetSettings};
+use keystead_domain::time::{Ttl, UnixMillis};
+use keystead_storage::fault::CommitFault;
+use keystead_storage::{Batch, Keyspace, Range, Storage, keyspace};
+
+use super::*;
+use crate::auth::RevokeSelf;
+use crate::credentials::issue::{Delivered, IssueCredential};
+use crate::credentials::roles::{DeleteRole, PutRole};
+use crate::credentials::targets::{DeleteTarget, PutTarget, Target};
+use crate::engine::{AdminLogin, Field, Finding};
+use crate::operation;
+use crate::rotation::RotationOptions;
+use crate::testing::Bench;
+use keystead_crypto::secret::SecretBytes;
+
+const DB: &str = "shop-db";
+const ROLE: &str = "orders-rw";
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+fn secs(seconds: u64) -> Ttl {
+    Ttl::from_secs(seconds).unwrap()
+}
+
+fn settings() -> TargetSettings {
+    TargetSettings::Postgres(PostgresSettings {
+        host: Host::parse("localhost").unwrap(),
+        port: NonZeroU16::new(5432).unwrap(),
+        database: PgName::parse("shop").unwrap(),
+        ca_pem: String::new(),
+        server_name: None,
+        admin: PgName::parse("ks_admin").unwrap(),
+        connections: 4,
+    })
+}
+
+async fn put_target(bench: &Bench, target: &str, accept: &[&str]) -> Result<Target, VaultError> {
+    let put = PutTarget {
+        name: name(target),
+        settings: settings(),
+        login: Some(AdminLogin { secret: SecretBytes::copy_from(b"admin") }),
+        max_ttl: secs(7_200),
+        accept: accept.iter().map(|digest| (*digest).to_owned()).collect(),
+        etag: None,
+    };
+    operation::run(&bench.opened(), bench.context(), put).await
+}
+
+async fn put_role(bench: &Bench, role: &str, target: &str, max_live: u32) -> Result<(), VaultError> {
+    let put = PutRole {
+        name: name(role),
+        target: name(target),
+        declaration: Declaration::Postgres(PostgresRole::default()),
+        default_ttl: secs(180),
+        max_ttl: secs(3_600),
+        max_live,
+        on_excess: OnExcess::Refuse,
+        etag: None,
+    };
+    operation::run(&bench.opened(), bench.context(), put).await.map(drop)
+}
+
+async fn ready() -> Bench {
+    let bench = Bench::open(&["one"], RotationOptions::default()).await;
+    put_target(&bench, DB, &[]).await.unwrap();
+    put_role(&bench, ROLE, DB, 50).await.unwrap();
+    bench
+}
+
+async fn try_issue(bench: &Bench, role: &str, id: Option<&str>) -> Result<Delivered, VaultError> {
+    let request_id = id.map(|id| RequestId::parse(id).unwrap());
+    let issue = IssueCredential { role: name(role), ttl: None, request_id };
+    let undelivered = operation::run(&bench.opened(), bench.context(), issue).await?;
+    Ok(undelivered.deliver().unwrap())
+}
+
+async fn issue(bench: &Bench) -> LeaseRecord {
+    try_issue(bench, ROLE, None).await.unwrap().lease
+}
+
+fn password(delivered: &Delivered) -> Vec<u8> {
+    let Some((_, Field::Secret(secret))) = delivered.credential.0.first() else { panic!("no password") };
+    secret.expose().to_vec()
+}
+
+async fn read(bench: &Bench, id: RecordId) -> Result<LeaseRecord, VaultError> {
+    operation::run(&bench.opened(), bench.context(), ReadLease { id }).await
+}
+
+async fn list(bench: &Bench, of: Selector) -> Vec<LeaseRecord> {
+    let list = ListLeases { of, limit: 100, after: None };
+    operation::run(&bench.opened(), bench.context(), list).await.unwrap().leases
+}
+
+/// Rounds of the server's task, until one begins nothing and nothing is under way.
+async fn look_after(bench: &Bench) -> Round {
+    for _ in 0..200 {
+        let open = bench.opened();
+        let idle = open.leases.under_way.is_idle();
+        match open.look_after_leases().await {
+            Ok(round) if round.begun == 0 && idle => return round,
+            // A write that a test lets fail.
+            Err(VaultError::Storage(_)) | Ok(_) => {}
+            Err(error) => panic!("{error}"),
+        }
+        // What was begun goes on beside it.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("the rounds do not end");
+}
+
+fn advance(bench: &Bench, seconds: u64) {
+    bench.clock.advance(Duration::from_secs(seconds));
+}
+
+/// Every key of the index, but for those of jobs.
+async fn index(bench: &Bench) -> usize {
+    let snapshot = bench.store.snapshot().await.unwrap();
+    snapshot.range(Keyspace::LeaseIndex, Range::all(None), 1024).await.unwrap().len()
+}
+
+#[tokio::test]
+async fn a_login_lives_as_long_as_its_lease_and_no_longer() {
+    let bench = ready().await;
+    let lease = issue(&bench).await;
+    assert_eq!((lease.state, lease.period.as_secs()), (LeaseState::Active, 180));
+    let until = bench.targets.inside(DB, |inside| inside.logins[&lease.handle.name].not_after);
+    assert!(
+        until > lease.expires && until.0 < lease.expires.0 + 600_000,
+        "the target ends it a little later"
+    );
+    advance(&bench, 179);
+    assert_eq!(look_after(&bench).await, Round::default());
+    assert_eq!(bench.targets.logins(DB), 1);
+    advance(&bench, 1);
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+    let over = read(&bench, lease.id).await.unwrap();
+    assert_eq!((over.state, over.ending.unwrap().why), (LeaseState::Revoked, Why::Expired));
+    assert_eq!(list(&bench, Selector::Mine).await, []);
+    // A day later nothing of it is left.
+    advance(&bench, 24 * 3600);
+    assert!(bench.opened().leases.clock.believe());
+    look_after(&bench).await;
+    assert_eq!(
+        read(&bench, lease.id).await.unwrap_err().reason(),
+        "UNAUTHENTICATED",
+        "the session is over too"
+    );
+    assert_eq!(index(&bench).await, 0);
+}
+
+#[tokio::test]
+async fn renewing_keeps_it_up_to_its_longest_and_never_beyond() {
+    let bench = ready().await;
+    let lease = issue(&bench).await;
+    for _ in 0..23 {
+        advance(&bench, 150);
+        let renew = RenewLease { id: lease.id, ttl: None };
+        let renewed = operation::run(&bench.opened(), bench.context(), renew).await.unwrap().lease;
+        assert!(renewed.expires <= lease.max_expires);
+        look_after(&bench).await;
+    }
+    assert_eq!(read(&bench, lease.id).await.unwrap().expires, lease.max_expires);
+    advance(&bench, 10);
+    let renew = RenewLease { id: lease.id, ttl: Some(secs(7_200)) };
+    let refused = operation::run(&bench.opened(), bench.context(), renew).await.err().unwrap();
+    assert_eq!(refused.reason(), "LEASE_AT_ITS_LONGEST");
+    advance(&bench, 140);
+    let renew = RenewLease { id: lease.id, ttl: None };
+    let refused = operation::run(&bench.opened(), bench.context(), renew).await.err().unwrap();
+    assert_eq!(refused.reason(), "LEASE_ENDED");
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
+async fn a_repeated_request_has_the_same_lease_and_another_password() {
+    let bench = ready().await;
+    let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap();
+    let again = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap();
+    assert_eq!((again.lease.id, again.lease.reissues), (first.lease.id, 1));
+    assert_ne!(password(&first), password(&again));
+    let taken = bench.targets.inside(DB, |inside| inside.logins[&first.lease.handle.name].secret.clone());
+    assert_eq!(taken, password(&again));
+    assert_eq!(bench.targets.logins(DB), 1);
+    put_role(&bench, "other", DB, 50).await.unwrap();
+    let reused = try_issue(&bench, "other", Some("deploy-1")).await.err().unwrap();
+    assert_eq!(reused.reason(), "REQUEST_ID_REUSED");
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_leaves_no_login() {
+    let bench = ready().await;
+    let issue = IssueCredential { role: name(ROLE), ttl: None, request_id: None };
+    let undelivered = operation::run(&bench.opened(), bench.context(), issue).await.unwrap();
+    assert_eq!(bench.targets.logins(DB), 1);
+    drop(undelivered);
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
+async fn a_login_that_was_made_without_an_answer_is_removed_once_nothing_can_come_any_more() {
+    let bench = ready().await;
+    bench.targets.inside(DB, |inside| inside.silent = true);
+    let refused = try_issue(&bench, ROLE, None).await.err().unwrap();
+    assert_eq!(refused.reason(), "TARGET_UNAVAILABLE");
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 1, "the statement may still be under way");
+    advance(&bench, 15);
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
+async fn rights_in_excess_refuse_the_login_and_remove_it() {
+    let bench = ready().await;
+    let excess = Right { object: "table t".to_owned(), privilege: "DELETE".to_owned(), through: None };
+    bench.targets.inside(DB, |inside| inside.excess.push(excess));
+    let refused = try_issue(&bench, ROLE, None).await.err().unwrap();
+    assert_eq!(refused.reason(), "RIGHTS_IN_EXCESS");
+    assert!(refused.to_string().contains("DELETE on table t"), "{refused}");
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
+async fn a_target_that_is_away_keeps_its_leases_and_holds_up_no_other() {
+    let bench = ready().await;
+    put_target(&bench, "other-db", &[]).await.unwrap();
+    put_role(&bench, "other", "other-db", 50).await.unwrap();
+    for _ in 0..20 {
+        issue(&bench).await;
+        try_issue(&bench, "other", None).await.unwrap();
+    }
+    bench.targets.inside(DB, |inside| inside.away = true);
+    advance(&bench, 180);
+    for _ in 0..40 {
+        look_after(&bench).await;
+        // Longer than any number of tries elsewhere.
+        advance(&bench, 30);
+    }
+    assert_eq!((bench.targets.logins(DB), bench.targets.logins("other-db")), (20, 0));
+    let waiting = list(&bench, Selector::Target(name(DB))).await;
+    assert_eq!(waiting.len(), 20);
+    let said = waiting.iter().find_map(|lease| lease.ending.as_ref()?.last_error.clone()).unwrap();
+    assert!(said.contains("does not answer"), "{said}");
+    bench.targets.inside(DB, |inside| inside.away = false);
+    for _ in 0..3 {
+        advance(&bench, 61);
+        look_after(&bench).await;
+    }
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
+async fn only_the_targets_word_closes_a_lease_or_an_operators_force_which_is_kept() {
+    let bench = ready().await;
+    let lease = issue(&bench).await;
+    bench.targets.inside(DB, |inside| inside.keeps = true);
+    let revoke = RevokeLease { id: lease.id, force: false };
+    let revoking = operation::run(&bench.opened(), bench.context(), revoke).await.unwrap();
+    assert_eq!(revoking.state, LeaseState::Revoking);
+    for _ in 0..5 {
+        advance(&bench, 61);
+        look_after(&bench).await;
+    }
+    let ending = read(&bench, lease.id).await.unwrap().ending.unwrap();
+    assert!(ending.failures >= 5 && ending.last_error.unwrap().contains("owns a table"));
+    let force = RevokeLease { id: lease.id, force: true };
+    operation::run(&bench.opened(), bench.context(), force).await.unwrap();
+    let closed = read(&bench, lease.id).await.unwrap();
+    let by = closed.ending.unwrap().closed.unwrap();
+    assert!(matches!(by, keystead_domain::lease::Closed::Forced { .. }), "{by:?}");
+    let tries = bench.targets.inside(DB, |inside| inside.revocations);
+    advance(&bench, 600);
+    look_after(&bench).await;
+    assert_eq!(bench.targets.inside(DB, |inside| inside.revocations), tries, "it is left alone");
+}
+
+#[tokio::test]
+async fn limits_refuse_early_and_name_themselves() {
+    let bench = ready().await;
+    put_role(&bench, "few", DB, 2).await.unwrap();
+    let one = try_issue(&bench, "few", None).await.unwrap().lease;
+    try_issue(&bench, "few", None).await.unwrap();
+    let full = try_issue(&bench, "few", None).await.err().unwrap();
+    assert_eq!(full.reason(), "LEASE_LIMIT");
+    assert!(full.to_string().contains("role few has 2 live leases"), "{full}");
+    assert_eq!(bench.targets.logins(DB), 2, "nothing was made");
+    operation::run(&bench.opened(), bench.context(), RevokeLease { id: one.id, force: false }).await.unwrap();
+    look_after(&bench).await;
+    try_issue(&bench, "few", None).await.unwrap();
+    // Counted anew after a restart.
+    let mut bench = bench;
+    bench.restart().await;
+    let full = try_issue(&bench, "few", None).await.err().unwrap();
+    assert_eq!(full.reason(), "LEASE_LIMIT");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_stepped_ends_no_lease_and_lengthens_none() {
+    const DAY: u64 = 24 * 3600 * 1000;
+    for back in [false, true] {
+        let mut bench = ready().await;
+        let lease = issue(&bench).await;
+        let to = if back { lease.issued.0 - DAY } else { lease.issued.0 + DAY };
+        bench.clock.step_wall(UnixMillis(to));
+        look_after(&bench).await;
+        assert_eq!(bench.targets.logins(DB), 1, "stepped while open");
+        bench.restart().await;
+        look_after(&bench).await;
+        assert_eq!(bench.targets.logins(DB), 1, "and after a restart");
+        if !back {
+            assert_eq!(bench.opened().lease_clock(), ClockState::Doubted { ahead: DAY });
+        }
+        advance(&bench, 181);
+        look_after(&bench).await;
+        assert_eq!(bench.targets.logins(DB), 0, "it lived as long as it was to");
+    }
+}
+
+#[tokio::test]
+async fn after_a_long_outage_a_targets_clock_says_that_time_has_passed() {
+    let mut bench = ready().await;
+    issue(&bench).await;
+    bench.opened().keep_lease_state().await.unwrap();
+    bench.kill();
+    advance(&bench, 7_200);
+    bench.unseal().await.unwrap();
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 1, "nobody confirmed it");
+    let refused = try_issue(&bench, ROLE, None).await.err().unwrap();
+    assert_eq!(refused.reason(), "CLOCK_IN_DOUBT");
+    let now = bench.vault.clock().now();
+    bench.targets.inside(DB, |inside| inside.clock = Some(UnixMillis(now.0 + 1_000)));
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+    try_issue(&bench, ROLE, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_are_revoked_at_once_and_a_crash_in_the_midst_leaves_none_out() {
+    let mut bench = ready().await;
+    put_role(&bench, "orders-ro", DB, 50).await.unwrap();
+    put_role(&bench, "billing", DB, 50).await.unwrap();
+    for _ in 0..30 {
+        issue(&bench).await;
+        try_issue(&bench, "orders-ro", None).await.unwrap();
+    }
+    try_issue(&bench, "billing", None).await.unwrap();
+    // The third page is not committed.
+    bench.faults.on_commit(4, CommitFault::Unavailable);
+    let revoke = RevokeLeases { of: Selector::RolePrefix("orders-".to_owned()) };
+    operation::run(&bench.opened(), bench.context(), revoke).await.unwrap_err();
+    bench.restart().await;
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 1);
+    let left = list(&bench, Selector::Mine).await;
+    assert!(left.len() == 1 && left[0].role == name("billing"), "{left:?}");
+}
+
+#[tokio::test]
+async fn leases_end_with_the_session_that_asked_for_them() {
+    let bench = ready().await;
+    let lease = issue(&bench).await;
+    assert!(lease.session.is_some());
+    operation::run(&bench.opened(), bench.context(), RevokeSelf).await.unwrap();
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
+async fn what_leases_hang_on_is_not_deleted_under_them() {
+    let bench = ready().await;
+    let lease = issue(&bench).await;
+    let open = bench.opened();
+    let role = || DeleteRole { name: name(ROLE) };
+    let target = || DeleteTarget { name: name(DB) };
+    assert_eq!(operation::run(&open, bench.context(), role()).await.unwrap_err().reason(), "IN_USE");
+    assert_eq!(operation::run(&open, bench.context(), target()).await.unwrap_err().reason(), "IN_USE");
+    // It was left as it was.
+    issue(&bench).await;
+    operation::run(&open, bench.context(), RevokeLeases { of: Selector::Mine }).await.unwrap();
+    drop(open);
+    look_after(&bench).await;
+    let open = bench.opened();
+    operation::run(&open, bench.context(), role()).await.unwrap();
+    assert_eq!(bench.targets.inside(DB, |inside| inside.roles.len()), 0);
+    operation::run(&open, bench.context(), target()).await.unwrap();
+    // Added anew under the name, it inherits nothing.
+    put_target(&bench, DB, &[]).await.unwrap();
+    put_role(&bench, ROLE, DB, 50).await.unwrap();
+    let anew = issue(&bench).await;
+    assert!(anew.target_id != lease.target_id && anew.role_id != lease.role_id);
+}
+
+#[tokio::test]
+async fn a_target_whose_baseline_nobody_accepted_is_not_added() {
+    let bench = Bench::open(&["one"], RotationOptions::default()).await;
+    let finding = Finding {
+        digest: "b1".to_owned(),
+        right: Right {
+            object: "schema public".to_owned(),
+            privilege: "CREATE".to_owned(),
+            through: Some("PUBLIC".to_owned()),
+        },
+        closed_by: "REVOKE CREATE ON SCHEMA public FROM PUBLIC;".to_owned(),
+    };
+    bench.targets.inside(DB, |inside| inside.baseline.push(finding));
+    let refused = put_target(&bench, DB, &[]).await.unwrap_err();
+    assert_eq!(refused.reason(), "BASELINE_NOT_ACCEPTED");
+    assert!(refused.to_string().contains("REVOKE CREATE ON SCHEMA public FROM PUBLIC"), "{refused}");
+    assert_eq!(put_target(&bench, DB, &["b1"]).await.unwrap().record.accepted, ["b1"]);
+}
+
+#[tokio::test]
+async fn a_lease_that_does_not_open_holds_up_no_other() {
+    let bench = ready().await;
+    let (bad, good) = (issue(&bench).await, issue(&bench).await);
+    let mut batch = Batch::new();
+    batch.put(Keyspace::Leases, keyspace::lease(bad.id.as_bytes()), vec![7; 90]);
+    bench.store.commit(batch).await.unwrap();
+    advance(&bench, 180);
+    assert_eq!(look_after(&bench).await.broken, 1);
+    let left: Vec<String> = bench.targets.inside(DB, |inside| inside.logins.keys().cloned().collect());
+    assert_eq!(left, [bad.handle.name]);
+    assert_eq!(read(&bench, good.id).await.unwrap().state, LeaseState::Revoked);
+}
+
+/// Issues with the nth write failing in a way; then the process ends, or lives on; then time passes.
+async fn cut_off(nth: u64, fault: CommitFault, dies: bool) -> bool {
+    let mut bench = ready().await;
+    let commits = bench.faults.commits();
+    bench.faults.on_commit(nth, fault);
+    let issued = try_issue(&bench, ROLE, None).await;
+    let reached = bench.faults.commits() >= commits + nth;
+    if dies {
+        bench.restart().await;
+    }
+    look_after(&bench).await;
+    let live = list(&bench, Selector::Mine).await;
+    // No login without a lease, at any time.
+    let logins: Vec<String> = bench.targets.inside(DB, |inside| inside.logins.keys().cloned().collect());
+    assert!(
+        logins.iter().all(|login| live.iter().any(|lease| lease.handle.name == *login)),
+        "{nth} {fault:?}"
+    );
+    if issued.is_ok() {
+        assert!(live.iter().any(|lease| lease.state == LeaseState::Active), "{nth} {fault:?} {dies}");
+    }
+    advance(&bench, 240);
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0, "{nth} {fault:?} {dies}");
+    assert_eq!(list(&bench, Selector::Mine).await, []);
+    reached
+}
+
+#[tokio::test]
+async fn issuing_cut_off_at_any_write_leaves_neither_a_login_without_a_lease_nor_one_for_ever() {
+    let faults = [CommitFault::Unavailable, CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied];
+    for (fault, dies) in faults.into_iter().flat_map(|fault| [(fault, false), (fault, true)]) {
+        let mut nth = 1;
+        while cut_off(nth, fault, dies).await {
+            nth += 1;
+        }
+        assert!(nth > 2, "the writes of an issue were cut off: {nth}");
+    }
+}
