@@ -19,6 +19,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const UNSEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const UNSEAL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 const LEASES_EVERY: Duration = Duration::from_secs(1);
+const RECONCILE_EVERY: Duration = Duration::from_secs(600);
 const ROTATE_EVERY: Duration = Duration::from_secs(1);
 const ROTATE_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
@@ -158,16 +159,28 @@ pub(crate) async fn look_after_leases(
     stop: CancellationToken,
 ) {
     let mut told = ClockState::Agreed;
+    let mut reconciled: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LEASES_EVERY) => {}
             () = vault.leases_wanted() => {}
         }
-        let Ok(open) = vault.unsealed() else { continue };
+        let Ok(open) = vault.unsealed() else {
+            // Whatever happened while it was shut is found when it opens.
+            reconciled = None;
+            continue;
+        };
         match open.look_after_leases().await {
             Ok(round) => metrics.leases(round.waiting, round.broken),
             Err(error) => tracing::warn!(%error, "leases could not be looked after; it is tried again"),
+        }
+        if reconciled.is_none_or(|at| at.elapsed() >= RECONCILE_EVERY) {
+            match open.reconcile_leases().await {
+                Ok(found) => metrics.reconciled(found.orphans, found.vanished),
+                Err(error) => tracing::warn!(%error, "targets could not be compared with leases; they are again"),
+            }
+            reconciled = Some(tokio::time::Instant::now());
         }
         let clock = open.lease_clock();
         if std::mem::discriminant(&clock) != std::mem::discriminant(&told) {

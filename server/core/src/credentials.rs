@@ -3,6 +3,7 @@
 //! Invariant: a login is owned by a lease that is in the store before the login exists; its secret is made here, handed out
 //! once and kept nowhere. The admin login of a target lies under a data key of its own, and nothing answers with it.
 
+pub mod admin;
 mod error;
 pub mod issue;
 mod links;

@@ -233,11 +233,15 @@ pub trait Link: Send + Sync {
     /// Removes a login: it can log in no more, its sessions are ended, it is gone. Absent is success; nothing else is.
     async fn revoke(&self, handle: &Handle) -> Result<(), EngineError>;
 
-    /// Logins that carry the vault's mark, in a stable order, some at a time; nothing where a target keeps none.
-    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Found>, EngineError>;
+    /// Logins that carry the vault's mark, in the order of their names, some at a time; `None` from a target that keeps
+    /// none, such as one that only verifies what was signed.
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Option<Vec<Found>>, EngineError>;
 
     /// The target's own clock, where it has one: it is asked when the vault's own made a jump.
     async fn now(&self) -> Result<Option<UnixMillis>, EngineError>;
+
+    /// A fresh password for the admin login. No I/O.
+    fn new_admin_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes;
 
     /// Gives the admin login this password. The link uses the new one once the target has taken it.
     async fn change_admin_secret(&self, new: &SecretBytes) -> Result<(), EngineError>;

@@ -7,6 +7,7 @@ pub(crate) mod clock;
 pub(crate) mod counts;
 pub(crate) mod many;
 mod ops;
+mod reconcile;
 mod revoker;
 pub(crate) mod store;
 
@@ -25,7 +26,9 @@ pub use self::many::{Marked, RevokeLeases};
 pub use self::ops::{
     AcceptClock, LeasePage, ListLeases, ReadLease, RenewLease, Renewed, RevokeLease, Selector,
 };
+pub use self::reconcile::Reconciled;
 use self::revoker::UnderWay;
+pub(crate) use self::revoker::in_time;
 pub use self::revoker::{Revoked, Round};
 use crate::clock::Clock;
 use crate::credentials::issue::Abandoned;
@@ -158,8 +161,8 @@ impl UnsealedVault {
             return Ok(());
         }
         let snapshot = self.storage.snapshot().await?;
-        let links = targets::some_links(self, snapshot.as_ref(), ASKED).await?;
-        let asked = links.iter().map(|link| tokio::time::timeout(ANSWERS_WITHIN, link.now()));
+        let (links, _) = targets::links(self, snapshot.as_ref(), None, ASKED).await?;
+        let asked = links.iter().map(|(_, _, link)| tokio::time::timeout(ANSWERS_WITHIN, link.now()));
         for said in futures::future::join_all(asked).await {
             if let Ok(Ok(Some(said))) = said
                 && self.leases.clock.hear(said)

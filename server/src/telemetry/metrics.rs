@@ -64,6 +64,8 @@ pub struct ServerMetrics {
     pub panics: Counter,
     leases_waiting: Gauge,
     leases_broken: Gauge,
+    orphans: Counter,
+    vanished: Counter,
     handle: Option<PrometheusHandle>,
 }
 
@@ -136,6 +138,8 @@ impl ServerMetrics {
             connections_refused: counter("keystead_connections_refused_total"),
             panics: counter("keystead_panics_total"),
             leases_waiting: recorder.register_gauge(&Key::from_name("keystead_leases_waiting"), &metadata),
+            orphans: counter("keystead_logins_orphaned_total"),
+            vanished: counter("keystead_logins_vanished_total"),
             leases_broken: recorder.register_gauge(&Key::from_name("keystead_leases_broken"), &metadata),
             handle,
         }
@@ -146,6 +150,13 @@ impl ServerMetrics {
         let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         self.leases_waiting.set(number(waiting));
         self.leases_broken.set(number(broken));
+    }
+
+    /// Logins that no lease owned, and leases whose logins were gone.
+    pub fn reconciled(&self, orphans: usize, vanished: usize) {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.orphans.increment(number(orphans));
+        self.vanished.increment(number(vanished));
     }
 
     /// The counters of the method with this request path; of `unknown` if the contract has none.

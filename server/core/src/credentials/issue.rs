@@ -106,7 +106,7 @@ async fn from(vault: &UnsealedVault, snapshot: &dyn Snapshot, name: &Name) -> Re
         return Err(VaultError::NotFound { what: format!("role {name}") });
     }
     let (target, target_revision) = roles::target_of(vault, snapshot, &role.record).await?;
-    let link = vault.link(snapshot, &target, target_revision).await?;
+    let link = vault.link(snapshot, &target).await?;
     Ok(From { role, role_revision, target, target_revision, link })
 }
 

@@ -1,13 +1,15 @@
 //! Links to targets, made when first needed and kept while the target's record is the same.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keystead_crypto::aad::label;
 use keystead_crypto::record;
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::id::RecordId;
-use keystead_storage::{Batch, Keyspace, Revision, Snapshot, keyspace};
+use keystead_domain::target::TargetSettings;
+use keystead_storage::{Batch, Keyspace, Snapshot, keyspace};
 use serde::{Deserialize, Serialize};
 
 use super::CredentialError;
@@ -17,13 +19,15 @@ use crate::error::VaultError;
 use crate::keys::{NewDataKey, corrupt, fresh_id};
 use crate::unsealed::UnsealedVault;
 
-/// By target: the revision of its record, and the link made from that.
-type Kept = HashMap<RecordId, (Revision, Arc<dyn Link>)>;
+/// By target: the data key of its admin login and its settings, and the link made from both.
+type Kept = HashMap<RecordId, (RecordId, TargetSettings, Arc<dyn Link>)>;
 
 /// The links of an open vault.
 pub(crate) struct Links {
     engines: Engines,
     kept: Mutex<Kept>,
+    /// A rotation of an admin login may have been cut off.
+    pub(super) logins_unsettled: AtomicBool,
 }
 
 /// An admin login as stored.
@@ -37,11 +41,17 @@ pub(super) struct StoredLogin {
 
 impl Links {
     pub(crate) fn new(engines: Engines) -> Self {
-        Self { engines, kept: Mutex::default() }
+        Self { engines, kept: Mutex::default(), logins_unsettled: AtomicBool::new(true) }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link to a target from now on.
+    pub(super) fn keep(&self, target: &StoredTarget, link: Arc<dyn Link>) {
+        let made_from = (target.login.data_key, target.record.settings.clone(), link);
+        self.kept().insert(target.record.id, made_from);
     }
 
     /// A target is gone.
@@ -69,17 +79,17 @@ impl UnsealedVault {
         &self,
         snapshot: &dyn Snapshot,
         target: &StoredTarget,
-        revision: Revision,
     ) -> Result<Arc<dyn Link>, VaultError> {
         let id = target.record.id;
-        if let Some((of, link)) = self.links.kept().get(&id)
-            && *of == revision
+        if let Some((login, settings, link)) = self.links.kept().get(&id)
+            && *login == target.login.data_key
+            && *settings == target.record.settings
         {
             return Ok(Arc::clone(link));
         }
         let secret = self.open_login(snapshot, id, &target.login).await?;
         let link = self.new_link(target, secret)?;
-        self.links.kept().insert(id, (revision, Arc::clone(&link)));
+        self.links.keep(target, Arc::clone(&link));
         Ok(link)
     }
 

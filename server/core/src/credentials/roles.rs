@@ -220,7 +220,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutRole>, op: PutRole) -> Re
         batch.put(Keyspace::Roles, at.clone(), seal(&vault.keys, Keyspace::Roles, &at, &stored)?);
         match vault.commit(permit.intent(), batch).await {
             Ok(revision) => {
-                let link = vault.link(snapshot.as_ref(), &target, target_revision).await?;
+                let link = vault.link(snapshot.as_ref(), &target).await?;
                 let definition =
                     in_time(&op.target, link.define(&stored.record, &target.record.accepted)).await?;
                 let etag = revision.to_string();
@@ -268,8 +268,8 @@ async fn leave(
     for _ in 0..TRIES {
         let snapshot = vault.storage.snapshot().await?;
         let (mut stored, revision) = find(vault, snapshot.as_ref(), name).await?;
-        let (target, target_revision) = target_of(vault, snapshot.as_ref(), &stored.record).await?;
-        let link = vault.link(snapshot.as_ref(), &target, target_revision).await?;
+        let (target, _) = target_of(vault, snapshot.as_ref(), &stored.record).await?;
+        let link = vault.link(snapshot.as_ref(), &target).await?;
         stored.leaving = true;
         let at = role_at(&vault.keys, name);
         let mut batch = Batch::new();
@@ -391,8 +391,8 @@ impl Operation for VerifyRole {
     async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Role, VaultError> {
         let snapshot = permit.view(vault).await?;
         let (stored, revision) = find(vault, &*snapshot, &self.name).await?;
-        let (target, target_revision) = target_of(vault, &*snapshot, &stored.record).await?;
-        let link = vault.link(&*snapshot, &target, target_revision).await?;
+        let (target, _) = target_of(vault, &*snapshot, &stored.record).await?;
+        let link = vault.link(&*snapshot, &target).await?;
         let definition =
             in_time(&target.record.name, link.verify(&stored.record, &target.record.accepted)).await?;
         Ok(Role { record: stored.record, etag: revision.to_string(), definition: Some(definition) })

@@ -30,6 +30,8 @@ const PAGE: usize = 256;
 pub(crate) struct StoredTarget {
     pub(crate) record: TargetRecord,
     pub(super) login: StoredLogin,
+    /// The next one, while the target is given it.
+    pub(super) pending: Option<StoredLogin>,
 }
 
 /// A target with its revision.
@@ -108,18 +110,23 @@ pub(crate) async fn find(
         .ok_or_else(|| VaultError::NotFound { what: format!("target {name}") })
 }
 
-/// Links to the first targets.
-pub(crate) async fn some_links(
+/// Targets with their links, and the key to go on after.
+pub(crate) type Linked = (Vec<(Name, RecordId, Arc<dyn Link>)>, Option<Vec<u8>>);
+
+/// Links to targets, some at a time.
+pub(crate) async fn links(
     vault: &UnsealedVault,
     snapshot: &dyn Snapshot,
-    at_most: usize,
-) -> Result<Vec<Arc<dyn Link>>, VaultError> {
-    let (found, _) = page::<StoredTarget>(vault, snapshot, Keyspace::Targets, None, at_most).await?;
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Linked, VaultError> {
+    let (found, next) = page::<StoredTarget>(vault, snapshot, Keyspace::Targets, after, limit).await?;
     let mut links = Vec::with_capacity(found.len());
-    for (target, revision) in found {
-        links.push(vault.link(snapshot, &target, revision).await?);
+    for (target, _) in found {
+        let link = vault.link(snapshot, &target).await?;
+        links.push((target.record.name, target.record.id, link));
     }
-    Ok(links)
+    Ok((links, next))
 }
 
 async fn probe(target: &Name, link: &dyn Link) -> Result<Probe, CredentialError> {
@@ -163,7 +170,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
             created,
             rotated: None,
         };
-        let stored = StoredTarget { record, login };
+        let stored = StoredTarget { record, login, pending: None };
         let secret = match &op.login {
             Some(login) => keystead_crypto::secret::SecretBytes::copy_from(login.secret.expose()),
             None => vault.open_login(snapshot.as_ref(), id, &stored.login).await?,
@@ -372,7 +379,7 @@ impl Operation for ProbeTarget {
     async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<Target, VaultError> {
         let snapshot = vault.storage.snapshot().await?;
         let (stored, revision) = find(vault, snapshot.as_ref(), &self.name).await?;
-        let link = vault.link(snapshot.as_ref(), &stored, revision).await?;
+        let link = vault.link(snapshot.as_ref(), &stored).await?;
         let probe = probe(&self.name, link.as_ref()).await?;
         Ok(Target { record: stored.record, etag: revision.to_string(), probe: Some(probe) })
     }

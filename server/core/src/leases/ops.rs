@@ -179,8 +179,8 @@ async fn renew(
     if definition.record.id != stored.lease.role_id || definition.leaving {
         return Err(CredentialError::MayNotIssue { role: role.to_string() }.into());
     }
-    let (target, revision) = targets::find(vault, snapshot.as_ref(), &stored.lease.target).await?;
-    let link = vault.link(snapshot.as_ref(), &target, revision).await?;
+    let (target, _) = targets::find(vault, snapshot.as_ref(), &stored.lease.target).await?;
+    let link = vault.link(snapshot.as_ref(), &target).await?;
     drop(snapshot);
     vault.leases.check_clock(link.as_ref()).await?;
     let renewed = |lease: &mut LeaseRecord| {

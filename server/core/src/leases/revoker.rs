@@ -130,7 +130,7 @@ fn jitter() -> u8 {
 }
 
 /// A call to a target, with a deadline.
-pub(super) async fn in_time<T>(
+pub(crate) async fn in_time<T>(
     target: &Name,
     call: impl Future<Output = Result<T, EngineError>>,
 ) -> Result<T, CredentialError> {
@@ -165,6 +165,7 @@ impl OpenVault {
     /// Those of log and store; the next round goes on.
     pub async fn look_after_leases(&self) -> Result<Round, VaultError> {
         self.settle_lease_clock().await?;
+        self.settle_target_logins().await?;
         self.keep_lease_state().await?;
         self.revoke_abandoned().await;
         self.resume_lease_jobs().await?;
@@ -340,12 +341,12 @@ impl UnsealedVault {
 
     async fn remove_login(&self, lease: &LeaseRecord) -> Result<(), VaultError> {
         let snapshot = self.storage.snapshot().await?;
-        let (target, revision) = targets::find(self, snapshot.as_ref(), &lease.target).await?;
+        let (target, _) = targets::find(self, snapshot.as_ref(), &lease.target).await?;
         if target.record.id != lease.target_id {
             let (role, target) = (lease.role.to_string(), lease.target.to_string());
             return Err(CredentialError::OtherTarget { role, target }.into());
         }
-        let link = self.link(snapshot.as_ref(), &target, revision).await?;
+        let link = self.link(snapshot.as_ref(), &target).await?;
         drop(snapshot);
         in_time(&lease.target, link.revoke(&lease.handle)).await?;
         Ok(())

@@ -16,6 +16,7 @@ use keystead_storage::{Batch, Keyspace, Range, Storage, keyspace};
 
 use super::*;
 use crate::auth::RevokeSelf;
+use crate::credentials::admin::RotateTargetLogin;
 use crate::credentials::issue::{Delivered, IssueCredential};
 use crate::credentials::roles::{DeleteRole, PutRole};
 use crate::credentials::targets::{DeleteTarget, PutTarget, Target};
@@ -480,5 +481,81 @@ async fn issuing_cut_off_at_any_write_leaves_neither_a_login_without_a_lease_nor
             nth += 1;
         }
         assert!(nth > 2, "the writes of an issue were cut off: {nth}");
+    }
+}
+
+async fn reconcile(bench: &Bench) -> Reconciled {
+    bench.opened().reconcile_leases().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_login_without_a_lease_is_removed_and_a_lease_without_a_login_is_ended() {
+    let bench = ready().await;
+    let (kept, lost) = (issue(&bench).await, issue(&bench).await);
+    advance(&bench, 60);
+    let orphan = bench.targets.inside(DB, |inside| inside.logins[&kept.handle.name].clone());
+    let orphan_name = format!("{ROLE}_{}", RecordId([9; 16]));
+    bench.targets.inside(DB, |inside| {
+        inside.logins.insert(orphan_name, orphan);
+        inside.logins.remove(&lost.handle.name);
+    });
+    assert_eq!(reconcile(&bench).await, Reconciled { targets: 1, away: 0, orphans: 1, vanished: 1 });
+    look_after(&bench).await;
+    assert_eq!(read(&bench, lost.id).await.unwrap().ending.unwrap().why, Why::LoginGone);
+    let left: Vec<String> = bench.targets.inside(DB, |inside| inside.logins.keys().cloned().collect());
+    assert_eq!(left, [kept.handle.name]);
+    assert_eq!(reconcile(&bench).await, Reconciled { targets: 1, ..Reconciled::default() });
+    bench.targets.inside(DB, |inside| inside.away = true);
+    assert_eq!(reconcile(&bench).await, Reconciled { away: 1, ..Reconciled::default() });
+}
+
+async fn rotate_login(bench: &Bench) -> Result<Target, VaultError> {
+    let rotate = RotateTargetLogin { name: name(DB) };
+    operation::run(&bench.opened(), bench.context(), rotate).await
+}
+
+#[tokio::test]
+async fn the_admin_login_gets_a_password_that_only_the_vault_knows() {
+    let mut bench = ready().await;
+    assert!(rotate_login(&bench).await.unwrap().record.rotated.is_some());
+    let first = bench.targets.inside(DB, |inside| inside.admin.clone().unwrap());
+    issue(&bench).await;
+    rotate_login(&bench).await.unwrap();
+    assert_ne!(bench.targets.inside(DB, |inside| inside.admin.clone().unwrap()), first);
+    bench.restart().await;
+    issue(&bench).await;
+}
+
+/// Rotates with the nth write failing, or with the target's answer lost; the vault still gets in.
+async fn rotation_cut_off(nth: Option<u64>, fault: CommitFault, dies: bool) -> bool {
+    let mut bench = ready().await;
+    let commits = bench.faults.commits();
+    match nth {
+        Some(nth) => bench.faults.on_commit(nth, fault),
+        None => bench.targets.inside(DB, |inside| inside.silent = true),
+    }
+    drop(rotate_login(&bench).await);
+    let reached = nth.is_none_or(|nth| bench.faults.commits() >= commits + nth);
+    bench.targets.inside(DB, |inside| inside.silent = false);
+    if dies {
+        bench.restart().await;
+    }
+    look_after(&bench).await;
+    issue(&bench).await;
+    assert!(rotate_login(&bench).await.unwrap().record.rotated.is_some());
+    issue(&bench).await;
+    reached
+}
+
+#[tokio::test]
+async fn a_rotation_of_the_admin_login_cut_off_anywhere_never_locks_the_vault_out() {
+    let faults = [CommitFault::Unavailable, CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied];
+    for (fault, dies) in faults.into_iter().flat_map(|fault| [(fault, false), (fault, true)]) {
+        let mut nth = 1;
+        while rotation_cut_off(Some(nth), fault, dies).await {
+            nth += 1;
+        }
+        assert!(nth > 2, "{nth}");
+        rotation_cut_off(None, fault, dies).await;
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Inside {
     pub(crate) baseline: Vec<Finding>,
     pub(crate) clock: Option<UnixMillis>,
     pub(crate) revocations: usize,
+    /// The admin login's password, once it was changed.
+    pub(crate) admin: Option<Vec<u8>>,
 }
 
 /// All targets of a bench, by name.
@@ -80,13 +82,14 @@ impl Engine for MemoryTargets {
         _: &TargetSettings,
         login: AdminLogin,
     ) -> Result<Arc<dyn Link>, EngineError> {
-        assert_eq!(login.secret.expose(), b"admin");
-        Ok(Arc::new(MemoryLink { name: name.to_owned(), targets: self.clone() }))
+        let (name, targets) = (name.to_owned(), self.clone());
+        Ok(Arc::new(MemoryLink { name, targets, admin: login.secret.expose().to_vec().into() }))
     }
 }
 
 struct MemoryLink {
     name: String,
+    admin: Mutex<Vec<u8>>,
     targets: MemoryTargets,
 }
 
@@ -103,6 +106,11 @@ impl MemoryLink {
         tokio::time::sleep(takes).await;
         if away {
             return Err(self.unavailable());
+        }
+        let taken = self.targets.inside(&self.name, |inside| inside.admin.clone());
+        if taken.as_deref().unwrap_or(b"admin") != self.admin.lock().unwrap().as_slice() {
+            let what = "the admin login's password is not taken".to_owned();
+            return Err(EngineError::Admin { target: self.name.clone(), what });
         }
         self.targets.inside(&self.name, look)
     }
@@ -189,19 +197,48 @@ impl Link for MemoryLink {
         .await
     }
 
-    async fn list(&self, _: Option<&str>, _: usize) -> Result<Vec<Found>, EngineError> {
-        Ok(Vec::new())
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Option<Vec<Found>>, EngineError> {
+        self.there(|inside| {
+            let names = inside.logins.keys().filter(|name| after.is_none_or(|after| name.as_str() > after));
+            let found = |name: &String| {
+                let (_, lease) = name.rsplit_once('_').unwrap();
+                let handle = Handle { name: name.clone(), detail: Vec::new() };
+                Found { lease: lease.parse().unwrap(), handle }
+            };
+            Ok(Some(names.take(limit).map(found).collect()))
+        })
+        .await
     }
 
     async fn now(&self) -> Result<Option<UnixMillis>, EngineError> {
         self.there(|inside| Ok(inside.clock)).await
     }
 
-    async fn change_admin_secret(&self, _: &SecretBytes) -> Result<(), EngineError> {
-        Err(self.unavailable())
+    fn new_admin_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes {
+        let mut secret = vec![0; 16];
+        rng.fill_bytes(&mut secret);
+        SecretBytes::new(secret)
     }
 
-    async fn admin_secret_works(&self, _: &SecretBytes) -> Result<bool, EngineError> {
-        Err(self.unavailable())
+    async fn change_admin_secret(&self, new: &SecretBytes) -> Result<(), EngineError> {
+        let secret = new.expose().to_vec();
+        self.there(|inside| {
+            inside.admin = Some(secret.clone());
+            Ok(inside.silent)
+        })
+        .await
+        .and_then(|silent| if silent { Err(self.unavailable()) } else { Ok(()) })?;
+        *self.admin.lock().unwrap() = secret;
+        Ok(())
+    }
+
+    async fn admin_secret_works(&self, secret: &SecretBytes) -> Result<bool, EngineError> {
+        let (away, takes) = self.targets.inside(&self.name, |inside| (inside.away, inside.takes));
+        tokio::time::sleep(takes).await;
+        if away {
+            return Err(self.unavailable());
+        }
+        let taken = self.targets.inside(&self.name, |inside| inside.admin.clone());
+        Ok(taken.as_deref().unwrap_or(b"admin") == secret.expose())
     }
 }

@@ -81,6 +81,8 @@ pub enum Why {
     RoleGone,
     /// Its target was deleted.
     TargetGone,
+    /// Somebody else removed its login.
+    LoginGone,
 }
 
 impl Why {
@@ -94,6 +96,7 @@ impl Why {
             Self::OwnerGone => "owner-gone",
             Self::RoleGone => "role-gone",
             Self::TargetGone => "target-gone",
+            Self::LoginGone => "login-gone",
         }
     }
 }

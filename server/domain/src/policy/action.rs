@@ -93,6 +93,8 @@ actions! {
     TargetsRead = "targets:read", Target, ADMIN;
     /// Add or change a target.
     TargetsWrite = "targets:write", Target, ADMIN;
+    /// Give the admin login of a target a new password.
+    TargetsRotate = "targets:rotate", Target, ADMIN;
     /// Delete a target.
     TargetsDelete = "targets:delete", Target, ADMIN;
     /// List targets.
