@@ -2,10 +2,14 @@
 //!
 //! Invariant: names are checked identifiers of any bytes that PostgreSQL takes; they become SQL only by quoting, in the engine.
 
+mod check;
+
 use std::fmt;
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::check::{DeclarationError, DeclarationProblem, MAX_ARGUMENTS, MAX_NAMES};
 
 /// Bytes of a PostgreSQL identifier (NAMEDATALEN - 1).
 pub const MAX_IDENTIFIER: usize = 63;
@@ -113,6 +117,13 @@ privileges! {
         Truncate = "TRUNCATE",
         References = "REFERENCES",
         Trigger = "TRIGGER",
+    }
+}
+
+impl TablePrivilege {
+    /// Whether it exists on columns too.
+    pub const fn is_of_columns(self) -> bool {
+        matches!(self, Self::Select | Self::Insert | Self::Update | Self::References)
     }
 }
 
