@@ -17,6 +17,7 @@ mod kdf;
 pub mod mac;
 pub mod mechanism;
 pub mod names;
+pub mod password;
 pub mod ports;
 pub mod record;
 pub mod recovery;
