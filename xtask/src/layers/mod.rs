@@ -79,6 +79,12 @@ const RULES: &[Rule] = &[
         but: &[],
     },
     Rule {
+        package: "keystead-engines",
+        may_use: Only(&["keystead-core", "keystead-domain", "keystead-crypto"]),
+        never: &["tonic", "rocksdb", "cryptoki", "keystead-hsm"],
+        but: &[],
+    },
+    Rule {
         package: "keystead-hsm",
         may_use: Only(&["keystead-crypto"]),
         never: &["tonic", "rocksdb", "keystead-core", "keystead-storage"],
@@ -91,6 +97,7 @@ const RULES: &[Rule] = &[
             "keystead-core",
             "keystead-crypto",
             "keystead-domain",
+            "keystead-engines",
             "keystead-hsm",
             "keystead-proto",
             "keystead-storage",

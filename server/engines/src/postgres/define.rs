@@ -1,0 +1,92 @@
+//! A role's group: brought in line with its declaration, and read back whole.
+//!
+//! Invariant: everything happens in one transaction; an error leaves the group as it was. What was given by others and is not
+//! declared cannot be taken away from here, and is excess.
+
+use std::collections::BTreeSet;
+
+use keystead_core::engine::Definition;
+use keystead_domain::rights::postgres::{Owned, PgName, PostgresRole};
+use keystead_domain::rights::{Right, compare};
+use tokio_postgres::GenericClient;
+
+use super::declared::{self, Wanted};
+use super::error::Failure;
+use super::held::{self, Held};
+use super::names::Names;
+use crate::statements::identifier;
+
+/// A role in a database.
+pub(super) struct Place<'a> {
+    pub(super) names: &'a Names,
+    pub(super) database: &'a PgName,
+    pub(super) group: &'a str,
+    pub(super) role: &'a PostgresRole,
+    pub(super) accepted: &'a [String],
+}
+
+/// Gives what is declared, takes away what was given by us and is not, and reads the result. The caller commits or rolls back.
+pub(super) async fn bring_in_line(
+    client: &impl GenericClient,
+    place: &Place<'_>,
+) -> Result<Definition, Failure> {
+    place.role.check().map_err(|error| Failure::Definition(error.to_string()))?;
+    let mut statements = Vec::new();
+    let schema = identifier(place.names.schema());
+    let made = client.query_one(&format!("SELECT {schema}.define($1)"), &[&place.group]).await?;
+    if made.try_get(0)? {
+        statements.push(format!("CREATE ROLE {} WITH NOLOGIN", identifier(place.group)));
+    }
+    let wanted = declared::expand(client, place.database, place.role).await?;
+    let there = held::read(client, place.group, place.names.owner()).await?;
+    let ours = || there.iter().filter(|held| held.ours && !held.everybody);
+    let given: BTreeSet<Wanted> = ours().filter(|held| !held.grantable).filter_map(Wanted::of).collect();
+    let passed_on: BTreeSet<Wanted> = ours().filter(|held| held.grantable).filter_map(Wanted::of).collect();
+    let surplus: BTreeSet<_> = given.difference(&wanted).chain(&passed_on).collect();
+    let give = format!("SELECT {schema}.give($1, $2, $3, $4, $5, $6, $7)");
+    let give = client.prepare(&give).await?;
+    for (take_away, changes) in
+        [(true, declared::grouped(surplus)), (false, declared::grouped(wanted.difference(&given)))]
+    {
+        for ((kind, schema, name, detail), privileges) in changes {
+            let parts = [&detail];
+            let object =
+                held::object(if kind == "future" { "future tables" } else { kind }, &schema, &name, &detail);
+            let done = client
+                .query_one(
+                    &give,
+                    &[&place.group, &take_away, &kind, &schema, &name, &parts.as_slice(), &privileges],
+                )
+                .await
+                .map_err(|error| Failure::from(error).in_definition(&object))?;
+            statements.push(done.try_get(0)?);
+        }
+    }
+    let there = held::read(client, place.group, place.names.owner()).await?;
+    Ok(Definition { statements, ..weigh(place, &wanted, &there) })
+}
+
+/// Reads a group back and compares it; changes nothing.
+pub(super) async fn look(client: &impl GenericClient, place: &Place<'_>) -> Result<Definition, Failure> {
+    let wanted = declared::expand(client, place.database, place.role).await?;
+    let there = held::read(client, place.group, place.names.owner()).await?;
+    Ok(weigh(place, &wanted, &there))
+}
+
+fn weigh(place: &Place<'_>, wanted: &BTreeSet<Wanted>, there: &[Held]) -> Definition {
+    let mut declared: BTreeSet<Right> = wanted.iter().map(Wanted::right).collect();
+    if place.role.owned == Owned::ReassignToGroup {
+        // What its logins made is the group's by declaration.
+        declared.extend(there.iter().filter(|held| held.kind == "object").map(Held::right));
+    }
+    let accepted = |held: &&Held| !(held.everybody && place.accepted.contains(&held.finding().digest));
+    let given: BTreeSet<Right> = there.iter().filter(accepted).map(Held::right).collect();
+    let direct: BTreeSet<Right> = given.iter().filter(|right| right.through.is_none()).cloned().collect();
+    Definition {
+        statements: Vec::new(),
+        excess: compare(&declared, &given).excess,
+        // What everybody has may be closed any day: it must be the group's own.
+        missing: compare(&declared, &direct).missing,
+        rights: given.into_iter().collect(),
+    }
+}

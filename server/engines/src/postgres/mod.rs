@@ -1,0 +1,49 @@
+//! PostgreSQL 15 and later.
+//!
+//! Invariant: the vault's admin login can only call the set-up functions ([`setup_script`]); rights sit on one group for each
+//! role, which is read back whole when it is defined and from time to time after; a login is only a member of it, and is read
+//! back each time. Absent: statements written by hand.
+
+mod connect;
+mod declared;
+mod define;
+mod error;
+mod held;
+mod link;
+mod logins;
+mod names;
+mod probe;
+mod setup;
+
+use std::sync::Arc;
+
+use keystead_core::engine::{AdminLogin, Engine, EngineError, Link};
+use keystead_domain::VaultId;
+use keystead_domain::target::{TargetKind, TargetSettings};
+
+use self::link::PostgresLink;
+pub use self::setup::{ceiling_statements, setup_script};
+
+/// Makes links to PostgreSQL databases.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct PostgresEngine;
+
+impl Engine for PostgresEngine {
+    fn kind(&self) -> TargetKind {
+        TargetKind::Postgres
+    }
+
+    fn link(
+        &self,
+        vault: VaultId,
+        name: &str,
+        settings: &TargetSettings,
+        login: AdminLogin,
+    ) -> Result<Arc<dyn Link>, EngineError> {
+        let TargetSettings::Postgres(settings) = settings;
+        match PostgresLink::new(vault, name, settings, login.secret) {
+            Ok(link) => Ok(Arc::new(link)),
+            Err(failure) => Err(failure.of(name, "")),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! How what the vault makes in a cluster is called.
+//!
+//! Invariant: every name begins with the vault's mark, fits an identifier, and says whether it is a login or a group: a role's
+//! name has no underscore, so no login is spelled like a group. Several vaults in one cluster do not meet.
+
+use data_encoding::HEXLOWER;
+use keystead_domain::id::RecordId;
+use keystead_domain::{Name, VaultId};
+
+/// Bytes of a role's name that a login shows: what 63 leave.
+const SHOWN: usize = 18;
+const ID_DIGITS: usize = 32;
+
+/// The names of one vault.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    tag: String,
+    prefix: String,
+    schema: String,
+    owner: String,
+}
+
+impl Names {
+    pub(super) fn new(vault: VaultId) -> Self {
+        let [a, b, c, d, ..] = vault.tag();
+        let tag = HEXLOWER.encode(&[a, b, c, d]);
+        Self {
+            prefix: format!("ks_{tag}_"),
+            schema: format!("keystead_{tag}"),
+            owner: format!("keystead_{tag}_owner"),
+            tag,
+        }
+    }
+
+    /// The first eight hexadecimal digits of the vault's id.
+    pub(super) fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// How every login and group begins.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The schema of the set-up functions.
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// The role that they run as.
+    pub(super) fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// The login of a lease.
+    pub(super) fn login(&self, role: &Name, lease: RecordId) -> String {
+        let shown = role.as_str().get(..SHOWN).unwrap_or(role.as_str());
+        format!("{}{shown}_{lease}", self.prefix)
+    }
+
+    /// The group of a role.
+    pub(super) fn group(&self, role: RecordId) -> String {
+        format!("{}g__{role}", self.prefix)
+    }
+
+    /// The lease of a login; nothing for names of another form.
+    pub(super) fn lease(&self, login: &str) -> Option<RecordId> {
+        let rest = login.strip_prefix(&self.prefix)?;
+        let (shown, id) = rest.split_at_checked(rest.len().checked_sub(ID_DIGITS)?)?;
+        let shown = shown.strip_suffix('_')?;
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if shown.is_empty() || shown.len() > SHOWN || !shown.bytes().all(plain) {
+            return None;
+        }
+        id.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_login_names_its_lease_and_is_no_group(role in "[a-z0-9][a-z0-9-]{0,62}", lease: [u8; 16], vault: [u8; 16]) {
+            let names = Names::new(VaultId(vault));
+            let lease = RecordId(lease);
+            let login = names.login(&Name::parse(&role).unwrap(), lease);
+            prop_assert!(login.len() <= 63);
+            prop_assert_eq!(names.lease(&login), Some(lease));
+            prop_assert_eq!(names.lease(&names.group(lease)), None);
+            prop_assert_ne!(login, names.group(lease));
+        }
+
+        #[test]
+        fn other_names_belong_to_no_lease(text in "\\PC{0,70}") {
+            let names = Names::new(VaultId([7; 16]));
+            prop_assert_eq!(names.lease(&text), None);
+            prop_assert_eq!(names.lease(&format!("ks_07070707_{text}")), None);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What a target is before anything is made in it: its version, whether the set-up is this one, what the admin login could do
+//! beyond it, and what everybody may do.
+
+use std::collections::BTreeSet;
+
+use deadpool_postgres::ClientWrapper;
+use keystead_core::engine::Finding;
+use keystead_domain::rights::Right;
+use keystead_domain::rights::postgres::PgName;
+
+use super::error::Failure;
+use super::held::{self, Held};
+use super::names::Names;
+use super::setup::FUNCTIONS;
+
+/// PostgreSQL 15: the first whose schema `public` is closed, and what all this was tried with.
+const OLDEST: i32 = 150_000;
+
+const VERSION: &str =
+    "SELECT current_setting('server_version'), current_setting('server_version_num')::integer";
+const SET_UP: &str = "SELECT p.proname::text AS name, pg_get_function_arguments(p.oid) AS arguments, p.prosrc AS source, \
+      p.prosecdef AS definer, coalesce(p.proconfig, '{}') AS settings, pg_get_userbyid(p.proowner)::text AS owner, \
+      has_function_privilege(p.oid, 'EXECUTE') AS callable, \
+      EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0) AS open \
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1";
+const OWNER: &str = "SELECT r.rolcreaterole AND pg_has_role(r.oid, 'pg_signal_backend', 'USAGE') AS able, \
+      r.rolsuper OR r.rolcanlogin OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls AS strong \
+    FROM pg_roles r WHERE r.rolname = $1";
+
+/// What the server says it is; older ones are refused.
+pub(super) async fn version(client: &ClientWrapper) -> Result<String, Failure> {
+    let row = client.query_one(VERSION, &[]).await?;
+    let version: String = row.try_get(0)?;
+    if row.try_get::<_, i32>(1)? < OLDEST {
+        return Err(Failure::Refused(format!("it is PostgreSQL {version}; 15 or later is needed")));
+    }
+    Ok(format!("PostgreSQL {version}"))
+}
+
+/// Compares the set-up functions with ours, byte by byte.
+pub(super) async fn set_up(client: &ClientWrapper, names: &Names) -> Result<(), Failure> {
+    let wrong = |what: &str| {
+        Err(Failure::Admin(format!(
+            "set-up in schema {}: {what}; run the set-up statements again, as a superuser",
+            names.schema()
+        )))
+    };
+    let rows = client.query(SET_UP, &[&names.schema()]).await?;
+    let mut missing: BTreeSet<&str> = FUNCTIONS.iter().map(|function| function.name).collect();
+    for row in &rows {
+        let name: String = row.try_get("name")?;
+        let Some(function) = FUNCTIONS.iter().find(|function| function.name == name) else {
+            return wrong(&format!("function {name} is not ours"));
+        };
+        let same = row.try_get::<_, String>("source")? == function.source(names)
+            && row.try_get::<_, String>("arguments")? == function.arguments
+            && row.try_get::<_, bool>("definer")? == function.definer
+            && row.try_get::<_, Vec<String>>("settings")? == ["search_path=pg_catalog, pg_temp"]
+            && row.try_get::<_, String>("owner")? == names.owner();
+        if !same {
+            return wrong(&format!("function {name} is another one"));
+        }
+        if row.try_get::<_, bool>("open")? || !row.try_get::<_, bool>("callable")? {
+            return wrong(&format!("function {name} must be the admin login's to call, and nobody else's"));
+        }
+        missing.remove(name.as_str());
+    }
+    if let Some(name) = missing.first() {
+        return wrong(&format!("function {name} is missing"));
+    }
+    match client.query_opt(OWNER, &[&names.owner()]).await? {
+        Some(row) if row.try_get::<_, bool>("strong")? => {
+            wrong(&format!("role {} has more than CREATEROLE", names.owner()))
+        }
+        Some(row) if row.try_get::<_, bool>("able")? => Ok(()),
+        _ => wrong(&format!("role {} lacks CREATEROLE or pg_signal_backend", names.owner())),
+    }
+}
+
+/// What the admin login could do beyond calling the functions.
+pub(super) async fn admin_excess(
+    client: &ClientWrapper,
+    names: &Names,
+    database: &PgName,
+    admin: &PgName,
+) -> Result<Vec<Right>, Failure> {
+    let needed = |held: &Held| {
+        held.kind == "role" && held.privilege == "LOGIN"
+            || held.schema == names.schema() && !held.grantable
+            || held.kind == "database"
+                && held.name == database.as_str()
+                && held.privilege == "CONNECT"
+                && !held.grantable
+    };
+    let there = held::read(&**client, admin.as_str(), names.owner()).await?;
+    let excess: BTreeSet<Right> =
+        there.iter().filter(|held| !held.everybody && !needed(held)).map(Held::right).collect();
+    Ok(excess.into_iter().collect())
+}
+
+/// What everybody may do in this database, and which others everybody may enter.
+pub(super) async fn baseline(client: &ClientWrapper, names: &Names) -> Result<Vec<Finding>, Failure> {
+    let there = held::read(&**client, names.owner(), names.owner()).await?;
+    let mut findings: Vec<Finding> = there.iter().filter(|held| held.everybody).map(Held::finding).collect();
+    findings.sort_by(|a, b| a.right.cmp(&b.right));
+    Ok(findings)
+}

@@ -1,0 +1,206 @@
+//! The statements that a database administrator pastes once: the functions that the vault calls, and who may call them.
+//!
+//! Invariant: the admin login has no attribute and no right but to call these functions. They run as a role that nobody can
+//! log in as (`CREATEROLE`, `pg_signal_backend`), take only names with this vault's mark, quote everything, and look names up in
+//! `pg_catalog` alone. What that role may grant is the ceiling of everything that the vault can ever give.
+
+use std::fmt::Write as _;
+
+use keystead_domain::VaultId;
+use keystead_domain::rights::postgres::{Objects, PgName, PostgresRole};
+
+use super::names::Names;
+use crate::statements::{identifier, literal};
+
+/// One function of the set-up.
+pub(super) struct Function {
+    /// Its name in the vault's schema.
+    pub(super) name: &'static str,
+    pub(super) arguments: &'static str,
+    returns: &'static str,
+    /// Whether it runs as the role that may make logins, or as its caller.
+    pub(super) definer: bool,
+    body: &'static str,
+}
+
+impl Function {
+    /// Its body as the server keeps it (`pg_proc.prosrc`).
+    pub(super) fn source(&self, names: &Names) -> String {
+        let body = self.body.replace("@prefix@", names.prefix()).replace("@schema@", names.schema());
+        format!("\n{body}")
+    }
+}
+
+pub(super) const FUNCTIONS: [Function; 8] = [
+    Function {
+        name: "issue",
+        arguments: "login text, grp text, verifier text, until_ms bigint, connections integer, path text[], timeout_s integer",
+        returns: "void",
+        definer: true,
+        body: include_str!("setup/issue.sql"),
+    },
+    Function {
+        name: "renew",
+        arguments: "login text, until_ms bigint",
+        returns: "void",
+        definer: true,
+        body: include_str!("setup/renew.sql"),
+    },
+    Function {
+        name: "forbid",
+        arguments: "login text",
+        returns: "boolean",
+        definer: true,
+        body: include_str!("setup/forbid.sql"),
+    },
+    Function {
+        name: "remove",
+        arguments: "login text, grp text, reassign boolean",
+        returns: "void",
+        definer: true,
+        body: include_str!("setup/remove.sql"),
+    },
+    Function {
+        name: "define",
+        arguments: "grp text",
+        returns: "boolean",
+        definer: true,
+        body: include_str!("setup/define.sql"),
+    },
+    Function {
+        name: "give",
+        arguments: "grp text, take_away boolean, kind text, schema_name text, object_name text, parts text[], privileges text[]",
+        returns: "text",
+        definer: true,
+        body: include_str!("setup/grant.sql"),
+    },
+    Function {
+        name: "undefine",
+        arguments: "grp text",
+        returns: "boolean",
+        definer: true,
+        body: include_str!("setup/undefine.sql"),
+    },
+    Function {
+        name: "set_password",
+        arguments: "verifier text",
+        returns: "void",
+        definer: false,
+        body: include_str!("setup/password.sql"),
+    },
+];
+
+/// The statements that make `database` a target: run by a superuser, in that database. Pasting them again changes nothing,
+/// and brings an older set-up up to date. The admin login gets no password here (`\password` in psql sets one).
+pub fn setup_script(vault: VaultId, database: &PgName, admin: &PgName) -> String {
+    let names = Names::new(vault);
+    let (schema, owner) = (identifier(names.schema()), identifier(names.owner()));
+    let mut script = head(&names, admin);
+    for function in &FUNCTIONS {
+        // A String takes everything.
+        let _ = write!(
+            script,
+            "\nCREATE FUNCTION {schema}.{name}({arguments}) RETURNS {returns}\n\
+             LANGUAGE plpgsql SECURITY {security} SET search_path = pg_catalog, pg_temp AS $keystead${source}$keystead$;\n\
+             ALTER FUNCTION {schema}.{name} OWNER TO {owner};\n",
+            name = function.name,
+            arguments = function.arguments,
+            returns = function.returns,
+            security = if function.definer { "DEFINER" } else { "INVOKER" },
+            source = function.source(&names),
+        );
+    }
+    let (database, admin) = (database.quoted(), admin.quoted());
+    let _ = write!(
+        script,
+        "\nREVOKE ALL ON SCHEMA {schema} FROM PUBLIC;\n\
+         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC;\n\
+         GRANT USAGE ON SCHEMA {schema} TO {admin};\n\
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {admin};\n\
+         GRANT CONNECT ON DATABASE {database} TO {admin};\n\
+         GRANT CONNECT ON DATABASE {database} TO {owner} WITH GRANT OPTION;\n\
+         COMMIT;\n"
+    );
+    script
+}
+
+fn head(names: &Names, admin: &PgName) -> String {
+    let (owner, owner_text) = (identifier(names.owner()), literal(names.owner()));
+    let (schema, schema_text) = (identifier(names.schema()), literal(names.schema()));
+    let (admin, admin_text) = (admin.quoted(), literal(admin.as_str()));
+    format!(
+        "-- Keystead: the functions by which vault {tag} makes and removes logins in this database.\n\
+         BEGIN;\n\
+         DO $keystead$\n\
+         BEGIN\n  \
+           IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {owner_text}) THEN\n    \
+             CREATE ROLE {owner} NOLOGIN CREATEROLE;\n  \
+           END IF;\n  \
+           IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {admin_text}) THEN\n    \
+             CREATE ROLE {admin} LOGIN;\n  \
+           END IF;\n  \
+           IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {admin_text} AND (rolsuper OR rolcreaterole OR rolcreatedb\n             \
+             OR rolreplication OR rolbypassrls)) THEN\n    \
+             RAISE EXCEPTION 'the admin login has rights of its own; choose a login that the vault has to itself';\n  \
+           END IF;\n\
+         END\n\
+         $keystead$;\n\
+         GRANT pg_signal_backend TO {owner};\n\
+         CREATE SCHEMA IF NOT EXISTS {schema};\n\
+         DO $keystead$\n\
+         DECLARE\n  \
+           old regprocedure;\n\
+         BEGIN\n  \
+           FOR old IN SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace\n      \
+             WHERE n.nspname = {schema_text} LOOP\n    \
+             EXECUTE pg_catalog.format('DROP ROUTINE %s', old);\n  \
+           END LOOP;\n\
+         END\n\
+         $keystead$;\n",
+        tag = names.tag(),
+    )
+}
+
+/// The statements that let the vault give what a role declares, for a person to adapt: together, over all roles, they
+/// are the ceiling. A pattern becomes all tables of its schema that are there now.
+pub fn ceiling_statements(vault: VaultId, role: &PostgresRole) -> Vec<String> {
+    let owner = identifier(Names::new(vault).owner());
+    let give = |what: String| format!("GRANT {what} TO {owner} WITH GRANT OPTION;");
+    let mut statements: Vec<String> =
+        role.schemas.iter().map(|schema| give(format!("USAGE ON SCHEMA {}", schema.quoted()))).collect();
+    for grant in &role.tables {
+        let words: Vec<&str> = grant.privileges.iter().map(|privilege| privilege.as_str()).collect();
+        let schema = grant.schema.quoted();
+        let columns: Vec<String> = grant.columns.iter().map(PgName::quoted).collect();
+        let part = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+        let words = words.iter().map(|word| format!("{word}{part}")).collect::<Vec<_>>().join(", ");
+        match &grant.tables {
+            Objects::Named(tables) => statements.extend(
+                tables.iter().map(|table| give(format!("{words} ON TABLE {schema}.{}", table.quoted()))),
+            ),
+            Objects::Matching(_) => {
+                statements.push(give(format!("{words} ON ALL TABLES IN SCHEMA {schema}")));
+            }
+        }
+        if let Some(maker) = &grant.future_of {
+            statements.push(format!("GRANT {} TO {owner};", maker.quoted()));
+        }
+    }
+    for grant in &role.sequences {
+        let words: Vec<&str> = grant.privileges.iter().map(|privilege| privilege.as_str()).collect();
+        let (words, schema) = (words.join(", "), grant.schema.quoted());
+        match &grant.sequences {
+            Objects::Named(sequences) => statements.extend(
+                sequences.iter().map(|name| give(format!("{words} ON SEQUENCE {schema}.{}", name.quoted()))),
+            ),
+            Objects::Matching(_) => {
+                statements.push(give(format!("{words} ON ALL SEQUENCES IN SCHEMA {schema}")));
+            }
+        }
+    }
+    statements.extend(role.routines.iter().map(|routine| {
+        let (schema, name) = (routine.schema.quoted(), routine.name.quoted());
+        give(format!("EXECUTE ON ROUTINE {schema}.{name}({})", routine.arguments))
+    }));
+    statements
+}

@@ -1,0 +1,174 @@
+//! A database with a few tables, the set-up functions, and a link to it.
+
+use std::sync::Arc;
+
+use getrandom::SysRng;
+use keystead_core::engine::{AdminLogin, Engine, EngineError, Field, Issued, Link, Order, Plan};
+use keystead_crypto::secret::SecretBytes;
+use keystead_domain::id::RecordId;
+use keystead_domain::rights::postgres::{Objects, PgName, PostgresRole, TableGrant, TablePrivilege};
+use keystead_domain::role::{Declaration, OnExcess, RoleRecord};
+use keystead_domain::target::{PostgresSettings, TargetSettings};
+use keystead_domain::time::UnixMillis;
+use keystead_domain::{Name, Ttl, VaultId};
+use keystead_engines::postgres::{PostgresEngine, ceiling_statements, setup_script};
+use keystead_engines::testing::postgres::PostgresServer;
+use rand_core::{Rng, UnwrapErr};
+use tokio_postgres::Client;
+
+pub(crate) const VAULT: VaultId = VaultId([0xab; 16]);
+pub(crate) const OWNER: &str = "keystead_abababab_owner";
+pub(crate) const SCHEMA: &str = "keystead_abababab";
+pub(crate) const DATABASE: &str = "shop";
+pub(crate) const ADMIN: &str = "vault";
+pub(crate) const ADMIN_PASSWORD: &str = "canary-admin-password";
+/// The end of the year 2100: logins of tests do not end by themselves.
+pub(crate) const LATE: UnixMillis = UnixMillis(4_133_894_400_000);
+
+const TABLES: &str = "\
+    CREATE ROLE app LOGIN PASSWORD 'app-password';
+    CREATE SCHEMA shop AUTHORIZATION app;
+    SET ROLE app;
+    CREATE TABLE shop.orders (id bigint GENERATED ALWAYS AS IDENTITY, note text, price numeric);
+    CREATE TABLE shop.payments (id bigint, card text);
+    CREATE SEQUENCE shop.numbers;
+    CREATE FUNCTION shop.total(a integer, b integer) RETURNS integer LANGUAGE sql AS 'SELECT a + b';
+    CREATE FUNCTION shop.total(a text) RETURNS text LANGUAGE sql AS 'SELECT a';
+    REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA shop FROM PUBLIC;
+    INSERT INTO shop.orders (note) VALUES ('first');
+    RESET ROLE;
+    REVOKE ALL ON DATABASE shop, postgres, template1 FROM PUBLIC;";
+
+pub(crate) struct Site {
+    pub(crate) server: PostgresServer,
+    /// The superuser, in the database.
+    pub(crate) root: Client,
+    pub(crate) link: Arc<dyn Link>,
+}
+
+impl Site {
+    pub(crate) async fn start() -> Self {
+        let server = PostgresServer::start().await.unwrap();
+        let first = server.superuser("postgres").await.unwrap();
+        first.batch_execute("CREATE DATABASE shop").await.unwrap();
+        let root = server.superuser(DATABASE).await.unwrap();
+        root.batch_execute(TABLES).await.unwrap();
+        root.batch_execute(&setup_script(VAULT, &name(DATABASE), &name(ADMIN))).await.unwrap();
+        root.batch_execute(&format!("ALTER ROLE {ADMIN} PASSWORD '{ADMIN_PASSWORD}'")).await.unwrap();
+        let link = link(server.settings(DATABASE, ADMIN).unwrap());
+        Self { server, root, link }
+    }
+
+    /// A link that knows nothing of what the other one saw.
+    pub(crate) fn new_link(&self) -> Arc<dyn Link> {
+        link(self.server.settings(DATABASE, ADMIN).unwrap())
+    }
+
+    /// Runs statements as the superuser.
+    pub(crate) async fn run(&self, statements: &str) {
+        self.root.batch_execute(statements).await.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
+    }
+
+    /// What the superuser sees, as text.
+    pub(crate) async fn ask(&self, query: &str) -> String {
+        let row = self.root.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}"));
+        row.get::<_, Option<String>>(0).unwrap_or_default()
+    }
+
+    /// Gives the vault what a role needs, as a database administrator would.
+    pub(crate) async fn allow(&self, role: &RoleRecord) {
+        let Declaration::Postgres(declared) = &role.declaration;
+        for statement in ceiling_statements(VAULT, declared) {
+            self.run(&statement).await;
+        }
+    }
+
+    /// A role that is allowed and defined.
+    pub(crate) async fn defined(&self, declared: PostgresRole) -> RoleRecord {
+        let role = role(declared);
+        self.allow(&role).await;
+        self.link.define(&role, &[]).await.unwrap();
+        role
+    }
+
+    pub(crate) async fn issue(&self, role: &RoleRecord) -> (Plan, Result<Issued, EngineError>) {
+        let plan = self.link.plan(role, new_id(), &mut UnwrapErr(SysRng));
+        let issued = self.issue_planned(role, &plan).await;
+        (plan, issued)
+    }
+
+    pub(crate) async fn issue_planned(&self, role: &RoleRecord, plan: &Plan) -> Result<Issued, EngineError> {
+        self.link.issue(Order { role, accepted: &[], plan, not_after: LATE }).await
+    }
+
+    /// A session of a fresh login.
+    pub(crate) async fn session(&self, role: &RoleRecord) -> (Plan, Client) {
+        let (plan, issued) = self.issue(role).await;
+        issued.unwrap();
+        let client = self.login(&plan).await.unwrap();
+        (plan, client)
+    }
+
+    pub(crate) async fn login(&self, plan: &Plan) -> Result<Client, String> {
+        let name = &plan.handle.name;
+        self.server.login(name, plan.secret.expose(), DATABASE).await.map_err(|error| format!("{error:?}"))
+    }
+}
+
+pub(crate) fn link(settings: PostgresSettings) -> Arc<dyn Link> {
+    let login = AdminLogin { secret: SecretBytes::copy_from(ADMIN_PASSWORD.as_bytes()) };
+    PostgresEngine.link(VAULT, "shopdb", &TargetSettings::Postgres(settings), login).unwrap()
+}
+
+pub(crate) fn name(text: &str) -> PgName {
+    PgName::parse(text).unwrap()
+}
+
+pub(crate) fn new_id() -> RecordId {
+    let mut id = [0; 16];
+    UnwrapErr(SysRng).fill_bytes(&mut id);
+    RecordId(id)
+}
+
+pub(crate) fn role(declared: PostgresRole) -> RoleRecord {
+    RoleRecord {
+        id: new_id(),
+        name: Name::parse("orders-writer-of-the-shop").unwrap(),
+        target: Name::parse("shopdb").unwrap(),
+        target_id: RecordId([1; 16]),
+        declaration: Declaration::Postgres(declared),
+        default_ttl: Ttl::from_secs(60).unwrap(),
+        max_ttl: Ttl::from_secs(3600).unwrap(),
+        max_live: 100,
+        on_excess: OnExcess::Refuse,
+        created: UnixMillis(1),
+        changed: UnixMillis(1),
+    }
+}
+
+pub(crate) fn tables(tables: &[&str], privileges: &[TablePrivilege]) -> TableGrant {
+    TableGrant {
+        schema: name("shop"),
+        tables: Objects::Named(tables.iter().map(|table| name(table)).collect()),
+        columns: Vec::new(),
+        privileges: privileges.to_vec(),
+        future_of: None,
+    }
+}
+
+/// `SELECT` and `INSERT` on one table.
+pub(crate) fn orders() -> PostgresRole {
+    PostgresRole {
+        schemas: vec![name("shop")],
+        tables: vec![tables(&["orders"], &[TablePrivilege::Select, TablePrivilege::Insert])],
+        ..PostgresRole::default()
+    }
+}
+
+pub(crate) fn fields(issued: &Issued) -> Vec<(&'static str, String)> {
+    let text = |field: &Field| match field {
+        Field::Plain(text) => text.clone(),
+        Field::Secret(secret) => String::from_utf8(secret.expose().to_vec()).unwrap(),
+    };
+    issued.credential.0.iter().map(|(name, field)| (*name, text(field))).collect()
+}
