@@ -178,7 +178,9 @@ pub(crate) async fn look_after_leases(
         if reconciled.is_none_or(|at| at.elapsed() >= RECONCILE_EVERY) {
             match open.reconcile_leases().await {
                 Ok(found) => metrics.reconciled(found.orphans, found.vanished),
-                Err(error) => tracing::warn!(%error, "targets could not be compared with leases; they are again"),
+                Err(error) => {
+                    tracing::warn!(%error, "targets could not be compared with leases; they are again")
+                }
             }
             reconciled = Some(tokio::time::Instant::now());
         }

@@ -13,10 +13,11 @@ use keystead_audit::{
 };
 use keystead_core::audit_trail::ReadDurability as CoreDurability;
 use keystead_core::clock::Clock;
-use keystead_core::engine::Engines;
+use keystead_core::engine::{Engine, Engines};
 use keystead_core::vault::{FurtherHsm, Vault, VaultOptions, VaultParts};
 use keystead_crypto::arena::arena;
 use keystead_crypto::ports::{Hsm, HsmError};
+use keystead_engines::postgres::PostgresEngine;
 use keystead_hsm::HsmHandle;
 use keystead_proto::FILE_DESCRIPTOR_SET;
 use keystead_proto::v1::audit_service_server::AuditServiceServer;
@@ -271,7 +272,7 @@ pub(crate) async fn open_parts(
         further,
         audit,
         clock,
-        engines: Engines::default(),
+        engines: engines(),
         auto_pin: config.seal.auto_pin.clone().map(ConfiguredPin::shared),
         options: VaultOptions {
             node: config.server.node.clone(),
@@ -287,6 +288,12 @@ pub(crate) async fn open_parts(
             operators: config.operators.iter().map(|operator| operator.identity.clone()).collect(),
         },
     })
+}
+
+/// What this server makes logins in.
+fn engines() -> Engines {
+    let postgres: Arc<dyn Engine> = Arc::new(PostgresEngine);
+    Engines::new([postgres])
 }
 
 /// The services behind their layer.

@@ -294,10 +294,10 @@ impl Link for PostgresLink {
         settle(session, done).map_err(self.failed())
     }
 
-    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Found>, EngineError> {
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Option<Vec<Found>>, EngineError> {
         let session = self.session().await.map_err(self.failed())?;
         let done = within(logins::list(&session, &self.names, after, limit)).await;
-        settle(session, done).map_err(self.failed())
+        settle(session, done).map(Some).map_err(self.failed())
     }
 
     async fn now(&self) -> Result<Option<UnixMillis>, EngineError> {
@@ -306,6 +306,10 @@ impl Link for PostgresLink {
         let done = within(async { Ok(session.query_one(NOW, &[]).await?.try_get::<_, i64>(0)?) }).await;
         let millis = settle(session, done).map_err(self.failed())?;
         Ok(u64::try_from(millis).ok().map(UnixMillis))
+    }
+
+    fn new_admin_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes {
+        password::generate(rng)
     }
 
     async fn change_admin_secret(&self, new: &SecretBytes) -> Result<(), EngineError> {
