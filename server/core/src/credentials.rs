@@ -95,3 +95,6 @@ fn etag_matches(asked: Option<&str>, current: Option<Revision>, what: &str) -> R
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod vectors;

@@ -36,7 +36,7 @@ pub(super) struct StoredLogin {
     /// Its data key.
     pub(super) data_key: RecordId,
     /// The login, sealed under it.
-    sealed: Vec<u8>,
+    pub(super) sealed: Vec<u8>,
 }
 
 impl Links {

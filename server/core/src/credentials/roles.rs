@@ -153,7 +153,8 @@ fn check(op: &PutRole) -> Result<(), VaultError> {
     if op.max_live == 0 || op.max_live > MAX_LIVE {
         return invalid("max_live", format!("1 to {MAX_LIVE}"));
     }
-    Ok(())
+    let Declaration::Postgres(declared) = &op.declaration;
+    declared.check().map_err(|error| VaultError::Invalid { field: "declaration", rule: error.to_string() })
 }
 
 async fn in_time<T>(

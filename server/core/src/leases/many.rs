@@ -230,3 +230,10 @@ impl Operation for RevokeLeases {
         vec![("leases", output.leases.to_string())]
     }
 }
+
+/// A job as its page says.
+#[cfg(test)]
+pub(super) fn vector() -> Vec<u8> {
+    let job = Job { prefix: keyspace::leases_of_role(&[0xc2; 16]), why: Why::RoleGone, after: None };
+    records::encode(&job).unwrap()
+}

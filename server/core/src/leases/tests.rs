@@ -559,3 +559,36 @@ async fn a_rotation_of_the_admin_login_cut_off_anywhere_never_locks_the_vault_ou
         rotation_cut_off(None, fault, dies).await;
     }
 }
+
+#[test]
+fn records_are_as_their_page_says() {
+    use crate::records;
+    use crate::records::vectors::check;
+    use keystead_domain::lease::{Handle, NewLease};
+    let made = UnixMillis(1_700_000_000_000);
+    let mut lease = LeaseRecord::begin(NewLease {
+        id: RecordId([0xc3; 16]),
+        owner: keystead_domain::principal::PrincipalName::service("shop").unwrap(),
+        owner_generation: made.0,
+        session: None,
+        role: name(ROLE),
+        role_id: RecordId([0xc2; 16]),
+        target: name(DB),
+        target_id: RecordId([0xc1; 16]),
+        handle: Handle { name: "ks_login".to_owned(), detail: vec![0xee; 2] },
+        now: made,
+        period: secs(900),
+        max_expires: UnixMillis(made.0 + 3_600_000),
+    })
+    .unwrap();
+    lease.activate().unwrap();
+    check("record.lease", &records::encode(&lease).unwrap());
+    lease.begin_revoking(Why::Asked, UnixMillis(made.0 + 1)).unwrap();
+    lease.failed("away", 1_000, UnixMillis(made.0 + 2)).unwrap();
+    let by = keystead_domain::principal::PrincipalName::operator("ann").unwrap();
+    lease.close(keystead_domain::lease::Closed::Forced { at: UnixMillis(made.0 + 3), by }).unwrap();
+    check("record.lease-closed", &records::encode(&lease).unwrap());
+    let state = State { mark: made, low: vec![28_333_333; 16] };
+    check("record.leases", &records::encode(&state).unwrap());
+    check("record.lease-job", &many::vector());
+}

@@ -17,7 +17,7 @@ use crate::secrets::Payload;
 const PAGE: &str = include_str!("../../../../docs/storage-format.md");
 const MADE: UnixMillis = UnixMillis(1_700_000_000_000);
 
-fn check(name: &str, bytes: &[u8]) {
+pub(crate) fn check(name: &str, bytes: &[u8]) {
     let lines: Vec<_> =
         PAGE.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(" = ")).collect();
     assert_eq!(lines, [data_encoding::HEXLOWER.encode(bytes)], "vector {name}");
