@@ -247,8 +247,7 @@ async fn tell(health: &HealthReporter, metrics: &ServerMetrics, open: bool) {
 
 async fn keep_up(vault: &Vault) {
     vault.tidy();
-    let Ok(open) = vault.unsealed() else { return };
-    if let Err(error) = open.upkeep().await {
+    if let Err(error) = vault.upkeep().await {
         tracing::warn!(%error, "upkeep failed; it is tried again");
     }
 }

@@ -1,23 +1,30 @@
-//! The head of the audit log, kept in the token: what the host does not keep, the host cannot wind back unseen.
+//! The head of the audit log, kept in every token: what the host does not keep, the host cannot wind back unseen.
 //!
-//! Invariant: the vault opens only on a log that has the entries whose head the token keeps, or whose operator gave up
-//! exactly that head; only what is on the disk is anchored, and never a smaller log than before. Keeping it writes no
-//! entry, or the log would grow for ever by itself. Absent: what came after the last anchor, which can be cut off.
+//! Invariant: the vault opens, and stays open, only on a log that has the entries whose head any token keeps that answers,
+//! or whose operator gave up exactly that head; only what is on the disk is anchored, and never a smaller log than before.
+//! Keeping it writes no entry, or the log would grow for ever by itself. Absent: what came after the last anchor, which can
+//! be cut off; a token that stays away.
 
-use std::sync::Arc;
+mod kept;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use data_encoding::HEXLOWER;
-use keystead_audit::{AuditLog, Checkpoint, EntryKind, Head, ReadError};
-use keystead_crypto::ports::{Anchor, Hsm, HsmError};
+use futures::future::join_all;
+use keystead_audit::{AuditLog, Checkpoint, EntryKind, Head};
+use keystead_crypto::ports::Hsm;
 
-use crate::audit_tail::blocking;
+use self::kept::{Found, Kept, Log};
 use crate::audit_trail::ClearEntry;
+use crate::clock::Clock;
 use crate::error::VaultError;
+use crate::keys::link::{Link, means_away};
 use crate::vault::{Vault, VaultParts, to_its_end};
 
 /// An anchored head that an operator gave up.
+#[derive(Clone)]
 pub(crate) struct GivenUp {
+    token: String,
     anchored: Checkpoint,
     log: Head,
     why: &'static str,
@@ -27,81 +34,17 @@ impl GivenUp {
     /// What an operator should know.
     pub(crate) fn warning(&self) -> String {
         format!(
-            "the head {} of {} that the token kept of the audit log was given up at the last unseal, because audit.accept_anchor says so; the log's was {}. Take the setting out",
-            self.anchored.head, self.anchored.origin, self.log
+            "the head {} of {} that token {} kept of the audit log was given up at the last unseal, because audit.accept_anchor says so; the log's was {}. Take the setting out",
+            self.anchored.head, self.anchored.origin, self.token, self.log
         )
     }
-}
 
-/// The newest anchor, as far as this process knows.
-struct Known {
-    counter: u64,
-    size: u64,
-    /// No store failed or was cut off since: its answer may have been lost.
-    sure: bool,
-}
-
-/// Keeps the token's copy of the head up to date. Holds no key of the vault, so that sealing need not wait for it.
-pub(crate) struct AnchorKeeper {
-    token: Arc<dyn Anchor>,
-    audit: Arc<AuditLog>,
-    origin: String,
-    accepted: Option<Head>,
-    given_up: Option<GivenUp>,
-    /// Held while an anchor is stored: one at a time.
-    known: tokio::sync::Mutex<Known>,
-    /// The size of the log that the newest anchor covers.
-    covered: AtomicU64,
-}
-
-impl AnchorKeeper {
-    /// Compares the log with what a token keeps of it, which must be bound to the vault's keys.
-    ///
-    /// # Errors
-    /// `AuditRolledBack`, `AnchorUntrusted`, and those of HSM and log.
-    pub(crate) async fn check(
-        parts: &VaultParts,
-        hsm: &Arc<dyn Hsm>,
-        origin: String,
-    ) -> Result<Self, VaultError> {
-        let token: Arc<dyn Anchor> = Arc::<dyn Hsm>::clone(hsm);
-        let mut keeper = Self::unchecked(token, Arc::clone(&parts.audit), origin);
-        keeper.accepted = parts.options.accept_anchor;
-        let (known, given_up) = keeper.look().await.inspect_err(|error| {
-            tracing::error!(reason = error.reason(), %error, "the vault is not opened on this audit log");
-        })?;
-        match &given_up {
-            Some(given_up) => tracing::warn!("{}", given_up.warning()),
-            None if keeper.accepted.is_some() => {
-                tracing::warn!("audit.accept_anchor is set, but no anchor had to be given up; take it out");
-            }
-            None => {}
-        }
-        keeper.covered = AtomicU64::new(known.size);
-        keeper.known = tokio::sync::Mutex::new(known);
-        keeper.given_up = given_up;
-        Ok(keeper)
+    /// Whoever gives up a log's head gives up what came before it: another token may lag.
+    fn covers(&self, anchored: &Checkpoint) -> bool {
+        self.anchored.origin == anchored.origin && self.anchored.head.size >= anchored.head.size
     }
 
-    fn unchecked(token: Arc<dyn Anchor>, audit: Arc<AuditLog>, origin: String) -> Self {
-        Self {
-            token,
-            audit,
-            origin,
-            accepted: None,
-            given_up: None,
-            known: tokio::sync::Mutex::new(Known { counter: 0, size: 0, sure: false }),
-            covered: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn given_up(&self) -> Option<&GivenUp> {
-        self.given_up.as_ref()
-    }
-
-    /// Records that an anchor was given up, if one was.
-    pub(crate) async fn record_given_up(&self, parts: &VaultParts) -> Result<(), VaultError> {
-        let Some(given_up) = &self.given_up else { return Ok(()) };
+    async fn record(&self, audit: &AuditLog, clock: &dyn Clock) -> Result<(), VaultError> {
         let entry = ClearEntry {
             kind: EntryKind::System,
             action: "system:give-up-anchor",
@@ -109,97 +52,229 @@ impl AnchorKeeper {
             peer: None,
             intent: None,
             detail: vec![
-                ("why", given_up.why.to_owned()),
-                ("anchored_origin", given_up.anchored.origin.clone()),
-                ("anchored", given_up.anchored.head.to_string()),
-                ("log", given_up.log.to_string()),
+                ("why", self.why.to_owned()),
+                ("token", self.token.clone()),
+                ("anchored_origin", self.anchored.origin.clone()),
+                ("anchored", self.anchored.head.to_string()),
+                ("log", self.log.to_string()),
             ],
         };
-        entry.record(&self.audit, parts.clock.as_ref()).await.map(drop)
+        entry.record(audit, clock).await.map(drop)
+    }
+}
+
+/// A token of the configuration and its anchor.
+struct Place {
+    link: Arc<Link>,
+    kept: Kept,
+}
+
+/// Keeps the tokens' copies of the head up to date. Holds no key of the vault, so that sealing need not wait for it.
+pub(crate) struct AnchorKeeper {
+    log: Log,
+    accepted: Option<Head>,
+    places: Vec<Place>,
+    /// The token that opened the vault.
+    opener: usize,
+    given_up: Mutex<Vec<GivenUp>>,
+    /// One at a time looks at tokens that answer for the first time.
+    looking: tokio::sync::Mutex<()>,
+    /// The size of the log that the newest anchor covers.
+    covered: AtomicU64,
+}
+
+impl AnchorKeeper {
+    /// Compares the log with what each token keeps of it that answers; they must be bound to the vault's keys. The one
+    /// that opened the vault must answer.
+    ///
+    /// # Errors
+    /// `AuditRolledBack`, with the newest anchor that the log does not have; `AnchorUntrusted`; those of HSM and log.
+    pub(crate) async fn check(
+        parts: &VaultParts,
+        links: &[Arc<Link>],
+        opener: usize,
+        origin: String,
+    ) -> Result<Self, VaultError> {
+        let log = Log { audit: Arc::clone(&parts.audit), origin };
+        let keeper = Self::unchecked(log, links, opener, parts.options.accept_anchor);
+        let given_up = keeper.look().await.inspect_err(|error| {
+            tracing::error!(reason = error.reason(), %error, "the vault is not opened on this audit log");
+        })?;
+        if given_up.is_empty() && keeper.accepted.is_some() {
+            tracing::warn!("audit.accept_anchor is set, but no anchor had to be given up; take it out");
+        }
+        Ok(keeper)
     }
 
-    /// Anchors the head of what is on the disk, if that has grown. The new head, if it did.
-    pub(crate) async fn keep(&self) -> Result<Option<Head>, VaultError> {
-        let mut known = self.known.lock().await;
-        if !known.sure {
-            (*known, _) = self.look().await?;
-        }
-        let head = self.audit.durable_head();
-        if head.size <= known.size {
-            return Ok(None);
-        }
-        let counter = known.counter.checked_add(1).ok_or_else(|| self.untrusted("its counter is used up"))?;
-        let value = Checkpoint { origin: self.origin.clone(), head }.encode();
-        known.sure = false;
-        self.token.store(counter, &value).await?;
-        *known = Known { counter, size: head.size, sure: true };
-        self.covered.store(head.size, Ordering::Relaxed);
-        Ok(Some(head))
-    }
-
-    /// What the token keeps, if this log has it or it was given up.
-    async fn look(&self) -> Result<(Known, Option<GivenUp>), VaultError> {
-        let (counter, value) = match self.token.load().await {
-            Ok(Some(found)) => found,
-            // A new token looks like one whose anchor was taken away.
-            Ok(None) => return Ok((Known { counter: 0, size: 0, sure: true }, None)),
-            Err(HsmError::Lied { what }) => return Err(self.untrusted(&what)),
-            Err(error) => return Err(error.into()),
+    fn unchecked(log: Log, links: &[Arc<Link>], opener: usize, accepted: Option<Head>) -> Self {
+        let place = |link: &Arc<Link>| Place {
+            link: Arc::clone(link),
+            kept: Kept::new(Arc::<dyn Hsm>::clone(&link.hsm)),
         };
-        let malformed = || self.untrusted("its value is not the head of a log");
-        let anchored = Checkpoint::decode(&value).ok_or_else(malformed)?;
-        match self.compare(&anchored).await {
-            Ok(()) => Ok((Known { counter, size: anchored.head.size, sure: true }, None)),
-            Err(error) if self.accepted == Some(anchored.head) => {
-                let given_up = GivenUp { anchored, log: self.audit.head(), why: error.reason() };
-                Ok((Known { counter, size: 0, sure: true }, Some(given_up)))
+        Self {
+            log,
+            accepted,
+            places: links.iter().map(place).collect(),
+            opener,
+            given_up: Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
+            covered: AtomicU64::new(0),
+        }
+    }
+
+    /// Anchors that were given up since the vault opened.
+    pub(crate) fn given_up(&self) -> Vec<GivenUp> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records that anchors were given up at the opening, if any were.
+    pub(crate) async fn record_given_up(&self, parts: &VaultParts) -> Result<(), VaultError> {
+        for given_up in self.given_up() {
+            given_up.record(&parts.audit, parts.clock.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at tokens that are back since the vault opened. As long as one keeps what the log does not have, each call
+    /// fails.
+    ///
+    /// # Errors
+    /// As [`Self::check`]; the vault must not stay open with the first two.
+    pub(crate) async fn look_at_those_back(&self, clock: &dyn Clock) -> Result<(), VaultError> {
+        for given_up in self.look().await? {
+            given_up.record(&self.log.audit, clock).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a token may join: it keeps nothing that the log does not have.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub(crate) async fn admits(&self, link: &Link) -> Result<(), VaultError> {
+        let Some(place) = self.places.iter().find(|place| Arc::ptr_eq(&place.link.hsm, &link.hsm)) else {
+            return Ok(());
+        };
+        let Found { anchored, misfit, .. } = place.kept.read(&self.log).await?;
+        match (misfit, anchored) {
+            (Some(_), Some(anchored)) if self.accepts(&anchored, &self.given_up()) => Ok(()),
+            (misfit, _) => misfit.map_or(Ok(()), Err),
+        }
+    }
+
+    /// Whether an operator gave up this anchor, or a newer one of the same log.
+    fn accepts(&self, anchored: &Checkpoint, given_up: &[GivenUp]) -> bool {
+        self.accepted == Some(anchored.head) || given_up.iter().any(|given_up| given_up.covers(anchored))
+    }
+
+    /// Looks at tokens that answer and were not looked at yet. What an operator gives up now; all or nothing of it counts.
+    async fn look(&self) -> Result<Vec<GivenUp>, VaultError> {
+        let _one_at_a_time = self.looking.lock().await;
+        let mut fits: Vec<(&Place, Found)> = Vec::new();
+        let mut misfits: Vec<(&Place, String, Found, VaultError)> = Vec::new();
+        for (at, place) in self.places.iter().enumerate() {
+            let Some(token) = place.link.ready_way().filter(|_| !place.kept.was_looked_at()) else {
+                continue;
+            };
+            match place.kept.read(&self.log).await {
+                Ok(mut found) => match found.misfit.take() {
+                    None => fits.push((place, found)),
+                    Some(misfit) => misfits.push((place, token, found, misfit)),
+                },
+                Err(VaultError::Hsm(error)) if at != self.opener => {
+                    tracing::warn!(%token, %error, "what a further token keeps of the audit log cannot be read; it is tried again");
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
+        // The newest first: it is the one to name, and giving it up gives up the older ones.
+        misfits.sort_by_key(|(_, _, found, _)| std::cmp::Reverse(found.size()));
+        let mut known = self.given_up();
+        let (already, mut given_up) = (known.len(), Vec::new());
+        for (place, token, found, misfit) in misfits {
+            match found.anchored.as_ref().filter(|anchored| self.accepts(anchored, &known)) {
+                Some(anchored) => {
+                    let (anchored, log) = (anchored.clone(), self.log.audit.head());
+                    known.push(GivenUp { token, anchored, log, why: misfit.reason() });
+                    given_up.push((place, found));
+                }
+                None => {
+                    tracing::error!(%token, "a token keeps a head that the audit log does not have");
+                    return Err(misfit);
+                }
+            }
+        }
+        for (place, found) in fits {
+            self.covered.fetch_max(found.size(), Ordering::Relaxed);
+            place.kept.looked_at(&found, found.size()).await;
+        }
+        for (place, found) in given_up {
+            // What was given up is replaced, however far the log is.
+            place.kept.looked_at(&found, 0).await;
+        }
+        let new = known.split_off(already);
+        for given_up in &new {
+            tracing::warn!("{}", given_up.warning());
+        }
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).extend(new.iter().cloned());
+        Ok(new)
     }
 
-    async fn compare(&self, anchored: &Checkpoint) -> Result<(), VaultError> {
-        if anchored.origin != self.origin {
-            return Err(VaultError::AnchorUntrusted {
-                what: format!("it is of the log {}, and this is {}", anchored.origin, self.origin),
-                remedy: format!(
-                    "put the right log and node name back, or, to go on with this log on purpose, set audit.accept_anchor = \"{}\" and start again",
-                    anchored.head
-                ),
-            });
+    /// Anchors the head of what is on the disk in each token that answers, if that has grown; one that is back is looked at
+    /// before. The new head, if it did. A token that is away is no failure while another has it.
+    ///
+    /// # Errors
+    /// Those of the HSM; `AuditRolledBack` and `AnchorUntrusted` for a token that keeps what the log does not have. The others
+    /// have the head all the same.
+    pub(crate) async fn keep(&self, clock: &dyn Clock) -> Result<Option<Head>, VaultError> {
+        let looked = self.look_at_those_back(clock).await;
+        let answers = |place: &&Place| place.link.ready_way().is_some() && place.kept.was_looked_at();
+        let mut places: Vec<&Place> = self.places.iter().filter(answers).collect();
+        if places.is_empty() {
+            // Nobody answers, as far as is known: the one that opened the vault says why.
+            places.extend(self.places.get(self.opener));
         }
-        let rolled_back = |instead| VaultError::AuditRolledBack {
-            anchored: anchored.head,
-            log: self.audit.head(),
-            instead,
-        };
-        let size = anchored.head.size;
-        let log = Arc::clone(&self.audit);
-        match blocking(move || log.root_at(size).map_err(VaultError::from)).await {
-            Ok(root) if root == anchored.head.root => Ok(()),
-            Ok(root) => Err(rolled_back(Some(HEXLOWER.encode(&root)))),
-            Err(VaultError::AuditUnreadable(ReadError::NoSuchEntry { .. })) => Err(rolled_back(None)),
-            Err(error) => Err(error),
+        let given_up = self.given_up();
+        let accepts = |anchored: &Checkpoint| self.accepts(anchored, &given_up);
+        // Side by side: a slow one does not keep the head from the others.
+        let kept = join_all(places.iter().map(|place| place.kept.keep(&self.log, &accepts))).await;
+        let (mut newest, mut up_to_date, mut away) = (None, false, None);
+        let mut failed = looked.err();
+        for (place, kept) in places.iter().zip(kept) {
+            match kept {
+                Ok(head) => {
+                    up_to_date = true;
+                    if let Some(head) = head {
+                        self.covered.fetch_max(head.size, Ordering::Relaxed);
+                        newest = newest.filter(|newest: &Head| newest.size > head.size).or(Some(head));
+                    }
+                }
+                Err(VaultError::Hsm(error)) if means_away(&error) => away = Some(error),
+                Err(error) => {
+                    let token = place.link.way().unwrap_or_default();
+                    tracing::warn!(%token, %error, "the head of the audit log could not be anchored in a token");
+                    failed = Some(error);
+                }
+            }
         }
-    }
-
-    fn untrusted(&self, what: &str) -> VaultError {
-        VaultError::AnchorUntrusted {
-            what: what.to_owned(),
-            remedy: "if nobody had a reason to change it, treat the token as tampered with; to go on without it, destroy the vault's data object `anchor` on the token with the vendor's tool".to_owned(),
+        match (failed, away) {
+            (Some(error), _) => Err(error),
+            (None, Some(error)) if !up_to_date => Err(error.into()),
+            (None, _) => Ok(newest),
         }
     }
 }
 
 impl Vault {
-    /// Brings the token's copy of the audit log's head up to date. The new head, if the log has grown.
+    /// Brings the tokens' copies of the audit log's head up to date. The new head, if the log has grown.
     ///
     /// # Errors
     /// `Sealed`; those of the HSM; `AuditRolledBack` and `AnchorUntrusted` if somebody else changed what the token keeps.
     pub async fn anchor(&self) -> Result<Option<Head>, VaultError> {
         // The open vault is not held: sealing does not wait for a slow token. And one store comes to its end before the next.
         let keeper = Arc::clone(&self.unsealed()?.anchor);
-        to_its_end("anchoring", async move { keeper.keep().await }).await
+        let clock = Arc::clone(&self.parts.clock);
+        to_its_end("anchoring", async move { keeper.keep(clock.as_ref()).await }).await
     }
 
     /// Waits until there is a reason to anchor before the usual time.

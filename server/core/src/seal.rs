@@ -106,7 +106,7 @@ impl Vault {
             unsealed,
             powers: if auto.is_some_and(|(record, _)| record.enabled()) { 1 } else { 2 },
             ceremony: ceremony.map(|progress| (*progress).clone()),
-            warnings: self.given_up_anchor().into_iter().collect(),
+            warnings: self.given_up_anchors(),
         })
     }
 
@@ -169,7 +169,7 @@ impl Vault {
         if !self.parts.options.anchor_at_sealing {
             return;
         }
-        match tokio::time::timeout(LAST_WORDS, shut.anchor().keep()).await {
+        match tokio::time::timeout(LAST_WORDS, shut.anchor().keep(self.parts.clock.as_ref())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the end of the audit log could not be anchored at sealing; entries after the last anchor could be cut off unseen");
@@ -182,8 +182,25 @@ impl Vault {
         }
     }
 
-    fn given_up_anchor(&self) -> Option<String> {
-        self.unsealed().ok()?.anchor.given_up().map(GivenUp::warning)
+    fn given_up_anchors(&self) -> Vec<String> {
+        let Ok(open) = self.unsealed() else { return Vec::new() };
+        open.anchor.given_up().iter().map(GivenUp::warning).collect()
+    }
+
+    /// Upkeep of the vault, if it is open. Seals it when a token that came back keeps a head that the audit log does not
+    /// have: it would not have been opened had that token been there.
+    ///
+    /// # Errors
+    /// Those of [`UnsealedVault::upkeep`]; the next call tries again.
+    pub async fn upkeep(&self) -> Result<(), VaultError> {
+        let Ok(open) = self.unsealed() else { return Ok(()) };
+        let kept = open.upkeep().await;
+        drop(open);
+        if let Err(error @ (VaultError::AuditRolledBack { .. } | VaultError::AnchorUntrusted { .. })) = &kept {
+            tracing::error!(reason = error.reason(), %error, "the vault is sealed: a token that came back says that this is not its audit log");
+            self.seal_by_itself(error.reason()).await?;
+        }
+        kept
     }
 
     async fn forget_keys(&self) {

@@ -57,6 +57,7 @@ pub(crate) struct MemoryToken {
     pub(crate) wraps: AtomicU64,
     /// What is bound last: a real token's process binds it again whenever it starts.
     pub(crate) bound: Mutex<Vec<HsmKey>>,
+    pub(crate) anchor: Mutex<Option<(u64, Vec<u8>)>>,
 }
 
 impl MemoryToken {
@@ -71,6 +72,7 @@ impl MemoryToken {
             logins: AtomicU64::new(0),
             wraps: AtomicU64::new(0),
             bound: Mutex::default(),
+            anchor: Mutex::default(),
         })
     }
 
@@ -225,12 +227,19 @@ impl Signer for MemoryToken {
 
 #[async_trait]
 impl Anchor for MemoryToken {
-    async fn store(&self, _: u64, _: &[u8]) -> Result<(), HsmError> {
+    async fn store(&self, counter: u64, value: &[u8]) -> Result<(), HsmError> {
+        self.there()?;
+        let mut anchor = self.anchor.lock().unwrap();
+        if anchor.as_ref().is_some_and(|(newest, _)| *newest >= counter) {
+            return Err(HsmError::Unsupported { what: "it only grows".to_owned() });
+        }
+        *anchor = Some((counter, value.to_vec()));
         Ok(())
     }
 
     async fn load(&self) -> Result<Option<(u64, Vec<u8>)>, HsmError> {
-        Ok(None)
+        self.there()?;
+        Ok(self.anchor.lock().unwrap().clone())
     }
 }
 
@@ -280,10 +289,12 @@ impl Bench {
         bench
     }
 
-    /// As after `kill -9`: nothing of the former process is left but store and tokens. Its log is another's concern.
+    /// As after `kill -9`: nothing of the former process is left but store and tokens. Its log is another's concern, and
+    /// with it what the tokens keep of that.
     pub(crate) fn kill(&mut self) {
         for token in &self.tokens {
             token.logged_in.store(false, Ordering::SeqCst);
+            *token.anchor.lock().unwrap() = None;
         }
         self.faults = Faults::default();
         let log = tempfile::tempdir().unwrap();

@@ -101,10 +101,7 @@ impl Link {
 
     /// Takes note of a failure; says whether it means that the token is away.
     pub(crate) fn failed(&self, error: &HsmError) -> bool {
-        let away = matches!(
-            error,
-            HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn
-        );
+        let away = means_away(error);
         let mut state = self.state();
         if let State::Ready { way } = &*state
             && away
@@ -190,6 +187,14 @@ impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an error says that a token does not answer.
+pub(crate) fn means_away(error: &HsmError) -> bool {
+    matches!(
+        error,
+        HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn
+    )
 }
 
 /// Whether a person has to do something before another try could do better than harm.

@@ -118,6 +118,8 @@ impl UnsealedVault {
         let mut way = TokenWay { serial: serial.clone(), oldest_master: master, master, audit_key: 0 };
         hsm.bind(tag, &keys_of(&header, &way)).await?;
         way.audit_key = vouched_for(&mut header, ways, hsm).await?;
+        // It may have been a way before.
+        self.anchor.admits(link).await?;
         let place = header.box_place(&serial);
         let mut boxes = WayBoxes::default();
         boxes.pins.push(unseal_key.pin_box_seal(place, pin.expose(), &mut rng()).map_err(seal_error)?);

@@ -152,6 +152,8 @@ struct Opener {
 struct Tokens {
     /// The one that did.
     hsm: Arc<dyn Hsm>,
+    /// Its place among all.
+    opener: usize,
     links: Vec<Arc<Link>>,
     qs: Vec<Arc<Q>>,
 }
@@ -192,7 +194,7 @@ async fn with_the_others(
             _ => Link::open(token, header, pins()?).await,
         }));
     }
-    Ok(Tokens { hsm, links, qs: opener.qs })
+    Ok(Tokens { hsm, opener: opener.place, links, qs: opener.qs })
 }
 
 /// Logs in to one token and has it open its boxes of Q. Says which PIN box was good.
@@ -237,7 +239,7 @@ async fn load(vault: &Vault, seal: &TrustedSeal, tokens: Tokens) -> Result<Unsea
     let origin = format!("{id}/{}", vault.parts.options.node);
     vault.parts.audit.bind_origin(&origin)?;
     // Before anything is written.
-    let anchor = AnchorKeeper::check(&vault.parts, &tokens.hsm, origin).await?;
+    let anchor = AnchorKeeper::check(&vault.parts, &tokens.links, tokens.opener, origin).await?;
     let storage = vault.parts.storage.as_ref();
     let ways = Ways::new(seal.header.clone(), Some(seal.revision), tokens.links, &tokens.qs)?;
     let mut keys = empty_keys(id, tokens.hsm, ways)?;

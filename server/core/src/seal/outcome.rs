@@ -110,7 +110,7 @@ pub(super) async fn reach(
     detail.extend(ceremony.task().parameters());
     let shares = ceremony.shares();
     let work = |permit: SystemPermit<ByQuorum>| async move {
-        open.look_after_tokens().await;
+        open.look_after_tokens().await?;
         let unseal_key = &shamir::combine(shares)?;
         match ceremony.task() {
             Task::Unseal => Err(VaultError::AlreadyUnsealed),

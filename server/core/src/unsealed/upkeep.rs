@@ -27,8 +27,10 @@ impl UnsealedVault {
     /// Called when the vault has opened, and every few seconds while it is open.
     ///
     /// # Errors
-    /// Those of the store; the next call tries again.
+    /// Those of the store; the next call tries again. `AuditRolledBack` and `AnchorUntrusted` of a token that is back: the
+    /// vault must not stay open.
     pub async fn upkeep(&self) -> Result<(), VaultError> {
+        self.look_after_tokens().await?;
         let today = day_of(self.clock.now());
         if self.sealer().day() != today {
             let key = day_key(&self.keys, self.storage.as_ref(), today, true).await?;
@@ -45,7 +47,6 @@ impl UnsealedVault {
                 tracing::warn!(settled, "outcomes that a crash left out were derived and recorded");
             }
         }
-        self.look_after_tokens().await;
         self.keys.follow_ledger(self.storage.as_ref(), self.clock.now()).await?;
         if self.token_leftovers.load(Ordering::Acquire) {
             match self.tidy_tokens().await {
@@ -134,8 +135,11 @@ impl UnsealedVault {
         Ok(())
     }
 
-    /// Logs in to tokens that are back.
-    pub(crate) async fn look_after_tokens(&self) {
+    /// Logs in to tokens that are back, and looks at what they keep of the audit log.
+    ///
+    /// # Errors
+    /// `AuditRolledBack` and `AnchorUntrusted`, at each call while a token keeps a head that the log does not have.
+    pub(crate) async fn look_after_tokens(&self) -> Result<(), VaultError> {
         let ways = self.keys.ways();
         for link in ways.links.iter().filter(|link| !link.status().ready) {
             link.come_back(&ways.header).await;
@@ -143,6 +147,7 @@ impl UnsealedVault {
                 self.rotation.set_token_back(true);
             }
         }
+        self.anchor.look_at_those_back(self.clock.as_ref()).await
     }
 
     /// One step through the answers kept for repeated requests; the next call goes on where this one ended.
