@@ -386,3 +386,35 @@ async fn an_earlier_auto_key_goes_when_there_is_a_new_one() {
     assert_eq!(versions(&b, 0, HsmKeyPurpose::Auto), [2]);
     assert!(b.tokens[0].could_come_back());
 }
+
+#[tokio::test]
+async fn the_vault_opens_by_itself_through_any_token_and_a_refused_pin_is_sent_once() {
+    let mut b = Bench::open(&["one", "two"], quick()).await;
+    b.put("a").await.unwrap();
+    join(&b, 1).await;
+    look_after(&b).await;
+    let shares = old(&b);
+    quorum(&b, Wish::EnableAutoUnseal, &shares).await.unwrap();
+    b.kill();
+    b.tokens[0].away.store(true, Ordering::SeqCst);
+    assert!(b.vault.unseal_by_itself().await.unwrap());
+    assert!(b.reads("a").await.unwrap());
+
+    b.kill();
+    b.tokens[0].away.store(false, Ordering::SeqCst);
+    *b.tokens[0].pin.lock().unwrap() = b"another".to_vec();
+    let sent = b.tokens[0].logins.load(Ordering::SeqCst);
+    assert!(b.vault.unseal_by_itself().await.unwrap());
+    b.vault.upkeep().await.unwrap();
+    assert!(b.reads("a").await.unwrap());
+    assert_eq!(b.tokens[0].logins.load(Ordering::SeqCst), sent + 1);
+
+    // While one is away, another's refusal is not the last word.
+    b.kill();
+    b.tokens[1].away.store(true, Ordering::SeqCst);
+    let waits = b.vault.unseal_by_itself().await.unwrap_err();
+    assert!(waits.may_pass(), "{waits:?}");
+    b.tokens[1].away.store(false, Ordering::SeqCst);
+    *b.tokens[1].pin.lock().unwrap() = b"another".to_vec();
+    assert!(!b.vault.unseal_by_itself().await.unwrap_err().may_pass());
+}
