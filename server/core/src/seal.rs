@@ -8,7 +8,7 @@ mod ceremony;
 mod entering;
 mod opening;
 mod outcome;
-mod pin;
+pub(crate) mod pin;
 pub mod recovery;
 mod rekey;
 mod root;

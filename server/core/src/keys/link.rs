@@ -20,10 +20,21 @@ pub(crate) struct Link {
     pub(crate) hsm: Arc<dyn Hsm>,
     clone_of: Option<String>,
     state: Mutex<State>,
+    /// The box of the PIN that it took, where its way had several.
+    took: Mutex<Option<Vec<u8>>>,
 }
 
-/// PINs that the shares opened, by the name of their way.
-pub(crate) type Pins = Vec<(String, LockedBytes)>;
+/// PINs that the shares opened.
+pub(crate) type Pins = Vec<Pin>;
+
+/// A PIN of a way.
+pub(crate) struct Pin {
+    /// The name of the way.
+    pub(crate) way: String,
+    pub(crate) pin: LockedBytes,
+    /// Its box in the seal record, if the way has others too: a change of the PIN was cut off.
+    pub(crate) one_of_several: Option<Vec<u8>>,
+}
 
 enum State {
     /// It answers.
@@ -50,13 +61,13 @@ pub struct LinkStatus {
 impl Link {
     /// A token that is logged in to.
     pub(crate) fn ready(hsm: Arc<dyn Hsm>, clone_of: Option<String>, way: String) -> Self {
-        Self { hsm, clone_of, state: Mutex::new(State::Ready { way }) }
+        Self { hsm, clone_of, state: Mutex::new(State::Ready { way }), took: Mutex::default() }
     }
 
     /// A token that refused its PIN.
     pub(crate) fn refused(hsm: Arc<dyn Hsm>, clone_of: Option<String>, error: &HsmError) -> Self {
         let state = State::Refused { way: clone_of.clone(), reason: error.to_string() };
-        Self { hsm, clone_of, state: Mutex::new(state) }
+        Self { hsm, clone_of, state: Mutex::new(state), took: Mutex::default() }
     }
 
     /// A further token, logged in to if it can be.
@@ -65,6 +76,7 @@ impl Link {
             hsm: Arc::clone(&further.hsm),
             clone_of: further.clone_of.clone(),
             state: Mutex::new(State::Waiting { pins, reason: "not tried yet".to_owned() }),
+            took: Mutex::default(),
         };
         link.come_back(header).await;
         link
@@ -97,6 +109,30 @@ impl Link {
     /// It became a way, and is logged in to.
     pub(crate) fn joined(&self, way: String) {
         *self.state() = State::Ready { way };
+    }
+
+    /// It may have become a way: then it is logged in to with this PIN, once the seal record says so.
+    pub(crate) fn may_join(&self, way: &str, pin: &SecretBytes) {
+        let mut state = self.state();
+        let former = std::mem::replace(&mut *state, State::Refused { way: None, reason: String::new() });
+        let (mut pins, reason) = match former {
+            State::Waiting { pins, reason } => (pins, reason),
+            _ => (Pins::new(), "nobody knows yet whether it is a way".to_owned()),
+        };
+        pins.retain(|pin| pin.way != way);
+        let pin = LockedBytes::copy_from(pin.expose());
+        pins.push(Pin { way: way.to_owned(), pin, one_of_several: None });
+        *state = State::Waiting { pins, reason };
+    }
+
+    /// The box of the PIN that it took, if its way had several and nobody settled that since.
+    pub(crate) fn took(&self) -> Option<Vec<u8>> {
+        self.took.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers it, or that it is settled.
+    pub(crate) fn set_took(&self, pin_box: Option<Vec<u8>>) {
+        *self.took.lock().unwrap_or_else(PoisonError::into_inner) = pin_box;
     }
 
     /// Takes note of a failure; says whether it means that the token is away.
@@ -153,13 +189,14 @@ impl Link {
             return Err(strange(format!("the vault knows no token {name}; add it first")));
         };
         let mut refused = strange(format!("there is no PIN for token {name}"));
-        for (_, pin) in pins.iter().filter(|(of, _)| *of == name) {
-            match self.hsm.login(SecretBytes::copy_from(pin.expose())).await {
+        for pin in pins.iter().filter(|pin| pin.way == name) {
+            match self.hsm.login(SecretBytes::copy_from(pin.pin.expose())).await {
                 Ok(found) if found.serial != serial => {
                     return Err((HsmError::Lied { what: "its serial changed at login".to_owned() }, None));
                 }
                 Ok(_) => {
                     self.bind(header, way).await.map_err(|error| (error, Some(name.clone())))?;
+                    self.set_took(pin.one_of_several.clone());
                     tracing::info!(token = %name, "a further token is logged in to");
                     *self.state() = State::Ready { way: name };
                     return Ok(());
@@ -191,10 +228,7 @@ impl Link {
 
 /// Whether an error says that a token does not answer.
 pub(crate) fn means_away(error: &HsmError) -> bool {
-    matches!(
-        error,
-        HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn
-    )
+    matches!(error, HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn)
 }
 
 /// Whether a person has to do something before another try could do better than harm.
@@ -202,6 +236,10 @@ fn is_final(error: &HsmError) -> bool {
     matches!(error, HsmError::PinRefused | HsmError::PinLocked | HsmError::Lied { .. })
 }
 
-fn copy((way, pin): &(String, LockedBytes)) -> (String, LockedBytes) {
-    (way.clone(), LockedBytes::copy_from(pin.expose()))
+fn copy(pin: &Pin) -> Pin {
+    Pin {
+        way: pin.way.clone(),
+        pin: LockedBytes::copy_from(pin.pin.expose()),
+        one_of_several: pin.one_of_several.clone(),
+    }
 }

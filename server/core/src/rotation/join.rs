@@ -15,6 +15,7 @@ use keystead_crypto::seal_record::{
 };
 use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::unseal_key::UnsealKey;
+use keystead_storage::StorageError;
 
 use super::master::{ready_link, seal_error};
 use crate::error::VaultError;
@@ -85,10 +86,24 @@ impl UnsealedVault {
         } else {
             Err(VaultError::OtherToken { expected: vec![serial.to_owned()], found })
         };
-        if joined.is_err() {
-            link.hsm.logout().await;
+        let Err(error) = joined else { return Ok(()) };
+        link.hsm.logout().await;
+        if matches!(error, VaultError::Storage(StorageError::UnknownOutcome { .. })) {
+            return self.find_out_about(&link, serial, pin).await.map_err(|_| error);
         }
-        joined.map(drop)
+        Err(error)
+    }
+
+    /// The commit that makes a token a way gave no answer. If the store says that it is one, it is used from here on;
+    /// otherwise its PIN is kept until a later look says so, or the vault seals.
+    async fn find_out_about(&self, link: &Link, serial: &str, pin: &SecretBytes) -> Result<(), VaultError> {
+        link.may_join(serial, pin);
+        let ways = self.ways_now().await?;
+        if !ways.tokens().any(|token| token.serial == serial) {
+            return Err(VaultError::TokenAway { token: serial.to_owned() });
+        }
+        link.come_back(&ways.header).await;
+        self.keys_changed().await
     }
 
     async fn join_logged_in<Job>(
@@ -129,8 +144,11 @@ impl UnsealedVault {
         }
         header.ways.push(Way::Token(way));
         self.store_header(ways, header, Some(permit.intent()), |record| record.boxes.push(boxes)).await?;
+        // From here on it is one, and nothing makes that a failure.
         link.joined(serial.clone());
-        self.keys_changed().await?;
+        if let Err(error) = self.keys_changed().await {
+            tracing::warn!(%error, "the new seal record is taken up with the next change");
+        }
         tracing::info!(token = %serial, "a token was added; data keys are wrapped for it in the background");
         Ok(serial)
     }

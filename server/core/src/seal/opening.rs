@@ -25,7 +25,7 @@ use crate::anchor::AnchorKeeper;
 use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::credentials::Links;
 use crate::error::VaultError;
-use crate::keys::link::{Link, Pins};
+use crate::keys::link::{Link, Pin, Pins};
 use crate::keys::systems::Systems;
 use crate::keys::ways::Ways;
 use crate::keys::{KeyParts, Keys, corrupt};
@@ -85,7 +85,7 @@ async fn try_open_by_itself(
     for (place, token) in configured(vault).iter().enumerate() {
         match open_by_auto_key(token, seal, auto, &pin).await {
             Ok((way, qs)) => {
-                opened = Some(Opener { place, way, qs });
+                opened = Some(Opener { place, way, qs, took: None });
                 break;
             }
             Err(error) => failed.push((place, error)),
@@ -95,7 +95,8 @@ async fn try_open_by_itself(
     // One PIN is all that there is, and the quorum that allowed this found it to be that of these tokens.
     let pins = || {
         let tokens = auto.boxes.iter().map(|boxes| boxes.token.clone());
-        Ok(tokens.map(|serial| (serial, LockedBytes::copy_from(pin.expose()))).collect())
+        let pin = |way| Pin { way, pin: LockedBytes::copy_from(pin.expose()), one_of_several: None };
+        Ok(tokens.map(pin).collect())
     };
     let tokens = with_the_others(vault, header, opener, &failed, pins).await?;
     load(vault, seal, tokens).await
@@ -144,16 +145,14 @@ async fn try_open(vault: &Vault, seal: &TrustedSeal, shares: &[Share]) -> Result
     for (place, token) in configured(vault).iter().enumerate() {
         match open_by(token, record, header, &unseal_key).await {
             Ok((way, pin_box, qs)) => {
-                let way_name = way.token.serial.clone();
-                let undecided = way.boxes.pins.len() > 1;
-                let settle = undecided.then(|| (way_name.clone(), pin_box.to_vec()));
-                opened = Some((Opener { place, way: way_name, qs }, settle));
+                let took = (way.boxes.pins.len() > 1).then(|| pin_box.to_vec());
+                opened = Some(Opener { place, way: way.token.serial.clone(), qs, took });
                 break;
             }
             Err(error) => failed.push((place, error)),
         }
     }
-    let Some((opener, settle)) = opened else {
+    let Some(opener) = opened else {
         let first = failed.into_iter().next().map(|(_, error)| error);
         return Err(first.unwrap_or_else(|| broken("there is no token")));
     };
@@ -161,8 +160,8 @@ async fn try_open(vault: &Vault, seal: &TrustedSeal, shares: &[Share]) -> Result
     let tokens = with_the_others(vault, header, opener, &failed, pins).await?;
     drop(unseal_key);
     let opened = load(vault, seal, tokens).await?;
-    if let Some((way, pin_box)) = settle {
-        pin::settle(&opened, seal, &way, &pin_box).await?;
+    if let Err(error) = pin::settle(&opened).await {
+        tracing::warn!(%error, "the seal record holds two PINs of a token still; this is tried again");
     }
     Ok(opened)
 }
@@ -175,6 +174,8 @@ struct Opener {
     way: String,
     /// What it gave up.
     qs: Vec<Arc<Q>>,
+    /// The box of the PIN that it took, if its way has several.
+    took: Option<Vec<u8>>,
 }
 
 /// The tokens of the configuration, one of which gave up Q.
@@ -214,7 +215,9 @@ async fn with_the_others(
         links.push(Arc::new(match error {
             _ if place == opener.place => {
                 hsm = Arc::clone(&token.hsm);
-                Link::ready(Arc::clone(&token.hsm), token.clone_of.clone(), opener.way.clone())
+                let link = Link::ready(Arc::clone(&token.hsm), token.clone_of.clone(), opener.way.clone());
+                link.set_took(opener.took.clone());
+                link
             }
             // A PIN is not tried twice.
             Some(VaultError::Hsm(error @ (HsmError::PinRefused | HsmError::PinLocked))) => {
@@ -256,7 +259,11 @@ fn pins(record: &SealRecord, header: &SealHeader, unseal_key: &UnsealKey) -> Res
             let pin = unseal_key
                 .pin_box_open(header.box_place(&name), pin_box)
                 .map_err(|_| broken("the shares do not open it"))?;
-            pins.push((name.clone(), LockedBytes::copy_from(pin.expose())));
+            pins.push(Pin {
+                way: name.clone(),
+                pin: LockedBytes::copy_from(pin.expose()),
+                one_of_several: (boxes.pins.len() > 1).then(|| pin_box.clone()),
+            });
         }
     }
     Ok(pins)

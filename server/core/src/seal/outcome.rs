@@ -111,6 +111,7 @@ pub(super) async fn reach(
     let shares = ceremony.shares();
     let work = |permit: SystemPermit<ByQuorum>| async move {
         open.look_after_tokens().await?;
+        pin::settle(open).await?;
         let unseal_key = &shamir::combine(shares)?;
         match ceremony.task() {
             Task::Unseal => Err(VaultError::AlreadyUnsealed),

@@ -1,15 +1,20 @@
 //! Changing a token's PIN. Invariant: the seal record holds every PIN that the token may have, at each instant.
 
+use std::sync::Arc;
+
 use keystead_crypto::ports::HsmError;
 use keystead_crypto::seal_record::SealRecord;
 use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::unseal_key::UnsealKey;
+use keystead_domain::policy::Resource;
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, keyspace};
 
 use super::outcome::{ByQuorum, Outcome};
 use super::{TrustedSeal, broken, crypto_error};
 use crate::error::VaultError;
+use crate::keys::link::Link;
 use crate::keys::rng;
+use crate::operation::{self, Detail};
 use crate::request::SystemPermit;
 use crate::unsealed::UnsealedVault;
 
@@ -54,17 +59,47 @@ pub(super) async fn change(
     }
 }
 
-/// Keeps the PIN that the token took: a change that was cut off had left two.
-pub(super) async fn settle(
-    vault: &UnsealedVault,
-    seal: &TrustedSeal,
-    token: &str,
-    taken: &[u8],
-) -> Result<(), VaultError> {
-    let index = seal.header.ways.iter().position(|way| way.name() == token);
-    let index = index.ok_or_else(|| broken("it has no such token"))?;
-    let record = with_pins(&seal.record, index, vec![taken.to_vec()]);
-    store(vault, None, &record, seal.revision).await.map(drop)
+/// The right to keep one of two PINs.
+enum SettlePin {}
+
+/// Keeps the PINs that tokens took at login: a change that was cut off had left two. Does nothing where there is nothing
+/// to do.
+///
+/// # Errors
+/// Those of store and log; the next call tries again.
+pub(crate) async fn settle(vault: &UnsealedVault) -> Result<(), VaultError> {
+    if vault.keys.ways().links.iter().all(|link| link.took().is_none()) {
+        return Ok(());
+    }
+    let _one_at_a_time = vault.rotation.one_change().await;
+    let ways = vault.ways_now().await?;
+    let took = |link: &Arc<Link>| Some((link.way()?, link.took()?));
+    let taken: Vec<(String, Vec<u8>)> = ways.links.iter().filter_map(took).collect();
+    let seal = TrustedSeal::load(vault.storage.as_ref()).await?;
+    let mut record = seal.record.clone();
+    let mut detail: Detail = Vec::new();
+    for (way, boxes) in seal.header.ways.iter().zip(&mut record.boxes) {
+        let name = way.name();
+        let mut good = taken.iter().filter(|(of, _)| *of == name).map(|(_, pin_box)| pin_box);
+        let Some(pin_box) = good.next().filter(|pin_box| boxes.pins.contains(pin_box)) else { continue };
+        // A token and its clone that take another PIN each both need theirs.
+        if boxes.pins.len() > 1 && good.all(|other| other == pin_box) {
+            boxes.pins = vec![pin_box.clone()];
+            detail.push(("token", name));
+        }
+    }
+    if !detail.is_empty() {
+        let work = |permit: SystemPermit<SettlePin>| {
+            let record = &record;
+            async move { store(vault, Some(permit.intent()), record, seal.revision).await }
+        };
+        operation::run_job(vault, "settle-pin", Resource::System, detail, work).await?;
+        vault.ways_now().await?;
+    }
+    for link in &ways.links {
+        link.set_took(None);
+    }
+    Ok(())
 }
 
 fn with_pins(record: &SealRecord, index: usize, pins: Vec<Vec<u8>>) -> SealRecord {

@@ -91,6 +91,10 @@ async fn renew_q(bench: &Bench) -> Result<u32, VaultError> {
 }
 
 async fn join(b: &Bench, place: usize) {
+    try_join(b, place).await.unwrap();
+}
+
+async fn try_join(b: &Bench, place: usize) -> Result<(), VaultError> {
     let (open, key) = (b.opened(), b.unseal_key());
     let pin = SecretBytes::copy_from(b"1234");
     let job = |permit: SystemPermit<Test>| {
@@ -98,7 +102,7 @@ async fn join(b: &Bench, place: usize) {
         let serial = *b.tokens[place].serial.lock().unwrap();
         async move { open.join_token(&permit, key, serial, pin).await }
     };
-    operation::run_job(&open, "test", Resource::System, Vec::new(), job).await.unwrap();
+    operation::run_job(&open, "test", Resource::System, Vec::new(), job).await
 }
 
 #[tokio::test]
@@ -417,4 +421,77 @@ async fn the_vault_opens_by_itself_through_any_token_and_a_refused_pin_is_sent_o
     b.tokens[1].away.store(false, Ordering::SeqCst);
     *b.tokens[1].pin.lock().unwrap() = b"another".to_vec();
     assert!(!b.vault.unseal_by_itself().await.unwrap_err().may_pass());
+}
+
+/// Whether a data key is wrapped by the second token.
+async fn second_wraps(b: &Bench, path: &str) -> bool {
+    let before = b.tokens[1].wraps.load(Ordering::SeqCst);
+    b.put(path).await.unwrap();
+    b.tokens[1].wraps.load(Ordering::SeqCst) > before
+}
+
+#[tokio::test]
+async fn a_token_whose_joining_gave_no_answer_is_used_at_once_if_it_joined() {
+    for (fault, taken) in [(CommitFault::UnknownAndApplied, true), (CommitFault::UnknownAndLost, false)] {
+        let b = Bench::open(&["one", "two"], quick()).await;
+        b.opened().upkeep().await.unwrap();
+        b.faults.on_commit(1, fault);
+        let joined = try_join(&b, 1).await;
+        assert_eq!(joined.is_ok(), taken, "{joined:?}");
+        assert_eq!(second_wraps(&b, "a").await, taken);
+        if !taken {
+            join(&b, 1).await;
+            assert!(second_wraps(&b, "b").await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_joined_without_anybody_knowing_is_used_once_that_is_seen() {
+    let b = Bench::open(&["one", "two"], quick()).await;
+    b.opened().upkeep().await.unwrap();
+    b.faults.on_commit(1, CommitFault::UnknownAndApplied);
+    b.faults.on_reads_after_commit(true);
+    try_join(&b, 1).await.unwrap_err();
+    b.faults.on_reads(false);
+    b.opened().upkeep().await.unwrap();
+    assert!(second_wraps(&b, "a").await);
+}
+
+/// How many PIN boxes the seal record has for each way.
+async fn pin_boxes(b: &Bench) -> Vec<usize> {
+    let seal = TrustedSeal::load(b.store.as_ref()).await.unwrap();
+    seal.record.boxes.iter().map(|boxes| boxes.pins.len()).collect()
+}
+
+#[tokio::test]
+async fn two_pins_of_a_token_that_did_not_open_the_vault_are_settled_when_it_answers() {
+    for away in [false, true] {
+        let mut b = Bench::open(&["one", "two"], quick()).await;
+        join(&b, 1).await;
+        look_after(&b).await;
+        b.opened().upkeep().await.unwrap();
+        let shares = old(&b);
+        // The token takes the new PIN, and the record that says so is not written.
+        b.faults.on_commit(2, CommitFault::Unavailable);
+        let wish = Wish::ChangePin { serial: Some("two".to_owned()), new: SecretBytes::copy_from(b"9999") };
+        let changed = quorum(&b, wish, &shares).await.unwrap_err();
+        assert_eq!(changed.reason(), "HSM_PIN_UNCERTAIN");
+        assert_eq!(pin_boxes(&b).await, [1, 2]);
+        b.kill();
+        b.tokens[1].away.store(away, Ordering::SeqCst);
+        b.unseal().await.unwrap();
+        if away {
+            assert_eq!(pin_boxes(&b).await, [1, 2], "nobody knows yet");
+            b.tokens[1].away.store(false, Ordering::SeqCst);
+            b.opened().upkeep().await.unwrap();
+        }
+        assert_eq!(pin_boxes(&b).await, [1, 1]);
+        // The one that was kept is the good one.
+        b.kill();
+        let sent = b.tokens[1].logins.load(Ordering::SeqCst);
+        b.unseal().await.unwrap();
+        assert_eq!(b.tokens[1].logins.load(Ordering::SeqCst), sent + 1);
+        assert!(second_wraps(&b, "a").await);
+    }
 }

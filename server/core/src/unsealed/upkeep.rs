@@ -15,10 +15,11 @@ use keystead_storage::{Batch, Keyspace, Precondition, Range, StorageError, keysp
 use super::UnsealedVault;
 use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::error::VaultError;
+use crate::keys::link::Link;
 use crate::keys::{Keys, corrupt, rng};
 use crate::operation;
 use crate::request_ids;
-use crate::seal::{TrustedSeal, auto_unseal, keys_of};
+use crate::seal::{TrustedSeal, auto_unseal, keys_of, pin};
 
 /// Entries looked at in one go after a crash.
 const ENTRIES_A_STEP: usize = 1024;
@@ -47,6 +48,7 @@ impl UnsealedVault {
                 tracing::warn!(settled, "outcomes that a crash left out were derived and recorded");
             }
         }
+        pin::settle(self).await?;
         self.keys.follow_ledger(self.storage.as_ref(), self.clock.now()).await?;
         if self.token_leftovers.load(Ordering::Acquire) {
             match self.tidy_tokens().await {
@@ -138,13 +140,18 @@ impl UnsealedVault {
     /// Logs in to tokens that are back, and looks at what they keep of the audit log.
     ///
     /// # Errors
-    /// `AuditRolledBack` and `AnchorUntrusted`, at each call while a token keeps a head that the log does not have.
+    /// Those of the store; `AuditRolledBack` and `AnchorUntrusted`, at each call while a token keeps a head that the log does
+    /// not have.
     pub(crate) async fn look_after_tokens(&self) -> Result<(), VaultError> {
-        let ways = self.keys.ways();
-        for link in ways.links.iter().filter(|link| !link.status().ready) {
-            link.come_back(&ways.header).await;
-            if link.status().ready {
-                self.rotation.set_token_back(true);
+        let missing = |link: &&Arc<Link>| !link.status().ready;
+        if self.keys.ways().links.iter().any(|link| missing(&link)) {
+            // One that joined without anybody knowing is named by the record in the store.
+            let ways = self.ways_now().await?;
+            for link in ways.links.iter().filter(missing) {
+                link.come_back(&ways.header).await;
+                if link.status().ready {
+                    self.rotation.set_token_back(true);
+                }
             }
         }
         self.anchor.look_at_those_back(self.clock.as_ref()).await
