@@ -48,6 +48,8 @@ const PIN: &[u8] = b"1234";
 /// stream, and another the tag.
 pub(crate) struct MemoryToken {
     pub(crate) serial: Mutex<&'static str>,
+    /// As the configuration of the next start has it.
+    pub(crate) clone_of: Mutex<Option<String>>,
     pub(crate) keys: Mutex<BTreeMap<HsmKey, [u8; 32]>>,
     logged_in: AtomicBool,
     pub(crate) away: AtomicBool,
@@ -64,6 +66,7 @@ impl MemoryToken {
     pub(crate) fn new(serial: &'static str) -> Arc<Self> {
         Arc::new(Self {
             serial: Mutex::new(serial),
+            clone_of: Mutex::default(),
             keys: Mutex::default(),
             logged_in: AtomicBool::new(false),
             away: AtomicBool::new(false),
@@ -164,6 +167,7 @@ impl HsmLogin for MemoryToken {
     }
 
     async fn destroy_key(&self, _: [u8; 8], key: HsmKey) -> Result<(), HsmError> {
+        self.bound.lock().unwrap().retain(|bound| *bound != key);
         self.there()?;
         self.keys.lock().unwrap().remove(&key);
         Ok(())
@@ -399,7 +403,10 @@ fn vault(
     Vault::new(VaultParts {
         storage: Arc::new(FaultyStorage::new(storage, faults.clone())),
         hsm: hsm(&tokens[0]),
-        further: tokens[1..].iter().map(|token| FurtherHsm { hsm: hsm(token), clone_of: None }).collect(),
+        further: tokens[1..]
+            .iter()
+            .map(|token| FurtherHsm { hsm: hsm(token), clone_of: token.clone_of.lock().unwrap().clone() })
+            .collect(),
         audit: Arc::new(audit),
         clock: Arc::<ManualClock>::clone(clock),
         engines: targets.engines(),

@@ -1,6 +1,7 @@
 //! What a quorum does with an open vault: new shares, a new PIN, a vault that opens by itself, a new administrator.
 
 pub(crate) mod auto_unseal;
+mod clone;
 mod command;
 mod crashes;
 mod pin;

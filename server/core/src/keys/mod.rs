@@ -170,6 +170,20 @@ impl Keys {
         ready.map(|link| Arc::clone(&link.hsm)).ok_or_else(away)
     }
 
+    /// Every token that answers for a way: the one of this serial, and clones of it.
+    ///
+    /// # Errors
+    /// `TokenAway` if there is none.
+    pub(crate) fn tokens(&self, serial: &str) -> Result<Vec<Arc<dyn Hsm>>, VaultError> {
+        let ways = self.ways();
+        let ready = ways.links.iter().filter(|link| link.ready_way().as_deref() == Some(serial));
+        let ready: Vec<_> = ready.map(|link| Arc::clone(&link.hsm)).collect();
+        if ready.is_empty() {
+            return Err(VaultError::TokenAway { token: serial.to_owned() });
+        }
+        Ok(ready)
+    }
+
     /// A version of Q to come, before a seal record names it. One of this version that came to nothing is forgotten: no
     /// record holds it.
     pub(crate) fn learn_q(&self, q: Arc<Q>) {

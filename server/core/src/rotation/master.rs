@@ -107,12 +107,7 @@ impl UnsealedVault {
                 if unknown {
                     break;
                 }
-                // What is bound is looked for again when the token comes back, and must be there then.
-                let forgotten = async {
-                    bind(&link, &ways.header, &serial).await?;
-                    Ok::<_, VaultError>(link.hsm.destroy_key(tag, key).await?)
-                };
-                if let Err(error) = forgotten.await {
+                if let Err(error) = link.hsm.destroy_key(tag, key).await {
                     tracing::warn!(%error, token = %serial, version = key.version, "a master key that was not used stays in a token");
                 }
             }
@@ -190,10 +185,11 @@ impl UnsealedVault {
         }
         let ways = self.keys.ways();
         for (way, version) in self.keys.ledger().await.masters.to_destroy(&ways.header) {
-            let Ok(link) = ready_link(&ways, &way) else { continue };
+            let Ok(tokens) = self.keys.tokens(&way) else { continue };
             let key = HsmKey { purpose: HsmKeyPurpose::Master, version };
-            bind(&link, &ways.header, &way).await?;
-            link.hsm.destroy_key(self.keys.vault.tag(), key).await?;
+            for hsm in tokens {
+                hsm.destroy_key(self.keys.vault.tag(), key).await?;
+            }
             let now = self.clock.now();
             self.keys
                 .update_ledger(self.storage.as_ref(), Batch::new(), |ledger| {

@@ -192,10 +192,11 @@ async fn forget_epoch(vault: &UnsealedVault, header: &SealHeader) {
         }
     };
     for token in current.header.tokens() {
-        let Ok(hsm) = token_of(&vault.keys, token) else { continue };
         let key = HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch };
-        if let Err(error) = vault.destroy_unneeded(&current.header, token, hsm.as_ref(), key).await {
-            tracing::warn!(%error, epoch = header.epoch, "an epoch key that was not used stays in a token");
+        for hsm in vault.keys.tokens(&token.serial).unwrap_or_default() {
+            if let Err(error) = hsm.destroy_key(vault_id(header).tag(), key).await {
+                tracing::warn!(%error, epoch = header.epoch, "an epoch key that was not used stays in a token");
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ enum Test {}
 /// Whoever takes this long waits for ever.
 const HANGS: Duration = Duration::from_secs(20);
 
-fn quick() -> RotationOptions {
+pub(super) fn quick() -> RotationOptions {
     RotationOptions {
         max_rewraps_per_second: 1_000_000,
         system_key_age: Duration::from_secs(3600),
@@ -36,21 +36,25 @@ fn copy(s: &SecretBytes) -> SecretBytes {
     SecretBytes::copy_from(s.expose())
 }
 
-async fn submit(b: &Bench, text: &SecretBytes, id: CeremonyId) -> Result<Submitted, VaultError> {
+pub(super) async fn submit(b: &Bench, text: &SecretBytes, id: CeremonyId) -> Result<Submitted, VaultError> {
     b.vault.submit_share(&b.context(), copy(text), Some(id)).await
 }
 
-async fn quorum(b: &Bench, wish: Wish, shares: &[SecretBytes]) -> Result<Submitted, VaultError> {
+pub(super) async fn quorum(b: &Bench, wish: Wish, shares: &[SecretBytes]) -> Result<Submitted, VaultError> {
     let begun = b.vault.start_ceremony(b.context(), wish).await?;
     submit(b, &shares[0], begun.id).await?;
     submit(b, &shares[1], begun.id).await
 }
 
-fn old(b: &Bench) -> Vec<SecretBytes> {
+pub(super) fn old(b: &Bench) -> Vec<SecretBytes> {
     b.shares.iter().map(|s| s.to_text()).collect()
 }
 
-async fn prepared(b: &Bench, new_q: bool, shares: &[SecretBytes]) -> (Vec<SecretBytes>, CeremonyId) {
+pub(super) async fn prepared(
+    b: &Bench,
+    new_q: bool,
+    shares: &[SecretBytes],
+) -> (Vec<SecretBytes>, CeremonyId) {
     let Submitted::Done(Outcome::Shares { shares, confirm }) = quorum(b, rekey(new_q), shares).await.unwrap()
     else {
         panic!()
@@ -58,14 +62,14 @@ async fn prepared(b: &Bench, new_q: bool, shares: &[SecretBytes]) -> (Vec<Secret
     (shares.into_iter().map(|s| s.text).collect(), confirm.unwrap().id)
 }
 
-async fn unseal_with(b: &Bench, shares: &[SecretBytes]) -> Result<(), VaultError> {
+pub(super) async fn unseal_with(b: &Bench, shares: &[SecretBytes]) -> Result<(), VaultError> {
     for s in &shares[..2] {
         b.vault.submit_share(&b.context(), copy(s), None).await?;
     }
     Ok(())
 }
 
-async fn look_after(b: &Bench) {
+pub(super) async fn look_after(b: &Bench) {
     let open = b.opened();
     while open.rewrap(&open).await.unwrap() == Stretch::More {}
     open.end_rotation().await.unwrap();
@@ -81,7 +85,7 @@ fn epochs(bench: &Bench) -> Vec<u32> {
     versions(bench, 0, HsmKeyPurpose::Epoch)
 }
 
-async fn renew_q(bench: &Bench) -> Result<u32, VaultError> {
+pub(super) async fn renew_q(bench: &Bench) -> Result<u32, VaultError> {
     let (open, key) = (bench.opened(), bench.unseal_key());
     let job = |permit: SystemPermit<Test>| {
         let (open, key) = (open.clone(), &key);
@@ -493,5 +497,57 @@ async fn two_pins_of_a_token_that_did_not_open_the_vault_are_settled_when_it_ans
         b.unseal().await.unwrap();
         assert_eq!(b.tokens[1].logins.load(Ordering::SeqCst), sent + 1);
         assert!(second_wraps(&b, "a").await);
+    }
+}
+
+/// A vault whose second token is a clone of the first.
+async fn with_a_clone() -> Bench {
+    let mut b = Bench::open(&["one", "copy"], quick()).await;
+    b.put("a").await.unwrap();
+    let keys = b.tokens[0].keys.lock().unwrap().clone();
+    *b.tokens[1].keys.lock().unwrap() = keys;
+    *b.tokens[1].clone_of.lock().unwrap() = Some("one".to_owned());
+    b.restart().await;
+    b.opened().upkeep().await.unwrap();
+    b
+}
+
+#[tokio::test]
+async fn a_clone_opens_what_its_original_wrapped_and_the_other_way_round() {
+    let mut b = with_a_clone().await;
+    b.tokens[0].away.store(true, Ordering::SeqCst);
+    b.restart().await;
+    b.tokens[0].away.store(true, Ordering::SeqCst);
+    assert!(b.reads("a").await.unwrap());
+    b.put("b").await.unwrap();
+    assert!(b.wraps().await.iter().flatten().all(|(way, ..)| way == "one"));
+    b.tokens[0].away.store(false, Ordering::SeqCst);
+    b.tokens[1].away.store(true, Ordering::SeqCst);
+    b.restart().await;
+    assert!(b.reads("b").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_clone_loses_the_keys_that_its_original_loses() {
+    for away in [false, true] {
+        let b = with_a_clone().await;
+        b.tokens[1].away.store(away, Ordering::SeqCst);
+        if away {
+            // Noticed by whoever would have used it.
+            b.opened().keys.ways().links[1].failed(&keystead_crypto::ports::HsmError::NotLoggedIn);
+        }
+        let shares = old(&b);
+        let (new, id) = prepared(&b, false, &shares).await;
+        for share in &new[..2] {
+            submit(&b, share, id).await.unwrap();
+        }
+        operation::run(&b.opened(), b.context(), RotateMasterKey).await.unwrap();
+        look_after(&b).await;
+        b.tokens[1].away.store(false, Ordering::SeqCst);
+        b.opened().upkeep().await.unwrap();
+        for purpose in [HsmKeyPurpose::Epoch, HsmKeyPurpose::Master] {
+            assert_eq!(versions(&b, 0, purpose), [2]);
+            assert!(versions(&b, 1, purpose).is_empty(), "{purpose:?}, away: {away}");
+        }
     }
 }

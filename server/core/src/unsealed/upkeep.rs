@@ -84,7 +84,13 @@ impl UnsealedVault {
 
     async fn tidy_token(&self, header: &SealHeader, way: &TokenWay) -> Result<(), VaultError> {
         // One that is away is looked at when it is back.
-        let hsm = self.keys.token(&way.serial)?;
+        for hsm in self.keys.tokens(&way.serial)? {
+            self.tidy_one(header, way, hsm.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    async fn tidy_one(&self, header: &SealHeader, way: &TokenWay, hsm: &dyn Hsm) -> Result<(), VaultError> {
         let auto = auto_unseal::load(self.storage.as_ref()).await?;
         for key in hsm.list_keys(self.keys.vault.tag()).await? {
             let outlived = match key.purpose {
@@ -94,7 +100,7 @@ impl UnsealedVault {
                 HsmKeyPurpose::Audit => false,
             };
             if outlived {
-                self.destroy_unneeded(header, way, hsm.as_ref(), key).await?;
+                hsm.destroy_key(self.keys.vault.tag(), key).await?;
                 tracing::info!(
                     token = %way.serial,
                     purpose = key.purpose.word(),
@@ -121,22 +127,6 @@ impl UnsealedVault {
         Ok(keys)
     }
 
-    /// Destroys a key. What stays is bound first: a token's process that starts anew binds what was bound last, and would
-    /// not come back if a key of that were gone.
-    pub(crate) async fn destroy_unneeded(
-        &self,
-        header: &SealHeader,
-        way: &TokenWay,
-        hsm: &dyn Hsm,
-        key: HsmKey,
-    ) -> Result<(), VaultError> {
-        let mut needed = self.needed_keys(header, way).await?;
-        needed.retain(|other| *other != key);
-        hsm.bind(self.keys.vault.tag(), &needed).await?;
-        hsm.destroy_key(self.keys.vault.tag(), key).await?;
-        Ok(())
-    }
-
     /// Logs in to tokens that are back, and looks at what they keep of the audit log.
     ///
     /// # Errors
@@ -151,6 +141,8 @@ impl UnsealedVault {
                 link.come_back(&ways.header).await;
                 if link.status().ready {
                     self.rotation.set_token_back(true);
+                    // It, or the one that it is a clone of, missed what was destroyed meanwhile.
+                    self.tidy_tokens_soon();
                 }
             }
         }
