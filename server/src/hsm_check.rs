@@ -14,6 +14,7 @@ use keystead_hsm::report::Report;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::output::Output;
 use crate::secret_input::{self, Wanted};
 
 const PIN: Wanted = Wanted {
@@ -37,14 +38,6 @@ pub struct CheckArguments {
     /// How to print what was found.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
 }
 
 /// As JSON shows it.

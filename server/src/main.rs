@@ -13,6 +13,7 @@ use keystead_server::env::Environment;
 use keystead_server::hsm_check::CheckArguments;
 use keystead_server::notify::{Notifier, Signals};
 use keystead_server::recover::RecoverArguments;
+use keystead_server::seal_record::RestoreArguments;
 use keystead_server::{Built, Server, dev, memory, telemetry};
 
 /// Of the server and of its HSM process alike.
@@ -50,6 +51,9 @@ enum Command {
     /// Needs the private half of a recovery key, a quorum of shares, the new token's PIN, and a server that is stopped.
     /// Makes new shares; the former ones open nothing afterwards. Goes on where it was cut off when it is run again.
     Recover(RecoverArguments),
+    /// Works on the seal record of a server that is stopped.
+    #[command(subcommand)]
+    SealRecord(SealRecordCommand),
     /// The process that runs the PKCS#11 module; started by the server.
     #[command(hide = true)]
     HsmWorker,
@@ -61,6 +65,15 @@ enum HsmCommand {
     ///
     /// Changes nothing. Exits with 0 if a vault can use the token, with 1 if not.
     Check(CheckArguments),
+}
+
+#[derive(Subcommand)]
+enum SealRecordCommand {
+    /// Puts a seal record that was exported into the store, as a backup from before a rekey needs.
+    ///
+    /// Prints what changes, and asks. Refuses a record of another vault, a forged or an older one, and one by which the
+    /// data would not open.
+    Restore(RestoreArguments),
 }
 
 fn main() -> ExitCode {
@@ -101,6 +114,11 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
         let config = Config::load(recover.config(), &environment)?;
         telemetry::init(config.log)?;
         return runtime.block_on(recover.run(config, built));
+    }
+    if let Some(Command::SealRecord(SealRecordCommand::Restore(restore))) = &arguments.command {
+        let config = Config::load(restore.config(), &environment)?;
+        telemetry::init(config.log)?;
+        return runtime.block_on(restore.run(config, built));
     }
     match (&arguments.config, arguments.dev) {
         (Some(path), _) => {

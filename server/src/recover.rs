@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use keystead_core::clock::Clock;
 use keystead_core::seal::recovery::{Moved, NewSeal, Recover, RecoverError, Recovered, Witness};
-use keystead_core::vault::Vault;
+use keystead_core::vault::{Vault, VaultParts};
 use keystead_crypto::recovery::RecoveryIdentity;
 use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::share::Share;
@@ -79,13 +79,7 @@ impl RecoverArguments {
         let quorum = self.quorum()?;
         // All its tokens are lost; further ones join again later.
         let config = Config { further: Vec::new(), ..config };
-        let parts = open_parts(&config, built.clock, &built.hsm_worker, open_store).await;
-        let parts = parts.map_err(|error| match error {
-            locked @ (StartError::Storage(_) | StartError::Audit(_)) => {
-                anyhow::Error::from(locked).context("the vault cannot be opened; is its server stopped?")
-            }
-            other => other.into(),
-        })?;
+        let parts = open_stopped(&config, built).await?;
         let (storage, audit) = (Arc::clone(&parts.storage), Arc::clone(&parts.audit));
         let vault = Vault::new(parts);
         let recovered = self.recover(&vault, quorum).await;
@@ -172,6 +166,17 @@ impl RecoverArguments {
         }
         Ok(good)
     }
+}
+
+/// Store, log and tokens of a server that does not run.
+pub(crate) async fn open_stopped(config: &Config, built: Built) -> anyhow::Result<VaultParts> {
+    let parts = open_parts(config, built.clock, &built.hsm_worker, open_store).await;
+    parts.map_err(|error| match error {
+        locked @ (StartError::Storage(_) | StartError::Audit(_)) => {
+            anyhow::Error::from(locked).context("the vault cannot be opened; is its server stopped?")
+        }
+        other => other.into(),
+    })
 }
 
 /// A secret from its file, or from whoever sits there.

@@ -11,6 +11,7 @@ mod outcome;
 pub(crate) mod pin;
 pub mod recovery;
 mod rekey;
+pub mod restoring;
 mod root;
 mod starting;
 mod task;
@@ -196,7 +197,8 @@ impl Vault {
         let Ok(open) = self.unsealed() else { return Ok(()) };
         let kept = open.upkeep().await;
         drop(open);
-        if let Err(error @ (VaultError::AuditRolledBack { .. } | VaultError::AnchorUntrusted { .. })) = &kept {
+        if let Err(error @ (VaultError::AuditRolledBack { .. } | VaultError::AnchorUntrusted { .. })) = &kept
+        {
             tracing::error!(reason = error.reason(), %error, "the vault is sealed: a token that came back says that this is not its audit log");
             self.seal_by_itself(error.reason()).await?;
         }

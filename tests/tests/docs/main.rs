@@ -43,10 +43,12 @@ fn the_ceremonies_go_as_their_checklists_say() {
 }
 
 #[test]
-fn the_operators_rehearsal_makes_a_vault_and_serves_from_it() {
+fn the_operators_rehearsal_makes_a_vault_serves_from_it_and_restores_it() {
     let programs = Programs::find();
     let session = Session::new(&programs);
     session.run(&Page::read("docs/guides/operator.md"));
+    // Goes on with what that left.
+    session.run(&Page::read("docs/guides/disaster-recovery.md"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod command;
 mod crashes;
 mod pin;
 mod rekey;
+mod restore;
 mod root;
 mod ways;
 
