@@ -48,7 +48,7 @@ use crate::keys::ways::Ways;
 use crate::keys::{CreateError, KeyParts, Keys, corrupt, fresh_id, rng};
 use crate::policies::{PolicyRecord, seal_policy};
 use crate::request::RequestContext;
-use crate::seal::KEYRING_FORMAT;
+use crate::seal::{KEYRING_FORMAT, seal_error};
 use crate::vault::Vault;
 
 /// The group whose members may do everything, and the policy that says so.
@@ -216,7 +216,7 @@ impl Vault {
             shares: init.quorum.shares(),
             audit_fingerprint: audit_key.fingerprint(),
         };
-        let shares = shamir::split(&unseal_key, &sharing, &mut rng()).map_err(seal_failed)?;
+        let shares = shamir::split(&unseal_key, &sharing, &mut rng()).map_err(seal_error)?;
         let header = SealHeader {
             vault: *id.as_bytes(),
             epoch: 1,
@@ -246,17 +246,17 @@ impl Vault {
         let place = header.box_place(&token);
         let boxing = unseal_key.box_q(hsm.as_ref(), place, &q, &mut rng());
         let boxes = WayBoxes {
-            pins: vec![unseal_key.pin_box_seal(place, init.pin.expose(), &mut rng()).map_err(seal_failed)?],
-            q: vec![QBox { version: 1, sealed: boxing.await.map_err(seal_failed)? }],
+            pins: vec![unseal_key.pin_box_seal(place, init.pin.expose(), &mut rng()).map_err(seal_error)?],
+            q: vec![QBox { version: 1, sealed: boxing.await.map_err(seal_error)? }],
         };
         let mut boxes = vec![boxes];
         for recipient in &init.recovery {
             let place = header.box_place(recipient.name());
-            let inner = unseal_key.q_inner_seal(place, &q, &mut rng()).map_err(seal_failed)?;
-            let sealed = recovery::seal("box of Q", recipient, &inner).map_err(seal_failed)?;
+            let inner = unseal_key.q_inner_seal(place, &q, &mut rng()).map_err(seal_error)?;
+            let sealed = recovery::seal("box of Q", recipient, &inner).map_err(seal_error)?;
             boxes.push(WayBoxes { pins: Vec::new(), q: vec![QBox { version: 1, sealed }] });
         }
-        let record = SealRecord { header: header.sign(hsm.as_ref()).await.map_err(seal_failed)?, boxes };
+        let record = SealRecord { header: header.sign(hsm.as_ref()).await.map_err(seal_error)?, boxes };
 
         let system_id = *fresh_id().as_bytes();
         let systems = HashMap::from([(system_id, Arc::new(system_key))]);
@@ -428,11 +428,4 @@ fn check_operators(operators: &[(PrincipalName, CertificateMatcher)]) -> Result<
         }
     }
     Ok(())
-}
-
-fn seal_failed(error: keystead_crypto::CryptoError) -> VaultError {
-    match error {
-        keystead_crypto::CryptoError::Hsm(error) => VaultError::Hsm(error),
-        error => VaultError::SealRecord { what: error.to_string() },
-    }
 }

@@ -63,7 +63,7 @@ pub(crate) struct TrustedSeal {
 impl TrustedSeal {
     fn read(at: &[u8], stored: &Versioned) -> Result<Self, VaultError> {
         let record = SealRecord::decode(&stored.value).map_err(|_| corrupt(Keyspace::Seal, at))?;
-        let header = record.verify().map_err(crypto_error)?;
+        let header = record.verify().map_err(seal_error)?;
         Ok(Self { revision: stored.revision, record, header })
     }
 
@@ -267,7 +267,8 @@ fn broken(what: &str) -> VaultError {
     VaultError::SealRecord { what: what.to_owned() }
 }
 
-fn crypto_error(error: CryptoError) -> VaultError {
+/// An error in making, checking or opening a seal record.
+pub(crate) fn seal_error(error: CryptoError) -> VaultError {
     match error {
         CryptoError::Hsm(error) => VaultError::Hsm(error),
         error => VaultError::SealRecord { what: error.to_string() },

@@ -17,13 +17,13 @@ use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::unseal_key::UnsealKey;
 use keystead_storage::StorageError;
 
-use super::master::{ready_link, seal_error};
+use super::master::ready_link;
 use crate::error::VaultError;
 use crate::keys::link::Link;
 use crate::keys::rng;
 use crate::keys::ways::Ways;
 use crate::request::SystemPermit;
-use crate::seal::{auto_unseal, keys_of};
+use crate::seal::{auto_unseal, keys_of, seal_error};
 use crate::unsealed::UnsealedVault;
 
 impl UnsealedVault {

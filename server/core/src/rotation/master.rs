@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use keystead_crypto::CryptoError;
 use keystead_crypto::arena::LockedKey;
 use keystead_crypto::ports::{HsmKey, HsmKeyPurpose};
 use keystead_crypto::seal_record::{SealHeader, SealRecord, Way};
@@ -19,7 +18,7 @@ use crate::keys::ways::Ways;
 use crate::keys::{corrupt, rng};
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, SystemPermit};
-use crate::seal::keys_of;
+use crate::seal::{keys_of, seal_error};
 use crate::unsealed::UnsealedVault;
 
 /// Makes a new master key on every token; data keys are wrapped anew in the background.
@@ -269,14 +268,6 @@ async fn bind(link: &Link, header: &SealHeader, serial: &str) -> Result<(), Vaul
     let token = header.ways.iter().filter_map(Way::token).find(|token| token.serial == serial);
     let Some(token) = token else { return Ok(()) };
     Ok(link.hsm.bind(keystead_domain::id::VaultId(header.vault).tag(), &keys_of(header, token)).await?)
-}
-
-/// An error in making or checking a seal record.
-pub(super) fn seal_error(error: CryptoError) -> VaultError {
-    match error {
-        CryptoError::Hsm(error) => VaultError::Hsm(error),
-        error => VaultError::SealRecord { what: error.to_string() },
-    }
 }
 
 fn used_up() -> VaultError {

@@ -15,7 +15,7 @@ use keystead_storage::{Batch, Keyspace, Precondition, Revision, Storage, keyspac
 use subtle::ConstantTimeEq;
 
 use super::outcome::{ByQuorum, Outcome};
-use super::{TrustedSeal, broken, crypto_error, keys_of, opening, vault_id};
+use super::{TrustedSeal, broken, keys_of, opening, seal_error, vault_id};
 use crate::audit_trail::ClearEntry;
 use crate::error::VaultError;
 use crate::keys::corrupt;
@@ -70,7 +70,7 @@ pub(super) async fn enable(
             return Err(VaultError::PinUndecided { token: token.serial.clone() });
         };
         let place = seal.header.box_place(&token.serial);
-        let pin = unseal_key.pin_box_open(place, pin_box).map_err(crypto_error)?;
+        let pin = unseal_key.pin_box_open(place, pin_box).map_err(seal_error)?;
         if !bool::from(given.ct_eq(&pin)) {
             return Err(VaultError::OtherAutoPin { from: source.describe() });
         }
@@ -82,7 +82,7 @@ pub(super) async fn enable(
         let place = AutoPlace { vault: *id.as_bytes(), version, token: &token.serial };
         let mut q = Vec::new();
         for live in keys.live_qs() {
-            let sealed = auto_seal::seal(hsm.as_ref(), place, &live).await.map_err(crypto_error)?;
+            let sealed = auto_seal::seal(hsm.as_ref(), place, &live).await.map_err(seal_error)?;
             q.push(QBox { version: live.version(), sealed });
         }
         boxes.push(AutoBoxes { token: token.serial.clone(), q });

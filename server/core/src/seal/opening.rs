@@ -20,7 +20,7 @@ use keystead_crypto::unseal_key::UnsealKey;
 use keystead_domain::id::{RecordId, VaultId};
 use keystead_storage::{Keyspace, Range, Storage, keyspace};
 
-use super::{TrustedSeal, broken, crypto_error, keys_of, pin, vault_id};
+use super::{TrustedSeal, broken, keys_of, pin, seal_error, vault_id};
 use crate::anchor::AnchorKeeper;
 use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::credentials::Links;
@@ -131,7 +131,7 @@ async fn open_by_auto_key(
     let mut qs = Vec::new();
     for version in header.q_versions() {
         let sealed = boxes.q.iter().find(|q| q.version == version).ok_or_else(not_allowed)?;
-        let q = auto_seal::open(hsm, place, version, &sealed.sealed).await.map_err(crypto_error)?;
+        let q = auto_seal::open(hsm, place, version, &sealed.sealed).await.map_err(seal_error)?;
         qs.push(Arc::new(q));
     }
     Ok((serial.clone(), qs))
@@ -244,7 +244,7 @@ async fn open_by<'a>(
     let mut qs = Vec::new();
     for version in header.q_versions() {
         let q_box = way.boxes.q_box(version).ok_or_else(|| broken("it has no box of Q"))?;
-        let q = unseal_key.unbox_q(hsm, place, version, q_box).await.map_err(crypto_error)?;
+        let q = unseal_key.unbox_q(hsm, place, version, q_box).await.map_err(seal_error)?;
         qs.push(Arc::new(q));
     }
     Ok((way, pin_box, qs))

@@ -10,7 +10,7 @@ use keystead_domain::policy::Resource;
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, keyspace};
 
 use super::outcome::{ByQuorum, Outcome};
-use super::{TrustedSeal, broken, crypto_error};
+use super::{TrustedSeal, broken, seal_error};
 use crate::error::VaultError;
 use crate::keys::link::Link;
 use crate::keys::rng;
@@ -35,8 +35,8 @@ pub(super) async fn change(
     let [current_box] = former.as_slice() else {
         return Err(VaultError::PinUndecided { token: token.to_owned() });
     };
-    let current = unseal_key.pin_box_open(place, current_box).map_err(crypto_error)?;
-    let new_box = unseal_key.pin_box_seal(place, new.expose(), &mut rng()).map_err(crypto_error)?;
+    let current = unseal_key.pin_box_open(place, current_box).map_err(seal_error)?;
+    let new_box = unseal_key.pin_box_seal(place, new.expose(), &mut rng()).map_err(seal_error)?;
 
     let both = with_pins(&seal.record, index, vec![new_box.clone(), current_box.clone()]);
     let revision = store(vault, None, &both, seal.revision).await?;

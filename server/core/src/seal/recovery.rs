@@ -32,7 +32,7 @@ pub use self::moving::Moved;
 use self::moving::{Moving, open_by_recovery};
 use self::resealing::{check_boxes, make_boxes, new_header, new_way};
 use super::opening::{SYSTEM_KEYS, empty_keys, load_keyring, load_system_keys};
-use super::{TrustedSeal, auto_unseal, broken, crypto_error, keys_of, vault_id};
+use super::{TrustedSeal, auto_unseal, broken, keys_of, seal_error, vault_id};
 use crate::audit_trail::ClearEntry;
 use crate::error::VaultError;
 use crate::keys::link::Link;
@@ -273,7 +273,7 @@ impl Vault {
             shares: header.shares,
             audit_fingerprint: header.audit_key.fingerprint(),
         };
-        let shares = shamir::split(&unseal_key, &sharing, &mut rng()).map_err(crypto_error)?;
+        let shares = shamir::split(&unseal_key, &sharing, &mut rng()).map_err(seal_error)?;
         drop(unseal_key);
         header.share_digests = shares.iter().map(Share::digest).collect();
         // What is handed out makes the boxes, so that they open with nothing else.
@@ -281,8 +281,8 @@ impl Vault {
         let unseal_key = shamir::combine(quorum)?;
         let boxes = make_boxes(keys, hsm, &header, &unseal_key, &asked.pin).await?;
         check_boxes(hsm, &header, &way, &boxes, &unseal_key, &asked.pin).await?;
-        let record = SealRecord { header: header.sign(hsm).await.map_err(crypto_error)?, boxes };
-        record.verify().map_err(crypto_error)?;
+        let record = SealRecord { header: header.sign(hsm).await.map_err(seal_error)?, boxes };
+        record.verify().map_err(seal_error)?;
         let stored = record.encode();
         witness.keep(NewSeal { shares: &shares, record: &stored }).map_err(RecoverError::NotKept)?;
 
@@ -335,7 +335,7 @@ fn open_q(seal: &TrustedSeal, asked: &Recover) -> Result<Vec<Arc<Q>>, RecoverErr
     let place = header.box_place(recipient.name());
     let open = |version| -> Result<Arc<Q>, RecoverError> {
         let sealed = boxes.q_box(version).ok_or_else(|| broken("it has no box of Q"))?;
-        let q = unseal_key.recover_q(&asked.identity, place, version, sealed).map_err(crypto_error)?;
+        let q = unseal_key.recover_q(&asked.identity, place, version, sealed).map_err(seal_error)?;
         Ok(Arc::new(q))
     };
     header.q_versions().map(open).collect()

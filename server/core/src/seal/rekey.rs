@@ -20,7 +20,7 @@ use keystead_storage::{Batch, Keyspace, Precondition, Revision, StorageError, ke
 
 use super::outcome::{ByQuorum, HandedShare, Outcome, Reached};
 use super::task::{Rekey, Task};
-use super::{TrustedSeal, broken, crypto_error, vault_id};
+use super::{TrustedSeal, broken, seal_error, vault_id};
 use crate::error::VaultError;
 use crate::keys::{Keys, rng};
 use crate::request::SystemPermit;
@@ -56,7 +56,7 @@ pub(super) async fn prepare(
         shares: plan.quorum.shares(),
         audit_fingerprint: audit_key.fingerprint(),
     };
-    let shares = shamir::split(&new, &sharing, &mut rng()).map_err(crypto_error)?;
+    let shares = shamir::split(&new, &sharing, &mut rng()).map_err(seal_error)?;
     let header = SealHeader {
         epoch,
         threshold: sharing.threshold,
@@ -73,10 +73,10 @@ pub(super) async fn prepare(
     let made = make_boxes(vault, seal, old, &new, &header).await;
     let record = match made {
         Ok(boxes) => {
-            let signed = header.sign(first_token(keys, &header)?.as_ref()).await.map_err(crypto_error);
+            let signed = header.sign(first_token(keys, &header)?.as_ref()).await.map_err(seal_error);
             let record = signed.map(|header| SealRecord { header, boxes });
             // What would not be read back is not handed out.
-            record.and_then(|record| record.verify().map_err(crypto_error).map(|_| record))
+            record.and_then(|record| record.verify().map_err(seal_error).map(|_| record))
         }
         Err(error) => Err(error),
     };
@@ -148,7 +148,7 @@ async fn take_over(
     if current.revision != *replaces {
         return Err(VaultError::RekeyOvertaken);
     }
-    record.verify().map_err(crypto_error)?;
+    record.verify().map_err(seal_error)?;
     // What the holders brought must open all of it, or nobody would ever again.
     for (way, boxes) in header.ways.iter().zip(&record.boxes) {
         let Way::Token(token) = way else { continue };
@@ -159,10 +159,10 @@ async fn take_over(
         bound.push(HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch });
         hsm.bind(vault_id(header).tag(), &bound).await?;
         for pin_box in &boxes.pins {
-            new.pin_box_open(place, pin_box).map_err(crypto_error)?;
+            new.pin_box_open(place, pin_box).map_err(seal_error)?;
         }
         for q in &boxes.q {
-            new.unbox_q(hsm.as_ref(), place, q.version, &q.sealed).await.map_err(crypto_error)?;
+            new.unbox_q(hsm.as_ref(), place, q.version, &q.sealed).await.map_err(seal_error)?;
         }
     }
     let mut batch = Batch::new();
@@ -248,8 +248,7 @@ async fn carried_over(
         token.audit_key = if *key == first {
             0
         } else {
-            let signature =
-                endorse(signer.as_ref(), &first, header.vault, key).await.map_err(crypto_error)?;
+            let signature = endorse(signer.as_ref(), &first, header.vault, key).await.map_err(seal_error)?;
             endorsed.push(EndorsedKey { key: key.clone(), by: 0, signature });
             u8::try_from(endorsed.len()).map_err(|_| broken("it has too many audit keys"))?
         };
@@ -277,8 +276,8 @@ async fn make_boxes(
                 let [pin_box] = former.pins.as_slice() else {
                     return Err(VaultError::PinUndecided { token: token.serial.clone() });
                 };
-                let pin = old.pin_box_open(seal.header.box_place(&name), pin_box).map_err(crypto_error)?;
-                boxes.pins.push(new.pin_box_seal(place, pin.expose(), &mut rng()).map_err(crypto_error)?);
+                let pin = old.pin_box_open(seal.header.box_place(&name), pin_box).map_err(seal_error)?;
+                boxes.pins.push(new.pin_box_seal(place, pin.expose(), &mut rng()).map_err(seal_error)?);
                 let epoch = HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch };
                 hsm.create_key(tag, epoch).await?;
                 let mut bound = vault.needed_keys(&seal.header, token).await?;
@@ -286,15 +285,15 @@ async fn make_boxes(
                 hsm.bind(tag, &bound).await?;
                 for q in keys.live_qs() {
                     let boxing = new.box_q(hsm.as_ref(), place, &q, &mut rng());
-                    boxes.q.push(QBox { version: q.version(), sealed: boxing.await.map_err(crypto_error)? });
+                    boxes.q.push(QBox { version: q.version(), sealed: boxing.await.map_err(seal_error)? });
                 }
             }
             Way::Recovery(recovery) => {
                 let recipient = RecoveryRecipient::parse(&recovery.recipient)
                     .map_err(|_| broken("a recipient is none"))?;
                 for q in keys.live_qs() {
-                    let inner = new.q_inner_seal(place, &q, &mut rng()).map_err(crypto_error)?;
-                    let sealed = recovery::seal("box of Q", &recipient, &inner).map_err(crypto_error)?;
+                    let inner = new.q_inner_seal(place, &q, &mut rng()).map_err(seal_error)?;
+                    let sealed = recovery::seal("box of Q", &recipient, &inner).map_err(seal_error)?;
                     boxes.q.push(QBox { version: q.version(), sealed });
                 }
             }
@@ -312,7 +311,7 @@ fn hand_out(shares: &[Share], recipients: &[RecoveryRecipient]) -> Result<Vec<Ha
             Some(recipient) => {
                 let armored = recovery::seal_text("share", recipient, &share.to_text());
                 (
-                    SecretBytes::new(armored.map_err(crypto_error)?.into_bytes()),
+                    SecretBytes::new(armored.map_err(seal_error)?.into_bytes()),
                     Some(recipient.text().to_owned()),
                 )
             }

@@ -12,7 +12,7 @@ use keystead_crypto::unseal_key::UnsealKey;
 use keystead_domain::seal::Quorum;
 use subtle::ConstantTimeEq;
 
-use super::super::{TrustedSeal, broken, crypto_error, vault_id};
+use super::super::{TrustedSeal, broken, seal_error, vault_id};
 use super::RecoverError;
 use crate::keys::{Keys, rng};
 
@@ -96,7 +96,7 @@ pub(super) async fn make_boxes(
         let recipient = match way {
             Way::Token(_) => {
                 let pin_box = unseal_key.pin_box_seal(place, pin.expose(), &mut rng());
-                boxes.pins.push(pin_box.map_err(crypto_error)?);
+                boxes.pins.push(pin_box.map_err(seal_error)?);
                 None
             }
             Way::Recovery(recovery) => {
@@ -111,7 +111,7 @@ pub(super) async fn make_boxes(
                     .q_inner_seal(place, &q, &mut rng())
                     .and_then(|inner| recovery::seal("box of Q", recipient, &inner)),
             };
-            boxes.q.push(QBox { version: q.version(), sealed: sealed.map_err(crypto_error)? });
+            boxes.q.push(QBox { version: q.version(), sealed: sealed.map_err(seal_error)? });
         }
         all.push(boxes);
     }
@@ -128,16 +128,16 @@ pub(super) async fn check_boxes(
     pin: &SecretBytes,
 ) -> Result<(), RecoverError> {
     let place = header.box_place(&way.serial);
-    let other = || crypto_error(CryptoError::NotAuthentic { what: "PIN box" });
+    let other = || seal_error(CryptoError::NotAuthentic { what: "PIN box" });
     let boxes = boxes.first().ok_or_else(other)?;
     for pin_box in &boxes.pins {
-        let opened = unseal_key.pin_box_open(place, pin_box).map_err(crypto_error)?;
+        let opened = unseal_key.pin_box_open(place, pin_box).map_err(seal_error)?;
         if !bool::from(pin.ct_eq(&opened)) {
             return Err(other().into());
         }
     }
     for q in &boxes.q {
-        unseal_key.unbox_q(hsm, place, q.version, &q.sealed).await.map_err(crypto_error)?;
+        unseal_key.unbox_q(hsm, place, q.version, &q.sealed).await.map_err(seal_error)?;
     }
     Ok(())
 }
