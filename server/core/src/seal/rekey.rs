@@ -15,6 +15,7 @@ use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::shamir::{self, Sharing};
 use keystead_crypto::share::{SCHEME_GF256, Share};
 use keystead_crypto::unseal_key::UnsealKey;
+use keystead_domain::policy::Resource;
 use keystead_domain::time::UnixMillis;
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, StorageError, keyspace};
 
@@ -23,8 +24,10 @@ use super::task::{Rekey, Task};
 use super::{TrustedSeal, broken, seal_error, vault_id};
 use crate::error::VaultError;
 use crate::keys::{Keys, rng};
+use crate::operation;
 use crate::request::SystemPermit;
 use crate::unsealed::UnsealedVault;
+use crate::unsealed::upkeep::name_key;
 
 /// A seal record that waits for its shares to be confirmed.
 pub(crate) struct PendingSeal {
@@ -181,6 +184,9 @@ async fn take_over(
     }
 }
 
+/// The right to destroy the epoch keys of a rekey that was given up.
+enum ForgetEpoch {}
+
 /// Destroys the epoch keys of a rekey that was given up: only if the store says that it never took effect.
 async fn forget_epoch(vault: &UnsealedVault, header: &SealHeader) {
     let current = match TrustedSeal::load(vault.storage.as_ref()).await {
@@ -191,13 +197,21 @@ async fn forget_epoch(vault: &UnsealedVault, header: &SealHeader) {
             return;
         }
     };
-    for token in current.header.tokens() {
-        let key = HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch };
-        for hsm in vault.keys.tokens(&token.serial).unwrap_or_default() {
+    let key = HsmKey { purpose: HsmKeyPurpose::Epoch, version: header.epoch };
+    let serials: Vec<&str> = current.header.tokens().map(|token| token.serial.as_str()).collect();
+    let named: Vec<_> = serials.iter().map(|serial| name_key(serial, key)).collect();
+    let work = |_: SystemPermit<ForgetEpoch>| async {
+        let mut forgotten = Ok(());
+        for hsm in serials.iter().flat_map(|serial| vault.keys.tokens(serial).unwrap_or_default()) {
             if let Err(error) = hsm.destroy_key(vault_id(header).tag(), key).await {
-                tracing::warn!(%error, epoch = header.epoch, "an epoch key that was not used stays in a token");
+                forgotten = Err(error.into());
             }
         }
+        forgotten
+    };
+    let detail = vec![("keys", named.join(", "))];
+    if let Err(error) = operation::run_job(vault, "forget-epoch", Resource::System, detail, work).await {
+        tracing::warn!(%error, epoch = header.epoch, "an epoch key that was not used stays in a token");
     }
 }
 

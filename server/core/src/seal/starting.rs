@@ -54,14 +54,8 @@ impl Vault {
         ctx: RequestContext,
         wish: Wish,
     ) -> Result<Progress, VaultError> {
-        if let Wish::Rekey(Rekey { quorum, recipients, .. }) = &wish
-            && !recipients.is_empty()
-            && recipients.len() != usize::from(quorum.shares())
-        {
-            return Err(VaultError::Invalid {
-                field: "recipients",
-                rule: format!("{} shares need as many recipients, or none", quorum.shares()),
-            });
+        if let Wish::Rekey(plan) = &wish {
+            check_recipients(plan)?;
         }
         let open = self.opened().await?;
         if matches!(wish, Wish::RecoverRoot) {
@@ -311,6 +305,25 @@ impl Operation for ExportSealRecord {
     fn detail(exported: &ExportedSeal) -> Detail {
         vec![("epoch", exported.epoch.to_string())]
     }
+}
+
+/// One for each share, or none, and nobody twice: who has two shares is two holders in one.
+fn check_recipients(plan: &Rekey) -> Result<(), VaultError> {
+    let invalid = |rule| Err(VaultError::Invalid { field: "recipients", rule });
+    let Rekey { quorum, recipients, .. } = plan;
+    if !recipients.is_empty() && recipients.len() != usize::from(quorum.shares()) {
+        return invalid(format!("{} shares need as many recipients, or none", quorum.shares()));
+    }
+    for (at, recipient) in recipients.iter().enumerate() {
+        let text = recipient.text();
+        if let Some(before) = recipients.iter().take(at).position(|other| other.text() == text) {
+            let (first, second) = (before.saturating_add(1), at.saturating_add(1));
+            return invalid(format!(
+                "{text} would get share {first} and share {second}, and count as two holders; name each recipient once"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The token that is meant, or the only one there is.

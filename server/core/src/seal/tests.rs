@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keystead_crypto::ports::HsmKeyPurpose;
+use keystead_crypto::recovery::RecoveryRecipient;
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::id::CeremonyId;
 use keystead_domain::policy::Resource;
@@ -550,4 +551,52 @@ async fn a_clone_loses_the_keys_that_its_original_loses() {
             assert!(versions(&b, 1, purpose).is_empty(), "{purpose:?}, away: {away}");
         }
     }
+}
+
+#[tokio::test]
+async fn nobody_gets_two_shares() {
+    let b = Bench::open(&["one"], quick()).await;
+    let one = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+    let two = "age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg";
+    let wish = |names: &[&str]| {
+        let recipients = names.iter().map(|name| RecoveryRecipient::parse(name).unwrap()).collect();
+        Wish::Rekey(Rekey { quorum: Quorum::new(2, 2).unwrap(), recipients, new_q: false })
+    };
+    let twice = b.vault.start_ceremony(b.context(), wish(&[one, one])).await.unwrap_err();
+    assert_eq!(twice.reason(), "INVALID_ARGUMENT");
+    assert!(twice.to_string().contains("share 1 and share 2"), "{twice}");
+    b.vault.start_ceremony(b.context(), wish(&[one, two])).await.unwrap();
+}
+
+/// What a job of the vault recorded: kind, outcome, and what it says of keys.
+async fn recorded(b: &Bench, job: &str) -> Vec<(EntryKind, String, String)> {
+    let entries = crate::audit_tail::read_opened(&b.opened(), 0, 10_000).await.unwrap();
+    let of_job = entries.into_iter().filter_map(|entry| Some((entry.kind, entry.body?)));
+    let of_job = of_job.filter(|(_, body)| body.principal == format!("system/{job}"));
+    let keys = |body: &keystead_audit::Body| {
+        let found = body.detail.iter().find(|(name, _)| name == "keys");
+        found.map(|(_, keys)| keys.clone()).unwrap_or_default()
+    };
+    of_job.map(|(kind, body)| (kind, body.outcome.to_string(), keys(&body))).collect()
+}
+
+#[tokio::test]
+async fn keys_are_destroyed_on_record() {
+    let b = Bench::open(&["one"], quick()).await;
+    b.opened().upkeep().await.unwrap();
+    assert!(recorded(&b, "tidy-tokens").await.is_empty(), "there is nothing to do");
+    let shares = old(&b);
+    let (_, id) = prepared(&b, false, &shares).await;
+    b.vault.cancel_ceremony(b.context(), id).await.unwrap();
+    let done = |keys: &str| {
+        let entry = |kind, outcome: &str| (kind, outcome.to_owned(), keys.to_owned());
+        [entry(EntryKind::Intent, ""), entry(EntryKind::Outcome, "ok")]
+    };
+    assert_eq!(recorded(&b, "forget-epoch").await, done("epoch key 2 of token one"));
+    let (new, id) = prepared(&b, false, &shares).await;
+    for share in &new[..2] {
+        submit(&b, share, id).await.unwrap();
+    }
+    assert_eq!(recorded(&b, "tidy-tokens").await, done("epoch key 1 of token one"));
+    assert_eq!(epochs(&b), [2]);
 }

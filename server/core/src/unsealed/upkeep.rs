@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use keystead_audit::{Body, BodyInput, Durability, EntryKind, UnixMillis as AuditMillis};
 use keystead_crypto::arena::LockedKey;
+use keystead_crypto::auto_seal::AutoSeal;
 use keystead_crypto::ports::{Hsm, HsmKey, HsmKeyPurpose};
 use keystead_crypto::seal_record::{SealHeader, TokenWay};
 use keystead_domain::policy::Resource;
@@ -18,8 +19,15 @@ use crate::error::VaultError;
 use crate::keys::link::Link;
 use crate::keys::{Keys, corrupt, rng};
 use crate::operation;
+use crate::request::SystemPermit;
 use crate::request_ids;
 use crate::seal::{TrustedSeal, auto_unseal, keys_of, pin};
+
+/// The right to destroy keys that nothing needs.
+enum TidyTokens {}
+
+/// A key that nothing needs, on this token, of this way.
+type Outlived = (Arc<dyn Hsm>, String, HsmKey);
 
 /// Entries looked at in one go after a crash.
 const ENTRIES_A_STEP: usize = 1024;
@@ -70,46 +78,62 @@ impl UnsealedVault {
     /// may be an old copy, and they another's. A token that is away does not keep the others waiting.
     pub(crate) async fn tidy_tokens(&self) -> Result<(), VaultError> {
         let seal = TrustedSeal::load(self.storage.as_ref()).await?;
-        let mut tidied = Ok(());
+        let auto = auto_unseal::load(self.storage.as_ref()).await?;
+        let auto = auto.as_ref().map(|(auto, _)| auto);
+        let mut missed = Ok(());
+        let mut outlived = Vec::new();
         for way in seal.header.tokens() {
-            if let Err(error) = self.tidy_token(&seal.header, way).await {
-                tidied = Err(error);
+            match self.outlived(&seal.header, way, auto).await {
+                Ok(keys) => outlived.extend(keys),
+                Err(error) => missed = Err(error),
             }
         }
-        tidied?;
+        if !outlived.is_empty() {
+            let named = outlived.iter().map(|(_, token, key)| name_key(token, *key)).collect::<Vec<_>>();
+            let work = |permit| self.destroy(permit, &outlived);
+            operation::run_job(self, "tidy-tokens", Resource::System, vec![("keys", named.join(", "))], work)
+                .await?;
+        }
+        missed?;
         auto_unseal::forget_ended(self).await?;
         self.token_leftovers.store(false, Ordering::Release);
         Ok(())
     }
 
-    async fn tidy_token(&self, header: &SealHeader, way: &TokenWay) -> Result<(), VaultError> {
-        // One that is away is looked at when it is back.
+    /// The keys of a way that nothing needs any more, on each token that answers for it. One that is away is looked at when
+    /// it is back.
+    async fn outlived(
+        &self,
+        header: &SealHeader,
+        way: &TokenWay,
+        auto: Option<&AutoSeal>,
+    ) -> Result<Vec<Outlived>, VaultError> {
+        let mut all = Vec::new();
         for hsm in self.keys.tokens(&way.serial)? {
-            self.tidy_one(header, way, hsm.as_ref()).await?;
-        }
-        Ok(())
-    }
-
-    async fn tidy_one(&self, header: &SealHeader, way: &TokenWay, hsm: &dyn Hsm) -> Result<(), VaultError> {
-        let auto = auto_unseal::load(self.storage.as_ref()).await?;
-        for key in hsm.list_keys(self.keys.vault.tag()).await? {
-            let outlived = match key.purpose {
+            let mut keys = hsm.list_keys(self.keys.vault.tag()).await?;
+            keys.retain(|key| match key.purpose {
                 HsmKeyPurpose::Epoch => key.version < header.epoch,
                 HsmKeyPurpose::Master => key.version < way.oldest_master,
-                HsmKeyPurpose::Auto => auto.as_ref().is_some_and(|(auto, _)| auto.outlived(key.version)),
+                HsmKeyPurpose::Auto => auto.is_some_and(|auto| auto.outlived(key.version)),
                 HsmKeyPurpose::Audit => false,
-            };
-            if outlived {
-                hsm.destroy_key(self.keys.vault.tag(), key).await?;
-                tracing::info!(
-                    token = %way.serial,
-                    purpose = key.purpose.word(),
-                    version = key.version,
-                    "a key that nothing needs any more was destroyed"
-                );
+            });
+            all.extend(keys.into_iter().map(|key| (Arc::clone(&hsm), way.serial.clone(), key)));
+        }
+        Ok(all)
+    }
+
+    async fn destroy(&self, _: SystemPermit<TidyTokens>, outlived: &[Outlived]) -> Result<(), VaultError> {
+        let mut destroyed = Ok(());
+        for (hsm, token, key) in outlived {
+            let (purpose, version) = (key.purpose.word(), key.version);
+            match hsm.destroy_key(self.keys.vault.tag(), *key).await {
+                Ok(()) => {
+                    tracing::info!(%token, purpose, version, "a key that nothing needs any more was destroyed");
+                }
+                Err(error) => destroyed = Err(error.into()),
             }
         }
-        Ok(())
+        destroyed
     }
 
     /// The keys of a token that are to be bound while the vault is open.
@@ -287,4 +311,9 @@ pub(crate) async fn day_key(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// A key as the audit log names it.
+pub(crate) fn name_key(token: &str, key: HsmKey) -> String {
+    format!("{} key {} of token {token}", key.purpose.word(), key.version)
 }
