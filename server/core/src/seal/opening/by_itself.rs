@@ -1,0 +1,81 @@
+//! From the PIN of the configuration to an open vault, by the box of Q that a token opens alone.
+
+use std::sync::Arc;
+
+use keystead_crypto::arena::LockedBytes;
+use keystead_crypto::auto_seal::{self, AutoPlace, AutoSeal};
+use keystead_crypto::envelope::Q;
+use keystead_crypto::ports::{HsmKey, HsmKeyPurpose};
+use keystead_crypto::secret::SecretBytes;
+
+use super::{Opener, bind, configured, find_way, load, with_the_others};
+use crate::error::VaultError;
+use crate::keys::link::Pin;
+use crate::seal::{TrustedSeal, broken, seal_error};
+use crate::unsealed::UnsealedVault;
+use crate::vault::{FurtherHsm, Vault};
+
+/// Opens the vault through the first token that lets it.
+pub(super) async fn try_open(
+    vault: &Vault,
+    seal: &TrustedSeal,
+    auto: &AutoSeal,
+    pin: SecretBytes,
+) -> Result<UnsealedVault, VaultError> {
+    let header = &seal.header;
+    let mut failed: Vec<(usize, VaultError)> = Vec::new();
+    let mut opened = None;
+    for (place, token) in configured(vault).iter().enumerate() {
+        match open_by_auto_key(token, seal, auto, &pin).await {
+            Ok((way, qs)) => {
+                opened = Some(Opener { place, way, qs, took: None });
+                break;
+            }
+            Err(error) => failed.push((place, error)),
+        }
+    }
+    let Some(opener) = opened else { return Err(worth_waiting_for(failed)) };
+    // One PIN is all that there is, and the quorum that allowed this found it to be that of these tokens.
+    let pins = || {
+        let tokens = auto.boxes.iter().map(|boxes| boxes.token.clone());
+        let pin = |way| Pin { way, pin: LockedBytes::copy_from(pin.expose()), one_of_several: None };
+        Ok(tokens.map(pin).collect())
+    };
+    let tokens = with_the_others(vault, header, opener, &failed, pins).await?;
+    load(vault, seal, tokens).await
+}
+
+/// Of all tokens' failures the one that may pass, so that it is tried again; nothing else may hide it. A PIN that was
+/// refused is not sent again then: the port sees to that.
+fn worth_waiting_for(mut failed: Vec<(usize, VaultError)>) -> VaultError {
+    let away = |error: &VaultError| matches!(error, VaultError::Hsm(_)) && error.may_pass();
+    let away = failed.iter().position(|(_, error)| away(error)).unwrap_or(0);
+    if away < failed.len() { failed.swap_remove(away).1 } else { broken("there is no token") }
+}
+
+/// Logs in to one token with the PIN of the configuration and has it open its boxes of Q. Answers the name of its way too.
+async fn open_by_auto_key(
+    token: &FurtherHsm,
+    seal: &TrustedSeal,
+    auto: &AutoSeal,
+    pin: &SecretBytes,
+) -> Result<(String, Vec<Arc<Q>>), VaultError> {
+    let header = &seal.header;
+    let way = find_way(token, &seal.record, header).await?;
+    let serial = &way.token.serial;
+    let not_allowed = || broken("it does not let this token open it by itself");
+    // Before the PIN is sent: it is that of the tokens in the record.
+    let boxes = auto.boxes.iter().find(|boxes| boxes.token == *serial).ok_or_else(not_allowed)?;
+    let hsm = token.hsm.as_ref();
+    hsm.login(SecretBytes::copy_from(pin.expose())).await?;
+    let auto_key = HsmKey { purpose: HsmKeyPurpose::Auto, version: auto.version };
+    bind(hsm, header, &way, &[auto_key]).await?;
+    let place = AutoPlace { vault: header.vault, version: auto.version, token: serial };
+    let mut qs = Vec::new();
+    for version in header.q_versions() {
+        let sealed = boxes.q.iter().find(|q| q.version == version).ok_or_else(not_allowed)?;
+        let q = auto_seal::open(hsm, place, version, &sealed.sealed).await.map_err(seal_error)?;
+        qs.push(Arc::new(q));
+    }
+    Ok((serial.clone(), qs))
+}

@@ -1,0 +1,160 @@
+//! Several tokens: one opens the vault by itself, one joins without an answer, one has two PINs, one is a clone.
+
+use super::*;
+
+#[tokio::test]
+async fn the_vault_opens_by_itself_through_any_token_and_a_refused_pin_is_sent_once() {
+    let mut b = Bench::open(&["one", "two"], quick()).await;
+    b.put("a").await.unwrap();
+    join(&b, 1).await;
+    look_after(&b).await;
+    let shares = old(&b);
+    quorum(&b, Wish::EnableAutoUnseal, &shares).await.unwrap();
+    b.kill();
+    b.tokens[0].away.store(true, Ordering::SeqCst);
+    assert!(b.vault.unseal_by_itself().await.unwrap());
+    assert!(b.reads("a").await.unwrap());
+
+    b.kill();
+    b.tokens[0].away.store(false, Ordering::SeqCst);
+    *b.tokens[0].pin.lock().unwrap() = b"another".to_vec();
+    let sent = b.tokens[0].logins.load(Ordering::SeqCst);
+    assert!(b.vault.unseal_by_itself().await.unwrap());
+    b.vault.upkeep().await.unwrap();
+    assert!(b.reads("a").await.unwrap());
+    assert_eq!(b.tokens[0].logins.load(Ordering::SeqCst), sent + 1);
+
+    // While one is away, another's refusal is not the last word.
+    b.kill();
+    b.tokens[1].away.store(true, Ordering::SeqCst);
+    let waits = b.vault.unseal_by_itself().await.unwrap_err();
+    assert!(waits.may_pass(), "{waits:?}");
+    b.tokens[1].away.store(false, Ordering::SeqCst);
+    *b.tokens[1].pin.lock().unwrap() = b"another".to_vec();
+    assert!(!b.vault.unseal_by_itself().await.unwrap_err().may_pass());
+}
+
+/// Whether a data key is wrapped by the second token.
+async fn second_wraps(b: &Bench, path: &str) -> bool {
+    let before = b.tokens[1].wraps.load(Ordering::SeqCst);
+    b.put(path).await.unwrap();
+    b.tokens[1].wraps.load(Ordering::SeqCst) > before
+}
+
+#[tokio::test]
+async fn a_token_whose_joining_gave_no_answer_is_used_at_once_if_it_joined() {
+    for (fault, taken) in [(CommitFault::UnknownAndApplied, true), (CommitFault::UnknownAndLost, false)] {
+        let b = Bench::open(&["one", "two"], quick()).await;
+        b.opened().upkeep().await.unwrap();
+        b.faults.on_commit(1, fault);
+        let joined = try_join(&b, 1).await;
+        assert_eq!(joined.is_ok(), taken, "{joined:?}");
+        assert_eq!(second_wraps(&b, "a").await, taken);
+        if !taken {
+            join(&b, 1).await;
+            assert!(second_wraps(&b, "b").await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_joined_without_anybody_knowing_is_used_once_that_is_seen() {
+    let b = Bench::open(&["one", "two"], quick()).await;
+    b.opened().upkeep().await.unwrap();
+    b.faults.on_commit(1, CommitFault::UnknownAndApplied);
+    b.faults.on_reads_after_commit(true);
+    try_join(&b, 1).await.unwrap_err();
+    b.faults.on_reads(false);
+    b.opened().upkeep().await.unwrap();
+    assert!(second_wraps(&b, "a").await);
+}
+
+/// How many PIN boxes the seal record has for each way.
+async fn pin_boxes(b: &Bench) -> Vec<usize> {
+    let seal = TrustedSeal::load(b.store.as_ref()).await.unwrap();
+    seal.record.boxes.iter().map(|boxes| boxes.pins.len()).collect()
+}
+
+#[tokio::test]
+async fn two_pins_of_a_token_that_did_not_open_the_vault_are_settled_when_it_answers() {
+    for away in [false, true] {
+        let mut b = Bench::open(&["one", "two"], quick()).await;
+        join(&b, 1).await;
+        look_after(&b).await;
+        b.opened().upkeep().await.unwrap();
+        let shares = old(&b);
+        // The token takes the new PIN, and the record that says so is not written.
+        b.faults.on_commit(2, CommitFault::Unavailable);
+        let wish = Wish::ChangePin { serial: Some("two".to_owned()), new: SecretBytes::copy_from(b"9999") };
+        let changed = quorum(&b, wish, &shares).await.unwrap_err();
+        assert_eq!(changed.reason(), "HSM_PIN_UNCERTAIN");
+        assert_eq!(pin_boxes(&b).await, [1, 2]);
+        b.kill();
+        b.tokens[1].away.store(away, Ordering::SeqCst);
+        b.unseal().await.unwrap();
+        if away {
+            assert_eq!(pin_boxes(&b).await, [1, 2], "nobody knows yet");
+            b.tokens[1].away.store(false, Ordering::SeqCst);
+            b.opened().upkeep().await.unwrap();
+        }
+        assert_eq!(pin_boxes(&b).await, [1, 1]);
+        // The one that was kept is the good one.
+        b.kill();
+        let sent = b.tokens[1].logins.load(Ordering::SeqCst);
+        b.unseal().await.unwrap();
+        assert_eq!(b.tokens[1].logins.load(Ordering::SeqCst), sent + 1);
+        assert!(second_wraps(&b, "a").await);
+    }
+}
+
+/// A vault whose second token is a clone of the first.
+async fn with_a_clone() -> Bench {
+    let mut b = Bench::open(&["one", "copy"], quick()).await;
+    b.put("a").await.unwrap();
+    let keys = b.tokens[0].keys.lock().unwrap().clone();
+    *b.tokens[1].keys.lock().unwrap() = keys;
+    *b.tokens[1].clone_of.lock().unwrap() = Some("one".to_owned());
+    b.restart().await;
+    b.opened().upkeep().await.unwrap();
+    b
+}
+
+#[tokio::test]
+async fn a_clone_opens_what_its_original_wrapped_and_the_other_way_round() {
+    let mut b = with_a_clone().await;
+    b.tokens[0].away.store(true, Ordering::SeqCst);
+    b.restart().await;
+    b.tokens[0].away.store(true, Ordering::SeqCst);
+    assert!(b.reads("a").await.unwrap());
+    b.put("b").await.unwrap();
+    assert!(b.wraps().await.iter().flatten().all(|(way, ..)| way == "one"));
+    b.tokens[0].away.store(false, Ordering::SeqCst);
+    b.tokens[1].away.store(true, Ordering::SeqCst);
+    b.restart().await;
+    assert!(b.reads("b").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_clone_loses_the_keys_that_its_original_loses() {
+    for away in [false, true] {
+        let b = with_a_clone().await;
+        b.tokens[1].away.store(away, Ordering::SeqCst);
+        if away {
+            // Noticed by whoever would have used it.
+            b.opened().keys.ways().links[1].failed(&keystead_crypto::ports::HsmError::NotLoggedIn);
+        }
+        let shares = old(&b);
+        let (new, id) = prepared(&b, false, &shares).await;
+        for share in &new[..2] {
+            submit(&b, share, id).await.unwrap();
+        }
+        operation::run(&b.opened(), b.context(), RotateMasterKey).await.unwrap();
+        look_after(&b).await;
+        b.tokens[1].away.store(false, Ordering::SeqCst);
+        b.opened().upkeep().await.unwrap();
+        for purpose in [HsmKeyPurpose::Epoch, HsmKeyPurpose::Master] {
+            assert_eq!(versions(&b, 0, purpose), [2]);
+            assert!(versions(&b, 1, purpose).is_empty(), "{purpose:?}, away: {away}");
+        }
+    }
+}
