@@ -1,5 +1,6 @@
 //! The head of the audit log in the token: whoever has the disk, but not the token, cannot wind the record back unseen.
 
+mod several;
 mod tamper;
 mod token;
 

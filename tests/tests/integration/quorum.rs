@@ -8,7 +8,7 @@ mod pin;
 mod rekey;
 mod restore;
 mod root;
-mod ways;
+pub(crate) mod ways;
 
 use keystead_client::v1::start_ceremony_request::Purpose;
 use keystead_client::{Client, SecretBytes, Submitted, v1};

@@ -4,6 +4,7 @@ use keystead_audit::{Checkpoint, verify};
 use keystead_crypto::ports::{Anchor, HsmKey, HsmKeyPurpose, HsmLogin};
 use keystead_crypto::secret::SecretBytes as CoreBytes;
 use keystead_hsm::HsmHandle;
+use keystead_hsm::testing::SoftToken;
 use keystead_tests::{ServerProcess, children_of};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -11,8 +12,13 @@ use super::*;
 
 /// A way of the test's own to the anchor of a stopped vault, as somebody has who knows the PIN.
 async fn bound(vault: &TestVault) -> HsmHandle {
-    let hsm = vault.hsm();
-    hsm.login(CoreBytes::copy_from(vault.token().pin.as_bytes())).await.unwrap();
+    bound_to(vault, vault.token()).await
+}
+
+/// The same to another of its tokens.
+async fn bound_to(vault: &TestVault, token: &SoftToken) -> HsmHandle {
+    let hsm = vault.hsm_of(token);
+    hsm.login(CoreBytes::copy_from(token.pin.as_bytes())).await.unwrap();
     let origin = verify(&vault.data_dir().join("audit")).unwrap().origin.unwrap();
     let id = data_encoding::HEXLOWER.decode(&origin.as_bytes()[..16]).unwrap();
     let audit = HsmKey { purpose: HsmKeyPurpose::Audit, version: 1 };
@@ -22,7 +28,12 @@ async fn bound(vault: &TestVault) -> HsmHandle {
 
 /// What the token keeps of a stopped vault.
 pub(super) async fn kept(vault: &TestVault) -> Option<(u64, Vec<u8>)> {
-    let hsm = bound(vault).await;
+    kept_in(vault, vault.token()).await
+}
+
+/// The same of another of its tokens.
+pub(super) async fn kept_in(vault: &TestVault, token: &SoftToken) -> Option<(u64, Vec<u8>)> {
+    let hsm = bound_to(vault, token).await;
     let kept = hsm.load().await.unwrap();
     hsm.logout().await;
     kept

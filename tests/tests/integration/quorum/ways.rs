@@ -32,6 +32,14 @@ async fn vault(dir: &Path) -> (TestVault, SoftToken, String) {
     (vault, second, serial)
 }
 
+/// A vault with two tokens, and the second of them.
+pub(crate) async fn with_second_token(dir: &Path) -> (TestVault, SoftToken) {
+    let (vault, second, serial) = vault(dir).await;
+    by_quorum(&vault, add_token(&serial, &second.pin)).await;
+    all_wrapped(&vault).await;
+    (vault, second)
+}
+
 fn add_token(serial: &str, pin: &str) -> Purpose {
     Purpose::AddToken(v1::AddToken { serial: serial.to_owned(), pin: pin.as_bytes().to_vec() })
 }
