@@ -2372,6 +2372,2848 @@ pub mod auth_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// How a lease ends.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseEnding {
+    /// Why.
+    #[prost(enumeration = "LeaseEndReason", tag = "1")]
+    pub reason: i32,
+    /// Since when.
+    #[prost(message, optional, tag = "2")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Tries to remove the login that failed.
+    #[prost(uint32, tag = "3")]
+    pub failures: u32,
+    /// When the next try is due, while it is not closed.
+    #[prost(message, optional, tag = "4")]
+    pub next_try_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// What the last try that failed said.
+    #[prost(string, tag = "5")]
+    pub last_error: ::prost::alloc::string::String,
+    /// When it was closed.
+    #[prost(message, optional, tag = "6")]
+    pub close_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who closed it although the target did not confirm that the login is gone; empty if the target did.
+    #[prost(string, tag = "7")]
+    pub forced_by: ::prost::alloc::string::String,
+}
+/// A lease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lease {
+    /// Its id: 32 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Whose it is: `service/<name>` or `operator/<name>`.
+    #[prost(string, tag = "2")]
+    pub owner: ::prost::alloc::string::String,
+    /// The role that it was issued from.
+    #[prost(string, tag = "3")]
+    pub role: ::prost::alloc::string::String,
+    /// The target of that role.
+    #[prost(string, tag = "4")]
+    pub target: ::prost::alloc::string::String,
+    /// Where it is in its life.
+    #[prost(enumeration = "LeaseState", tag = "5")]
+    pub state: i32,
+    /// The name of its login in the target.
+    #[prost(string, tag = "6")]
+    pub login: ::prost::alloc::string::String,
+    /// When it was begun.
+    #[prost(message, optional, tag = "7")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// How long one period is.
+    #[prost(message, optional, tag = "8")]
+    pub period: ::core::option::Option<::prost_types::Duration>,
+    /// When it ends unless renewed.
+    #[prost(message, optional, tag = "9")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ends however often it is renewed.
+    #[prost(message, optional, tag = "10")]
+    pub max_expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// How often it was renewed.
+    #[prost(uint32, tag = "11")]
+    pub renewals: u32,
+    /// How often its password was set anew because the same request came again.
+    #[prost(uint32, tag = "12")]
+    pub reissues: u32,
+    /// How it ends, once it does.
+    #[prost(message, optional, tag = "13")]
+    pub ending: ::core::option::Option<LeaseEnding>,
+}
+/// What a holder logs in with. It is shown once and kept nowhere.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Credential {
+    /// Of which kind.
+    #[prost(oneof = "credential::Kind", tags = "1")]
+    pub kind: ::core::option::Option<credential::Kind>,
+}
+/// Nested message and enum types in `Credential`.
+pub mod credential {
+    /// Of which kind.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// For PostgreSQL.
+        #[prost(message, tag = "1")]
+        Postgres(super::PostgresCredential),
+    }
+}
+/// A login of a PostgreSQL database.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct PostgresCredential {
+    /// The host.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// Its port.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// The database.
+    #[prost(string, tag = "3")]
+    pub database: ::prost::alloc::string::String,
+    /// The login's name.
+    #[prost(string, tag = "4")]
+    pub username: ::prost::alloc::string::String,
+    /// Its password.
+    #[prost(bytes = "vec", tag = "5")]
+    pub password: ::prost::alloc::vec::Vec<u8>,
+    /// CA certificates in PEM that the server's certificate must chain to.
+    #[prost(string, tag = "6")]
+    pub ca_pem: ::prost::alloc::string::String,
+    /// The name in the server's certificate; empty if it is the host.
+    #[prost(string, tag = "7")]
+    pub server_name: ::prost::alloc::string::String,
+}
+/// The caller's own leases.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OwnLeases {}
+/// Leases that were issued in the session whose token authenticates this call.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionLeases {}
+/// All leases, the soonest to end first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DueLeases {}
+/// Which leases.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseSelector {
+    /// Exactly one is set. Leases of others need the right to list or revoke them.
+    #[prost(oneof = "lease_selector::Which", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub which: ::core::option::Option<lease_selector::Which>,
+}
+/// Nested message and enum types in `LeaseSelector`.
+pub mod lease_selector {
+    /// Exactly one is set. Leases of others need the right to list or revoke them.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Which {
+        /// The caller's own.
+        #[prost(message, tag = "1")]
+        Own(super::OwnLeases),
+        /// Those of a principal: `service/<name>` or `operator/<name>`.
+        #[prost(string, tag = "2")]
+        Principal(::prost::alloc::string::String),
+        /// Those issued from a role.
+        #[prost(string, tag = "3")]
+        Role(::prost::alloc::string::String),
+        /// Those issued from roles whose names begin so.
+        #[prost(string, tag = "4")]
+        RolePrefix(::prost::alloc::string::String),
+        /// Those in a target.
+        #[prost(string, tag = "5")]
+        Target(::prost::alloc::string::String),
+        /// Those of the caller's session.
+        #[prost(message, tag = "6")]
+        Session(super::SessionLeases),
+        /// All, the soonest to end first.
+        #[prost(message, tag = "7")]
+        Due(super::DueLeases),
+    }
+}
+/// Request of GetLease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetLeaseRequest {
+    /// The id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// Response of GetLease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetLeaseResponse {
+    /// The lease.
+    #[prost(message, optional, tag = "1")]
+    pub lease: ::core::option::Option<Lease>,
+}
+/// Request of ListLeases.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListLeasesRequest {
+    /// Which.
+    #[prost(message, optional, tag = "1")]
+    pub of: ::core::option::Option<LeaseSelector>,
+    /// At most this many; 0 means 100, the limit is 1,000.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    /// From the answer before.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Response of ListLeases.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListLeasesResponse {
+    /// In a stable order.
+    #[prost(message, repeated, tag = "1")]
+    pub leases: ::prost::alloc::vec::Vec<Lease>,
+    /// Empty at the end.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Request of RenewLease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewLeaseRequest {
+    /// The id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// How long the period is to be, in whole seconds; not set means as before.
+    #[prost(message, optional, tag = "2")]
+    pub ttl: ::core::option::Option<::prost_types::Duration>,
+}
+/// Response of RenewLease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewLeaseResponse {
+    /// The lease as it is now.
+    #[prost(message, optional, tag = "1")]
+    pub lease: ::core::option::Option<Lease>,
+    /// What its holder has to log in with from now on; not set if that did not change.
+    #[prost(message, optional, tag = "2")]
+    pub credential: ::core::option::Option<Credential>,
+}
+/// Request of RevokeLease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeLeaseRequest {
+    /// The id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Close the lease although its target does not confirm that the login is gone. Needs the right to revoke leases, also for
+    /// one's own, and is recorded with who did it.
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+}
+/// Response of RevokeLease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeLeaseResponse {
+    /// The lease as it is now: revoking, or revoked if that was done before or forced.
+    #[prost(message, optional, tag = "1")]
+    pub lease: ::core::option::Option<Lease>,
+}
+/// Request of RevokeLeases.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeLeasesRequest {
+    /// Which.
+    #[prost(message, optional, tag = "1")]
+    pub of: ::core::option::Option<LeaseSelector>,
+}
+/// Response of RevokeLeases.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeLeasesResponse {
+    /// How many leases were marked.
+    #[prost(uint64, tag = "1")]
+    pub leases: u64,
+}
+/// Request of AcceptClock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptClockRequest {}
+/// Response of AcceptClock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptClockResponse {
+    /// As it is from now on.
+    #[prost(enumeration = "LeaseClockState", tag = "1")]
+    pub state: i32,
+    /// By how much they differ, if they do.
+    #[prost(message, optional, tag = "2")]
+    pub difference: ::core::option::Option<::prost_types::Duration>,
+}
+/// Where a lease is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LeaseState {
+    /// Not set.
+    Unspecified = 0,
+    /// The login is being made.
+    Issuing = 1,
+    /// Its holder has the login.
+    Active = 2,
+    /// The login is being removed.
+    Revoking = 3,
+    /// The login is gone.
+    Revoked = 4,
+}
+impl LeaseState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LEASE_STATE_UNSPECIFIED",
+            Self::Issuing => "LEASE_STATE_ISSUING",
+            Self::Active => "LEASE_STATE_ACTIVE",
+            Self::Revoking => "LEASE_STATE_REVOKING",
+            Self::Revoked => "LEASE_STATE_REVOKED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LEASE_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "LEASE_STATE_ISSUING" => Some(Self::Issuing),
+            "LEASE_STATE_ACTIVE" => Some(Self::Active),
+            "LEASE_STATE_REVOKING" => Some(Self::Revoking),
+            "LEASE_STATE_REVOKED" => Some(Self::Revoked),
+            _ => None,
+        }
+    }
+}
+/// Why a lease ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LeaseEndReason {
+    /// Not set.
+    Unspecified = 0,
+    /// Its time was over.
+    Expired = 1,
+    /// Somebody asked for it.
+    Asked = 2,
+    /// It was not issued to its end.
+    NotIssued = 3,
+    /// Its session ended.
+    SessionEnded = 4,
+    /// Its owner is no principal any more, or another one of that name.
+    OwnerGone = 5,
+    /// Its role was deleted.
+    RoleGone = 6,
+    /// Its target was deleted.
+    TargetGone = 7,
+}
+impl LeaseEndReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LEASE_END_REASON_UNSPECIFIED",
+            Self::Expired => "LEASE_END_REASON_EXPIRED",
+            Self::Asked => "LEASE_END_REASON_ASKED",
+            Self::NotIssued => "LEASE_END_REASON_NOT_ISSUED",
+            Self::SessionEnded => "LEASE_END_REASON_SESSION_ENDED",
+            Self::OwnerGone => "LEASE_END_REASON_OWNER_GONE",
+            Self::RoleGone => "LEASE_END_REASON_ROLE_GONE",
+            Self::TargetGone => "LEASE_END_REASON_TARGET_GONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LEASE_END_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "LEASE_END_REASON_EXPIRED" => Some(Self::Expired),
+            "LEASE_END_REASON_ASKED" => Some(Self::Asked),
+            "LEASE_END_REASON_NOT_ISSUED" => Some(Self::NotIssued),
+            "LEASE_END_REASON_SESSION_ENDED" => Some(Self::SessionEnded),
+            "LEASE_END_REASON_OWNER_GONE" => Some(Self::OwnerGone),
+            "LEASE_END_REASON_ROLE_GONE" => Some(Self::RoleGone),
+            "LEASE_END_REASON_TARGET_GONE" => Some(Self::TargetGone),
+            _ => None,
+        }
+    }
+}
+/// What the server's clock says against the time of leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LeaseClockState {
+    /// Not set.
+    Unspecified = 0,
+    /// They agree.
+    Agreed = 1,
+    /// The clock was far ahead when the vault opened: leases stand still until somebody confirms it.
+    Doubted = 2,
+    /// The clock was stepped while the vault was open, or is behind what was stored: leases go by the time that passed.
+    Stepped = 3,
+}
+impl LeaseClockState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LEASE_CLOCK_STATE_UNSPECIFIED",
+            Self::Agreed => "LEASE_CLOCK_STATE_AGREED",
+            Self::Doubted => "LEASE_CLOCK_STATE_DOUBTED",
+            Self::Stepped => "LEASE_CLOCK_STATE_STEPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LEASE_CLOCK_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "LEASE_CLOCK_STATE_AGREED" => Some(Self::Agreed),
+            "LEASE_CLOCK_STATE_DOUBTED" => Some(Self::Doubted),
+            "LEASE_CLOCK_STATE_STEPPED" => Some(Self::Stepped),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod leases_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// LeasesService shows, renews and revokes leases. Everybody may do that with their own.
+    #[derive(Debug, Clone)]
+    pub struct LeasesServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl LeasesServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> LeasesServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> LeasesServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            LeasesServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Reads a lease.
+        pub async fn get_lease(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetLeaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.LeasesService/GetLease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.LeasesService", "GetLease"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists leases that are not revoked.
+        pub async fn list_leases(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLeasesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.LeasesService/ListLeases",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.LeasesService", "ListLeases"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins another period, within the lease's longest life.
+        pub async fn renew_lease(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenewLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenewLeaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.LeasesService/RenewLease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.LeasesService", "RenewLease"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins to remove the login of a lease. Durable when it answers; the target is asked in the background, until it confirms.
+        pub async fn revoke_lease(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeLeaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.LeasesService/RevokeLease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.LeasesService", "RevokeLease"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The same for many leases.
+        pub async fn revoke_leases(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeLeasesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.LeasesService/RevokeLeases",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.LeasesService", "RevokeLeases"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says that the server's clock is right, after it was far ahead of when the vault was last open: leases end again.
+        pub async fn accept_clock(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AcceptClockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AcceptClockResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.LeasesService/AcceptClock",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.LeasesService", "AcceptClock"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod leases_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with LeasesServiceServer.
+    #[async_trait]
+    pub trait LeasesService: std::marker::Send + std::marker::Sync + 'static {
+        /// Reads a lease.
+        async fn get_lease(
+            &self,
+            request: tonic::Request<super::GetLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetLeaseResponse>,
+            tonic::Status,
+        >;
+        /// Lists leases that are not revoked.
+        async fn list_leases(
+            &self,
+            request: tonic::Request<super::ListLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLeasesResponse>,
+            tonic::Status,
+        >;
+        /// Begins another period, within the lease's longest life.
+        async fn renew_lease(
+            &self,
+            request: tonic::Request<super::RenewLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenewLeaseResponse>,
+            tonic::Status,
+        >;
+        /// Begins to remove the login of a lease. Durable when it answers; the target is asked in the background, until it confirms.
+        async fn revoke_lease(
+            &self,
+            request: tonic::Request<super::RevokeLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeLeaseResponse>,
+            tonic::Status,
+        >;
+        /// The same for many leases.
+        async fn revoke_leases(
+            &self,
+            request: tonic::Request<super::RevokeLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeLeasesResponse>,
+            tonic::Status,
+        >;
+        /// Says that the server's clock is right, after it was far ahead of when the vault was last open: leases end again.
+        async fn accept_clock(
+            &self,
+            request: tonic::Request<super::AcceptClockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AcceptClockResponse>,
+            tonic::Status,
+        >;
+    }
+    /// LeasesService shows, renews and revokes leases. Everybody may do that with their own.
+    #[derive(Debug)]
+    pub struct LeasesServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> LeasesServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for LeasesServiceServer<T>
+    where
+        T: LeasesService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/keystead.v1.LeasesService/GetLease" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetLeaseSvc<T: LeasesService>(pub Arc<T>);
+                    impl<
+                        T: LeasesService,
+                    > tonic::server::UnaryService<super::GetLeaseRequest>
+                    for GetLeaseSvc<T> {
+                        type Response = super::GetLeaseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetLeaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeasesService>::get_lease(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetLeaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.LeasesService/ListLeases" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListLeasesSvc<T: LeasesService>(pub Arc<T>);
+                    impl<
+                        T: LeasesService,
+                    > tonic::server::UnaryService<super::ListLeasesRequest>
+                    for ListLeasesSvc<T> {
+                        type Response = super::ListLeasesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListLeasesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeasesService>::list_leases(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListLeasesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.LeasesService/RenewLease" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenewLeaseSvc<T: LeasesService>(pub Arc<T>);
+                    impl<
+                        T: LeasesService,
+                    > tonic::server::UnaryService<super::RenewLeaseRequest>
+                    for RenewLeaseSvc<T> {
+                        type Response = super::RenewLeaseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenewLeaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeasesService>::renew_lease(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenewLeaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.LeasesService/RevokeLease" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeLeaseSvc<T: LeasesService>(pub Arc<T>);
+                    impl<
+                        T: LeasesService,
+                    > tonic::server::UnaryService<super::RevokeLeaseRequest>
+                    for RevokeLeaseSvc<T> {
+                        type Response = super::RevokeLeaseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeLeaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeasesService>::revoke_lease(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeLeaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.LeasesService/RevokeLeases" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeLeasesSvc<T: LeasesService>(pub Arc<T>);
+                    impl<
+                        T: LeasesService,
+                    > tonic::server::UnaryService<super::RevokeLeasesRequest>
+                    for RevokeLeasesSvc<T> {
+                        type Response = super::RevokeLeasesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeLeasesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeasesService>::revoke_leases(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeLeasesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.LeasesService/AcceptClock" => {
+                    #[allow(non_camel_case_types)]
+                    struct AcceptClockSvc<T: LeasesService>(pub Arc<T>);
+                    impl<
+                        T: LeasesService,
+                    > tonic::server::UnaryService<super::AcceptClockRequest>
+                    for AcceptClockSvc<T> {
+                        type Response = super::AcceptClockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AcceptClockRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeasesService>::accept_clock(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AcceptClockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for LeasesServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "keystead.v1.LeasesService";
+    impl<T> tonic::server::NamedService for LeasesServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// One thing that a login may do.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Right {
+    /// On what, such as `table "shop"."orders"`.
+    #[prost(string, tag = "1")]
+    pub object: ::prost::alloc::string::String,
+    /// What, such as `SELECT`.
+    #[prost(string, tag = "2")]
+    pub privilege: ::prost::alloc::string::String,
+    /// Where it comes from, if not from the role: `PUBLIC`, or the name of a group.
+    #[prost(string, tag = "3")]
+    pub through: ::prost::alloc::string::String,
+}
+/// A database in which the vault makes logins.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Target {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// No lease on it lives longer. Whole seconds.
+    #[prost(message, optional, tag = "3")]
+    pub max_ttl: ::core::option::Option<::prost_types::Duration>,
+    /// The digests of what everybody may do there and was accepted.
+    #[prost(string, repeated, tag = "4")]
+    pub accepted: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// When it was added.
+    #[prost(message, optional, tag = "5")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When its admin login last got another password; not set before the first time.
+    #[prost(message, optional, tag = "6")]
+    pub rotate_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Changes with each write; send it back to replace just what was read.
+    #[prost(string, tag = "7")]
+    pub etag: ::prost::alloc::string::String,
+    /// How it is reached.
+    #[prost(oneof = "target::Settings", tags = "2")]
+    pub settings: ::core::option::Option<target::Settings>,
+}
+/// Nested message and enum types in `Target`.
+pub mod target {
+    /// How it is reached.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Settings {
+        /// PostgreSQL 15 or later.
+        #[prost(message, tag = "2")]
+        Postgres(super::PostgresTarget),
+    }
+}
+/// How a PostgreSQL database is reached: always over TLS, with its certificate verified.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PostgresTarget {
+    /// A name or an address, without a port.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// Its port; 0 means 5432.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// The database that roles of this target give rights in.
+    #[prost(string, tag = "3")]
+    pub database: ::prost::alloc::string::String,
+    /// CA certificates in PEM that the server's certificate must chain to. At most 64 KiB.
+    #[prost(string, tag = "4")]
+    pub ca_pem: ::prost::alloc::string::String,
+    /// The name in the server's certificate; empty if it is the host.
+    #[prost(string, tag = "5")]
+    pub server_name: ::prost::alloc::string::String,
+    /// The name of the admin login.
+    #[prost(string, tag = "6")]
+    pub admin: ::prost::alloc::string::String,
+    /// Connections that the vault opens to it at most: 1 to 64; 0 means 4.
+    #[prost(uint32, tag = "7")]
+    pub connections: u32,
+}
+/// Something that everybody may do in a target, and so each login, whatever its role says.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TargetFinding {
+    /// What is accepted is this.
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    /// What everybody may do.
+    #[prost(message, optional, tag = "2")]
+    pub right: ::core::option::Option<Right>,
+    /// The statement that closes it.
+    #[prost(string, tag = "3")]
+    pub closed_by: ::prost::alloc::string::String,
+    /// It was accepted.
+    #[prost(bool, tag = "4")]
+    pub accepted: bool,
+}
+/// What was learnt about a target by using it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TargetProbe {
+    /// What it says it is.
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// What everybody may do there.
+    #[prost(message, repeated, tag = "2")]
+    pub baseline: ::prost::alloc::vec::Vec<TargetFinding>,
+    /// What its admin login could do beyond what it needs.
+    #[prost(message, repeated, tag = "3")]
+    pub admin_excess: ::prost::alloc::vec::Vec<Right>,
+}
+/// Request of PutTarget.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct PutTargetRequest {
+    /// The target; with an `etag`, it must be unchanged since. `accepted` is what everybody may do and is let be; the times are
+    /// ignored.
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    /// The password of the admin login; empty means the one that the target has already.
+    #[prost(bytes = "vec", tag = "2")]
+    pub admin_password: ::prost::alloc::vec::Vec<u8>,
+}
+/// Response of PutTarget.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PutTargetResponse {
+    /// As stored.
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    /// What proving the admin login showed.
+    #[prost(message, optional, tag = "2")]
+    pub probe: ::core::option::Option<TargetProbe>,
+}
+/// Request of GetTarget.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTargetRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of GetTarget.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTargetResponse {
+    /// The target.
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+}
+/// Request of ListTargets.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTargetsRequest {
+    /// At most this many; 0 means 100, the limit is 1,000.
+    #[prost(uint32, tag = "1")]
+    pub page_size: u32,
+    /// From the answer before.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Response of ListTargets.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTargetsResponse {
+    /// In a stable order.
+    #[prost(message, repeated, tag = "1")]
+    pub targets: ::prost::alloc::vec::Vec<Target>,
+    /// Empty at the end.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Request of DeleteTarget.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteTargetRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of DeleteTarget.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteTargetResponse {}
+/// Request of CheckTarget.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckTargetRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of CheckTarget.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckTargetResponse {
+    /// The target.
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    /// What was learnt.
+    #[prost(message, optional, tag = "2")]
+    pub probe: ::core::option::Option<TargetProbe>,
+}
+/// What one service needs in a target.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Role {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The name of its target.
+    #[prost(string, tag = "2")]
+    pub target: ::prost::alloc::string::String,
+    /// How long a period of a lease is if nobody says. Whole seconds.
+    #[prost(message, optional, tag = "4")]
+    pub default_ttl: ::core::option::Option<::prost_types::Duration>,
+    /// How long a lease lives at most, renewed or not. Whole seconds.
+    #[prost(message, optional, tag = "5")]
+    pub max_ttl: ::core::option::Option<::prost_types::Duration>,
+    /// Live leases at most: 1 to 100,000; 0 means 1,000.
+    #[prost(uint32, tag = "6")]
+    pub max_live: u32,
+    /// What happens on excess.
+    #[prost(enumeration = "ExcessHandling", tag = "7")]
+    pub on_excess: i32,
+    /// When it was first defined.
+    #[prost(message, optional, tag = "8")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When this definition was written.
+    #[prost(message, optional, tag = "9")]
+    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Changes with each write; send it back to replace just what was read.
+    #[prost(string, tag = "10")]
+    pub etag: ::prost::alloc::string::String,
+    /// What its logins may do, by the kind of the target.
+    #[prost(oneof = "role::Declaration", tags = "3")]
+    pub declaration: ::core::option::Option<role::Declaration>,
+}
+/// Nested message and enum types in `Role`.
+pub mod role {
+    /// What its logins may do, by the kind of the target.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Declaration {
+        /// In a PostgreSQL database.
+        #[prost(message, tag = "3")]
+        Postgres(super::PostgresRole),
+    }
+}
+/// What a role's logins may do in a PostgreSQL database. What is not listed they may not.
+///
+/// Names are PostgreSQL identifiers as they are stored, without quotes: 1 to 63 bytes, where case and blanks count.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PostgresRole {
+    /// Schemas that may be looked into (`USAGE`). A grant within a schema does not imply it.
+    #[prost(string, repeated, tag = "1")]
+    pub schemas: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Tables and views.
+    #[prost(message, repeated, tag = "2")]
+    pub tables: ::prost::alloc::vec::Vec<PostgresTableGrant>,
+    /// Sequences.
+    #[prost(message, repeated, tag = "3")]
+    pub sequences: ::prost::alloc::vec::Vec<PostgresSequenceGrant>,
+    /// Functions and procedures.
+    #[prost(message, repeated, tag = "4")]
+    pub routines: ::prost::alloc::vec::Vec<PostgresRoutineGrant>,
+    /// Schemas that are searched for unqualified names; none means PostgreSQL's default.
+    #[prost(string, repeated, tag = "5")]
+    pub search_path: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long a statement may run, in whole seconds, at most a day; not set means the database's own limit.
+    #[prost(message, optional, tag = "6")]
+    pub statement_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// Sessions that one login may have open; 0 means any number.
+    #[prost(uint32, tag = "7")]
+    pub connection_limit: u32,
+    /// What becomes of objects that a login made.
+    #[prost(enumeration = "PostgresOwnedObjects", tag = "8")]
+    pub owned: i32,
+}
+/// Names of PostgreSQL objects: at least one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PostgresNames {
+    /// The names, without quotes.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Privileges on tables or views of one schema.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PostgresTableGrant {
+    /// The schema.
+    #[prost(string, tag = "1")]
+    pub schema: ::prost::alloc::string::String,
+    /// Only these columns; none means the whole table. `SELECT`, `INSERT`, `UPDATE` and `REFERENCES` can be limited so.
+    #[prost(string, repeated, tag = "4")]
+    pub columns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What: at least one.
+    #[prost(enumeration = "PostgresTablePrivilege", repeated, tag = "5")]
+    pub privileges: ::prost::alloc::vec::Vec<i32>,
+    /// Tables that this owner makes later are meant as well; empty means only those that are there.
+    #[prost(string, tag = "6")]
+    pub future_of: ::prost::alloc::string::String,
+    /// Exactly one is set.
+    #[prost(oneof = "postgres_table_grant::Tables", tags = "2, 3")]
+    pub tables: ::core::option::Option<postgres_table_grant::Tables>,
+}
+/// Nested message and enum types in `PostgresTableGrant`.
+pub mod postgres_table_grant {
+    /// Exactly one is set.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Tables {
+        /// These.
+        #[prost(message, tag = "2")]
+        Named(super::PostgresNames),
+        /// Those whose names match: `*` stands for any characters. Looked up when the role is defined or read back.
+        #[prost(string, tag = "3")]
+        Matching(::prost::alloc::string::String),
+    }
+}
+/// Privileges on sequences of one schema.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PostgresSequenceGrant {
+    /// The schema.
+    #[prost(string, tag = "1")]
+    pub schema: ::prost::alloc::string::String,
+    /// What: at least one.
+    #[prost(enumeration = "PostgresSequencePrivilege", repeated, tag = "4")]
+    pub privileges: ::prost::alloc::vec::Vec<i32>,
+    /// Exactly one is set.
+    #[prost(oneof = "postgres_sequence_grant::Sequences", tags = "2, 3")]
+    pub sequences: ::core::option::Option<postgres_sequence_grant::Sequences>,
+}
+/// Nested message and enum types in `PostgresSequenceGrant`.
+pub mod postgres_sequence_grant {
+    /// Exactly one is set.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Sequences {
+        /// These.
+        #[prost(message, tag = "2")]
+        Named(super::PostgresNames),
+        /// Those whose names match: `*` stands for any characters.
+        #[prost(string, tag = "3")]
+        Matching(::prost::alloc::string::String),
+    }
+}
+/// `EXECUTE` on one function or procedure.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PostgresRoutineGrant {
+    /// The schema.
+    #[prost(string, tag = "1")]
+    pub schema: ::prost::alloc::string::String,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// The types of its arguments as `pg_get_function_identity_arguments` writes them; empty means that it has none.
+    #[prost(string, tag = "3")]
+    pub arguments: ::prost::alloc::string::String,
+}
+/// A role put into practice.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RoleDefinition {
+    /// The statements that did it, or would.
+    #[prost(string, repeated, tag = "1")]
+    pub statements: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What its logins can do.
+    #[prost(message, repeated, tag = "2")]
+    pub rights: ::prost::alloc::vec::Vec<Right>,
+    /// What of it is not declared. What was accepted with the target is left out.
+    #[prost(message, repeated, tag = "3")]
+    pub excess: ::prost::alloc::vec::Vec<Right>,
+    /// What is declared and not given.
+    #[prost(message, repeated, tag = "4")]
+    pub missing: ::prost::alloc::vec::Vec<Right>,
+}
+/// Request of PutRole.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PutRoleRequest {
+    /// The role; with an `etag`, it must be unchanged since. The times are ignored.
+    #[prost(message, optional, tag = "1")]
+    pub role: ::core::option::Option<Role>,
+}
+/// Response of PutRole.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PutRoleResponse {
+    /// As stored.
+    #[prost(message, optional, tag = "1")]
+    pub role: ::core::option::Option<Role>,
+    /// What came of it in the target.
+    #[prost(message, optional, tag = "2")]
+    pub definition: ::core::option::Option<RoleDefinition>,
+}
+/// Request of GetRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRoleRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of GetRole.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetRoleResponse {
+    /// The role.
+    #[prost(message, optional, tag = "1")]
+    pub role: ::core::option::Option<Role>,
+}
+/// Request of ListRoles.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRolesRequest {
+    /// At most this many; 0 means 100, the limit is 1,000.
+    #[prost(uint32, tag = "1")]
+    pub page_size: u32,
+    /// From the answer before.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Response of ListRoles.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRolesResponse {
+    /// In a stable order.
+    #[prost(message, repeated, tag = "1")]
+    pub roles: ::prost::alloc::vec::Vec<Role>,
+    /// Empty at the end.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Request of DeleteRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteRoleRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of DeleteRole.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteRoleResponse {}
+/// Request of VerifyRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyRoleRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of VerifyRole.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VerifyRoleResponse {
+    /// The role.
+    #[prost(message, optional, tag = "1")]
+    pub role: ::core::option::Option<Role>,
+    /// What it would come to.
+    #[prost(message, optional, tag = "2")]
+    pub definition: ::core::option::Option<RoleDefinition>,
+}
+/// Request of IssueCredential.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssueCredentialRequest {
+    /// The role.
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// Repeating a call with the same id, by the same principal, returns the same lease with a newly set password. At most 64
+    /// bytes of `\[A-Za-z0-9._-\]`.
+    #[prost(string, tag = "4")]
+    pub request_id: ::prost::alloc::string::String,
+    /// How long a period of the lease is to be; if not set, as the role says. Never longer than role, target and session allow.
+    #[prost(oneof = "issue_credential_request::Period", tags = "2, 3")]
+    pub period: ::core::option::Option<issue_credential_request::Period>,
+}
+/// Nested message and enum types in `IssueCredentialRequest`.
+pub mod issue_credential_request {
+    /// How long a period of the lease is to be; if not set, as the role says. Never longer than role, target and session allow.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Period {
+        /// Whole seconds.
+        #[prost(message, tag = "2")]
+        Ttl(::prost_types::Duration),
+        /// One of the classes.
+        #[prost(enumeration = "super::LeaseClass", tag = "3")]
+        Class(i32),
+    }
+}
+/// Response of IssueCredential.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct IssueCredentialResponse {
+    /// The lease.
+    #[prost(message, optional, tag = "1")]
+    pub lease: ::core::option::Option<Lease>,
+    /// What to log in with.
+    #[prost(message, optional, tag = "2")]
+    pub credential: ::core::option::Option<Credential>,
+    /// What the login can do beyond its role, where the role lets that pass.
+    #[prost(message, repeated, tag = "3")]
+    pub excess: ::prost::alloc::vec::Vec<Right>,
+}
+/// What happens when a target gives a role's logins more than the role declares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ExcessHandling {
+    /// Not set: as REFUSE.
+    Unspecified = 0,
+    /// Nothing is issued, and the error lists the excess.
+    Refuse = 1,
+    /// It is issued; the excess is in the audit log and in the answer.
+    Warn = 2,
+}
+impl ExcessHandling {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "EXCESS_HANDLING_UNSPECIFIED",
+            Self::Refuse => "EXCESS_HANDLING_REFUSE",
+            Self::Warn => "EXCESS_HANDLING_WARN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "EXCESS_HANDLING_UNSPECIFIED" => Some(Self::Unspecified),
+            "EXCESS_HANDLING_REFUSE" => Some(Self::Refuse),
+            "EXCESS_HANDLING_WARN" => Some(Self::Warn),
+            _ => None,
+        }
+    }
+}
+/// What becomes of objects that a login made, when it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PostgresOwnedObjects {
+    /// Not set: as DROP.
+    Unspecified = 0,
+    /// They are dropped with it.
+    Drop = 1,
+    /// They go to the role's group, which outlives every login.
+    ReassignToGroup = 2,
+}
+impl PostgresOwnedObjects {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "POSTGRES_OWNED_OBJECTS_UNSPECIFIED",
+            Self::Drop => "POSTGRES_OWNED_OBJECTS_DROP",
+            Self::ReassignToGroup => "POSTGRES_OWNED_OBJECTS_REASSIGN_TO_GROUP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "POSTGRES_OWNED_OBJECTS_UNSPECIFIED" => Some(Self::Unspecified),
+            "POSTGRES_OWNED_OBJECTS_DROP" => Some(Self::Drop),
+            "POSTGRES_OWNED_OBJECTS_REASSIGN_TO_GROUP" => Some(Self::ReassignToGroup),
+            _ => None,
+        }
+    }
+}
+/// What may be done with a table or view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PostgresTablePrivilege {
+    /// Not set.
+    Unspecified = 0,
+    /// `SELECT`.
+    Select = 1,
+    /// `INSERT`.
+    Insert = 2,
+    /// `UPDATE`.
+    Update = 3,
+    /// `DELETE`.
+    Delete = 4,
+    /// `TRUNCATE`.
+    Truncate = 5,
+    /// `REFERENCES`.
+    References = 6,
+    /// `TRIGGER`.
+    Trigger = 7,
+}
+impl PostgresTablePrivilege {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "POSTGRES_TABLE_PRIVILEGE_UNSPECIFIED",
+            Self::Select => "POSTGRES_TABLE_PRIVILEGE_SELECT",
+            Self::Insert => "POSTGRES_TABLE_PRIVILEGE_INSERT",
+            Self::Update => "POSTGRES_TABLE_PRIVILEGE_UPDATE",
+            Self::Delete => "POSTGRES_TABLE_PRIVILEGE_DELETE",
+            Self::Truncate => "POSTGRES_TABLE_PRIVILEGE_TRUNCATE",
+            Self::References => "POSTGRES_TABLE_PRIVILEGE_REFERENCES",
+            Self::Trigger => "POSTGRES_TABLE_PRIVILEGE_TRIGGER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "POSTGRES_TABLE_PRIVILEGE_UNSPECIFIED" => Some(Self::Unspecified),
+            "POSTGRES_TABLE_PRIVILEGE_SELECT" => Some(Self::Select),
+            "POSTGRES_TABLE_PRIVILEGE_INSERT" => Some(Self::Insert),
+            "POSTGRES_TABLE_PRIVILEGE_UPDATE" => Some(Self::Update),
+            "POSTGRES_TABLE_PRIVILEGE_DELETE" => Some(Self::Delete),
+            "POSTGRES_TABLE_PRIVILEGE_TRUNCATE" => Some(Self::Truncate),
+            "POSTGRES_TABLE_PRIVILEGE_REFERENCES" => Some(Self::References),
+            "POSTGRES_TABLE_PRIVILEGE_TRIGGER" => Some(Self::Trigger),
+            _ => None,
+        }
+    }
+}
+/// What may be done with a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PostgresSequencePrivilege {
+    /// Not set.
+    Unspecified = 0,
+    /// `USAGE`.
+    Usage = 1,
+    /// `SELECT`.
+    Select = 2,
+    /// `UPDATE`.
+    Update = 3,
+}
+impl PostgresSequencePrivilege {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "POSTGRES_SEQUENCE_PRIVILEGE_UNSPECIFIED",
+            Self::Usage => "POSTGRES_SEQUENCE_PRIVILEGE_USAGE",
+            Self::Select => "POSTGRES_SEQUENCE_PRIVILEGE_SELECT",
+            Self::Update => "POSTGRES_SEQUENCE_PRIVILEGE_UPDATE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "POSTGRES_SEQUENCE_PRIVILEGE_UNSPECIFIED" => Some(Self::Unspecified),
+            "POSTGRES_SEQUENCE_PRIVILEGE_USAGE" => Some(Self::Usage),
+            "POSTGRES_SEQUENCE_PRIVILEGE_SELECT" => Some(Self::Select),
+            "POSTGRES_SEQUENCE_PRIVILEGE_UPDATE" => Some(Self::Update),
+            _ => None,
+        }
+    }
+}
+/// How long a period of a lease is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LeaseClass {
+    /// Not set.
+    Unspecified = 0,
+    /// 180 seconds.
+    Fast = 1,
+    /// 5,400 seconds.
+    Medium = 2,
+    /// 86,400 seconds.
+    Slow = 3,
+}
+impl LeaseClass {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LEASE_CLASS_UNSPECIFIED",
+            Self::Fast => "LEASE_CLASS_FAST",
+            Self::Medium => "LEASE_CLASS_MEDIUM",
+            Self::Slow => "LEASE_CLASS_SLOW",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LEASE_CLASS_UNSPECIFIED" => Some(Self::Unspecified),
+            "LEASE_CLASS_FAST" => Some(Self::Fast),
+            "LEASE_CLASS_MEDIUM" => Some(Self::Medium),
+            "LEASE_CLASS_SLOW" => Some(Self::Slow),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod credentials_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// CredentialsService makes logins in databases: as little as a role declares, for as long as a lease lives.
+    ///
+    /// Names of targets and roles are `[a-z0-9][a-z0-9-]{0,62}`. Reading a role and issuing from it are different rights.
+    #[derive(Debug, Clone)]
+    pub struct CredentialsServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl CredentialsServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> CredentialsServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> CredentialsServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            CredentialsServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Adds a target or changes it. The admin login is proved by issuing and revoking once, and what everybody may do there
+        /// must be closed or accepted.
+        pub async fn put_target(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PutTargetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutTargetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/PutTarget",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.CredentialsService", "PutTarget"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reads a target, never its admin login.
+        pub async fn get_target(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetTargetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetTargetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/GetTarget",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.CredentialsService", "GetTarget"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists targets in a stable order.
+        pub async fn list_targets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTargetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTargetsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/ListTargets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.CredentialsService", "ListTargets"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a target that no role and no live lease needs.
+        pub async fn delete_target(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteTargetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteTargetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/DeleteTarget",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.CredentialsService", "DeleteTarget"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Proves the admin login of a target again, and shows what everybody may do there.
+        pub async fn check_target(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckTargetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckTargetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/CheckTarget",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.CredentialsService", "CheckTarget"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Defines a role, in the target too, and reads back what its logins can do.
+        pub async fn put_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PutRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutRoleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/PutRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.CredentialsService", "PutRole"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reads a role.
+        pub async fn get_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRoleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/GetRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.CredentialsService", "GetRole"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists roles in a stable order.
+        pub async fn list_roles(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRolesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRolesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/ListRoles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.CredentialsService", "ListRoles"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a role that has no live lease, from its target too.
+        pub async fn delete_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteRoleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/DeleteRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.CredentialsService", "DeleteRole"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Shows a role's statements and what its logins can do. It leaves nothing behind.
+        pub async fn verify_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyRoleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/VerifyRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.CredentialsService", "VerifyRole"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a login of a role. Its password is in the answer and nowhere else.
+        pub async fn issue_credential(
+            &mut self,
+            request: impl tonic::IntoRequest<super::IssueCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IssueCredentialResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/IssueCredential",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.CredentialsService", "IssueCredential"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod credentials_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with CredentialsServiceServer.
+    #[async_trait]
+    pub trait CredentialsService: std::marker::Send + std::marker::Sync + 'static {
+        /// Adds a target or changes it. The admin login is proved by issuing and revoking once, and what everybody may do there
+        /// must be closed or accepted.
+        async fn put_target(
+            &self,
+            request: tonic::Request<super::PutTargetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutTargetResponse>,
+            tonic::Status,
+        >;
+        /// Reads a target, never its admin login.
+        async fn get_target(
+            &self,
+            request: tonic::Request<super::GetTargetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetTargetResponse>,
+            tonic::Status,
+        >;
+        /// Lists targets in a stable order.
+        async fn list_targets(
+            &self,
+            request: tonic::Request<super::ListTargetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTargetsResponse>,
+            tonic::Status,
+        >;
+        /// Removes a target that no role and no live lease needs.
+        async fn delete_target(
+            &self,
+            request: tonic::Request<super::DeleteTargetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteTargetResponse>,
+            tonic::Status,
+        >;
+        /// Proves the admin login of a target again, and shows what everybody may do there.
+        async fn check_target(
+            &self,
+            request: tonic::Request<super::CheckTargetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckTargetResponse>,
+            tonic::Status,
+        >;
+        /// Defines a role, in the target too, and reads back what its logins can do.
+        async fn put_role(
+            &self,
+            request: tonic::Request<super::PutRoleRequest>,
+        ) -> std::result::Result<tonic::Response<super::PutRoleResponse>, tonic::Status>;
+        /// Reads a role.
+        async fn get_role(
+            &self,
+            request: tonic::Request<super::GetRoleRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetRoleResponse>, tonic::Status>;
+        /// Lists roles in a stable order.
+        async fn list_roles(
+            &self,
+            request: tonic::Request<super::ListRolesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRolesResponse>,
+            tonic::Status,
+        >;
+        /// Removes a role that has no live lease, from its target too.
+        async fn delete_role(
+            &self,
+            request: tonic::Request<super::DeleteRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteRoleResponse>,
+            tonic::Status,
+        >;
+        /// Shows a role's statements and what its logins can do. It leaves nothing behind.
+        async fn verify_role(
+            &self,
+            request: tonic::Request<super::VerifyRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyRoleResponse>,
+            tonic::Status,
+        >;
+        /// Makes a login of a role. Its password is in the answer and nowhere else.
+        async fn issue_credential(
+            &self,
+            request: tonic::Request<super::IssueCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IssueCredentialResponse>,
+            tonic::Status,
+        >;
+    }
+    /// CredentialsService makes logins in databases: as little as a role declares, for as long as a lease lives.
+    ///
+    /// Names of targets and roles are `[a-z0-9][a-z0-9-]{0,62}`. Reading a role and issuing from it are different rights.
+    #[derive(Debug)]
+    pub struct CredentialsServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> CredentialsServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for CredentialsServiceServer<T>
+    where
+        T: CredentialsService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/keystead.v1.CredentialsService/PutTarget" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutTargetSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::PutTargetRequest>
+                    for PutTargetSvc<T> {
+                        type Response = super::PutTargetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PutTargetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::put_target(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutTargetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/GetTarget" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetTargetSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::GetTargetRequest>
+                    for GetTargetSvc<T> {
+                        type Response = super::GetTargetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetTargetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::get_target(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetTargetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/ListTargets" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTargetsSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::ListTargetsRequest>
+                    for ListTargetsSvc<T> {
+                        type Response = super::ListTargetsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTargetsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::list_targets(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTargetsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/DeleteTarget" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteTargetSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::DeleteTargetRequest>
+                    for DeleteTargetSvc<T> {
+                        type Response = super::DeleteTargetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteTargetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::delete_target(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteTargetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/CheckTarget" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckTargetSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::CheckTargetRequest>
+                    for CheckTargetSvc<T> {
+                        type Response = super::CheckTargetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckTargetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::check_target(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckTargetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/PutRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutRoleSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::PutRoleRequest>
+                    for PutRoleSvc<T> {
+                        type Response = super::PutRoleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PutRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::put_role(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/GetRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetRoleSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::GetRoleRequest>
+                    for GetRoleSvc<T> {
+                        type Response = super::GetRoleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::get_role(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/ListRoles" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRolesSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::ListRolesRequest>
+                    for ListRolesSvc<T> {
+                        type Response = super::ListRolesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRolesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::list_roles(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRolesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/DeleteRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteRoleSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::DeleteRoleRequest>
+                    for DeleteRoleSvc<T> {
+                        type Response = super::DeleteRoleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::delete_role(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/VerifyRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifyRoleSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::VerifyRoleRequest>
+                    for VerifyRoleSvc<T> {
+                        type Response = super::VerifyRoleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifyRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::verify_role(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifyRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/IssueCredential" => {
+                    #[allow(non_camel_case_types)]
+                    struct IssueCredentialSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::IssueCredentialRequest>
+                    for IssueCredentialSvc<T> {
+                        type Response = super::IssueCredentialResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::IssueCredentialRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::issue_credential(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = IssueCredentialSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for CredentialsServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "keystead.v1.CredentialsService";
+    impl<T> tonic::server::NamedService for CredentialsServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// A way to the data keys: a token, or a recovery recipient whose private half is offline.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyWay {

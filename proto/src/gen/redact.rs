@@ -44,6 +44,29 @@ impl ::core::fmt::Debug for InitializeResponse {
     }
 }
 
+impl ::core::fmt::Debug for PostgresCredential {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("PostgresCredential")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("database", &self.database)
+            .field("username", &self.username)
+            .field("password", &crate::redact::Redacted)
+            .field("ca_pem", &self.ca_pem)
+            .field("server_name", &self.server_name)
+            .finish()
+    }
+}
+
+impl ::core::fmt::Debug for PutTargetRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("PutTargetRequest")
+            .field("target", &self.target)
+            .field("admin_password", &crate::redact::Redacted)
+            .finish()
+    }
+}
+
 impl ::core::fmt::Debug for SecretField {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.debug_struct("SecretField")
