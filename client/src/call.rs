@@ -103,6 +103,13 @@ impl Caller {
     }
 }
 
+/// An id for a call that may be repeated.
+pub(crate) fn random_request_id() -> Result<String, Error> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|_| Error::Randomness)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(random)))
+}
+
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller")

@@ -143,6 +143,8 @@ pub struct Refusal {
     pub metadata: BTreeMap<String, String>,
     /// The fields that break a rule.
     pub fields: Vec<FieldViolation>,
+    /// What must hold first.
+    pub preconditions: Vec<Precondition>,
     /// When to try again, if the server said.
     pub retry_after: Option<Duration>,
 }
@@ -163,6 +165,17 @@ pub struct FieldViolation {
     /// The field, as on the wire.
     pub field: String,
     /// The rule.
+    pub description: String,
+}
+
+/// Something that must hold first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Precondition {
+    /// Of which kind, such as `SEALED`.
+    pub kind: String,
+    /// About what.
+    pub subject: String,
+    /// What must hold, or how to make it hold.
     pub description: String,
 }
 
@@ -269,6 +282,12 @@ pub enum ConfigError {
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
+    /// A span that cannot be sent.
+    #[error("{seconds} seconds is longer than any span may be")]
+    Span {
+        /// How long.
+        seconds: u64,
+    },
     /// A token that cannot be sent.
     #[error("the token holds characters that no token has")]
     Token,

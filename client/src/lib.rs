@@ -58,8 +58,10 @@ mod auth;
 mod builder;
 mod call;
 mod connect;
+mod credentials;
 mod error;
 mod keys;
+mod leases;
 mod pager;
 mod policies;
 mod retry;
@@ -73,9 +75,14 @@ pub use address::{Address, AddressError};
 pub use audit::{Audit, AuditEntries};
 pub use auth::Auth;
 pub use builder::Builder;
-pub use error::{ConfigError, ConnectCause, Error, FieldViolation, MissingField, Refusal};
+pub use credentials::{Credentials, DefinedRole, IssueOptions, Issued, Period, ProbedTarget};
+pub use error::{ConfigError, ConnectCause, Error, FieldViolation, MissingField, Precondition, Refusal};
 pub use keys::Keys;
 pub use keystead_proto::v1;
+pub use leases::{
+    Credential, EndReason, Lease, LeaseClock, LeaseEnding, LeaseSelector, LeaseState, Leases,
+    PostgresCredential, Renewed,
+};
 pub use pager::Pager;
 pub use policies::Policies;
 pub use retry::RetryPolicy;
@@ -128,6 +135,16 @@ impl Client {
     /// The keys behind every secret, and their rotation.
     pub fn keys(&self) -> Keys {
         Keys::new(self.caller.clone())
+    }
+
+    /// Targets, roles, and the credentials that are issued from them.
+    pub fn credentials(&self) -> Credentials {
+        Credentials::new(self.caller.clone())
+    }
+
+    /// Who holds which login, for how long.
+    pub fn leases(&self) -> Leases {
+        Leases::new(self.caller.clone())
     }
 
     /// The audit log.

@@ -73,6 +73,7 @@ mod tests {
             message: String::new(),
             metadata: std::collections::BTreeMap::new(),
             fields: Vec::new(),
+            preconditions: Vec::new(),
             retry_after: None,
         })
     }

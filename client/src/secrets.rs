@@ -6,7 +6,7 @@ use keystead_proto::v1;
 use keystead_proto::v1::secrets_service_client::SecretsServiceClient;
 use tonic::transport::Channel;
 
-use crate::call::{Caller, MAX_ANSWER_BYTES};
+use crate::call::{Caller, MAX_ANSWER_BYTES, random_request_id};
 use crate::error::{Error, MissingField};
 use crate::pager::Pager;
 use crate::retry::Repeat;
@@ -294,12 +294,6 @@ fn opened(answer: v1::GetSecretResponse) -> Result<Secret, Error> {
 
 fn versions(versions: Vec<v1::SecretVersion>) -> Vec<SecretVersion> {
     versions.into_iter().map(SecretVersion::from).collect()
-}
-
-fn random_request_id() -> Result<String, Error> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|_| Error::Randomness)?;
-    Ok(format!("{:032x}", u128::from_be_bytes(random)))
 }
 
 impl From<v1::SecretVersion> for SecretVersion {

@@ -11,7 +11,7 @@ use tonic_types::StatusExt as _;
 
 use crate::address::Address;
 use crate::connect::{self, LastAlert};
-use crate::error::{Error, FieldViolation, Refusal};
+use crate::error::{Error, FieldViolation, Precondition, Refusal};
 
 const DOMAIN: &str = "keystead";
 /// What tonic says when its own timer ends a call.
@@ -58,6 +58,20 @@ fn refusal(status: &Status) -> Refusal {
                     .iter()
                     .map(|found| FieldViolation {
                         field: found.field.clone(),
+                        description: found.description.clone(),
+                    })
+                    .collect()
+            })
+            .unwrap_or_default(),
+        preconditions: details
+            .precondition_failure()
+            .map(|failure| {
+                failure
+                    .violations
+                    .iter()
+                    .map(|found| Precondition {
+                        kind: found.r#type.clone(),
+                        subject: found.subject.clone(),
                         description: found.description.clone(),
                     })
                     .collect()
@@ -128,6 +142,13 @@ mod tests {
         let violation =
             FieldViolation { field: "path".into(), description: "segment 2 ends with a dot".into() };
         assert_eq!(error.refusal().unwrap().fields, [violation]);
+
+        let error = of(Code::FailedPrecondition, "SEALED", |details| {
+            details.add_precondition_failure_violation("SEALED", "vault", "operators unseal it");
+        });
+        let kind = "SEALED".to_owned();
+        let held = Precondition { kind, subject: "vault".into(), description: "operators unseal it".into() };
+        assert_eq!(error.refusal().unwrap().preconditions, [held]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Each command keeps its own arguments beside its code in `commands`; values with a form of their own are in
 //! `args::values`.
 
+pub(crate) mod span;
 pub(crate) mod values;
 
 use std::path::PathBuf;
@@ -11,7 +12,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    audit, ceremony, completions, exec, init, keys, policy, principal, seal_record, secret, share, unseal,
+    audit, ceremony, completions, creds, exec, init, keys, lease, policy, principal, role, seal_record,
+    secret, share, target, unseal,
 };
 
 const EXAMPLES: &str = "\
@@ -22,6 +24,7 @@ Examples:
   keystead secret put shop/db --field password
   keystead secret get shop/db --field password
   keystead exec --env PGPASSWORD=shop/db#password -- psql
+  keystead creds issue shop --exec psql
 
 Exit codes: 0 good, 1 wrong use or a local failure, 2 the server said no.";
 
@@ -104,6 +107,18 @@ pub(crate) enum Command {
     /// Store and read secrets
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    /// Databases in which the vault makes logins
+    #[command(subcommand)]
+    Target(target::TargetCommand),
+    /// What one service needs in a target
+    #[command(subcommand)]
+    Role(role::RoleCommand),
+    /// Get a login of a role
+    #[command(subcommand)]
+    Creds(creds::CredsCommand),
+    /// See, renew and revoke the leases of logins
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
     /// Say who may do what, as Cedar policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -174,6 +189,32 @@ mod tests {
             "keystead secret delete shop/db --version 1 --version 2",
             "keystead secret undelete shop/db --version 1",
             "keystead secret destroy shop/db --version 1 --yes",
+            "keystead target put shop-db --host db --port 5433 --database shop --admin keystead --ca-file ca.pem --max-ttl 1d",
+            "keystead target put shop-db --accept 9f2c --accept 8e1b --password-file - --server-name db --connections 8",
+            "keystead target put shop-db --replace --etag e",
+            "keystead target get shop-db",
+            "keystead target list",
+            "keystead target delete shop-db --yes",
+            "keystead target check shop-db",
+            "keystead role put shop --file shop.toml --etag e",
+            "keystead role get shop",
+            "keystead role list",
+            "keystead role delete shop -y",
+            "keystead role verify shop",
+            "keystead creds issue shop",
+            "keystead creds issue shop --ttl 15m --request-id a.b-1 -o json",
+            "keystead creds issue shop --class fast",
+            "keystead creds issue shop --no-renew --exec psql -c x --output json",
+            "keystead lease list",
+            "keystead lease list --target shop-db -n 3",
+            "keystead lease list --due",
+            "keystead lease get 0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+            "keystead lease renew 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --ttl 1h",
+            "keystead lease revoke 0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+            "keystead lease revoke 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --force --yes",
+            "keystead lease revoke --role-prefix shop- --yes",
+            "keystead lease revoke --own",
+            "keystead lease accept-clock --yes",
             "keystead policy put shop --file shop.cedar",
             "keystead policy get shop",
             "keystead policy list",
@@ -232,6 +273,22 @@ mod tests {
             "keystead seal-record export",
             "keystead exec --env =shop/db -- x",
             "keystead exec --env A=shop/db",
+            "keystead target put",
+            "keystead target put shop-db --max-ttl 5",
+            "keystead target put shop-db --password hunter2",
+            "keystead target put shop-db --port 0",
+            "keystead role put shop",
+            "keystead creds issue",
+            "keystead creds issue shop --ttl 15m --class fast",
+            "keystead creds issue shop --class eternal",
+            "keystead creds issue shop --no-renew",
+            "keystead creds issue shop --exec",
+            "keystead lease list --role a --target b",
+            "keystead lease list --role a --due",
+            "keystead lease revoke",
+            "keystead lease revoke 0f1e --role a",
+            "keystead lease revoke --role a --own",
+            "keystead lease revoke --role a --force",
             "keystead --cert only.pem whoami",
             "keystead --timeout 0 whoami",
             "keystead --token kst_x whoami",

@@ -3,20 +3,26 @@
 pub(crate) mod audit;
 pub(crate) mod ceremony;
 pub(crate) mod completions;
+pub(crate) mod creds;
 pub(crate) mod exec;
 mod handed;
 pub(crate) mod init;
 pub(crate) mod keys;
+pub(crate) mod lease;
 pub(crate) mod policy;
 pub(crate) mod principal;
 mod progress;
+mod rights;
+pub(crate) mod role;
 pub(crate) mod seal_record;
 pub(crate) mod secret;
 pub(crate) mod share;
 pub(crate) mod status;
+pub(crate) mod target;
 pub(crate) mod unseal;
 pub(crate) mod whoami;
 
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use keystead_client::{Builder, Client, Error};
@@ -27,10 +33,10 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::prompt;
 
-/// Runs the command.
-pub(crate) async fn run(global: &Global, command: Command, output: &Output) -> Result<(), CliError> {
+/// Runs the command; what it ends with is its own only where another program ran.
+pub(crate) async fn run(global: &Global, command: Command, output: &Output) -> Result<ExitCode, CliError> {
     let connect = Connect(global);
-    match command {
+    let done = match command {
         Command::Init(args) => init::run(args, connect, output).await,
         Command::Unseal(args) => unseal::run(args, connect, output).await,
         Command::Seal => status::seal(connect, output).await,
@@ -39,6 +45,10 @@ pub(crate) async fn run(global: &Global, command: Command, output: &Output) -> R
         Command::SealRecord(command) => seal_record::run(command, connect, output).await,
         Command::Share(command) => share::run(command, connect, output).await,
         Command::Secret(command) => secret::run(command, connect, output).await,
+        Command::Target(command) => target::run(command, connect, output).await,
+        Command::Role(command) => role::run(command, connect, output).await,
+        Command::Creds(command) => return creds::run(command, connect, output).await,
+        Command::Lease(command) => lease::run(command, connect, output).await,
         Command::Keys(command) => keys::run(command, connect, output).await,
         Command::Policy(command) => policy::run(command, connect, output).await,
         Command::Principal(command) => principal::run(command, connect, output).await,
@@ -46,7 +56,8 @@ pub(crate) async fn run(global: &Global, command: Command, output: &Output) -> R
         Command::Audit(command) => audit::run(command, connect, output).await,
         Command::Exec(args) => exec::run(args, connect).await,
         Command::Completions(args) => completions::run(&args, output),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// How to reach the vault: the environment, and what the arguments say otherwise.

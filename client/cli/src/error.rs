@@ -58,6 +58,20 @@ pub(crate) enum CliError {
     BinaryOnTerminal,
     #[error("the value of {name} holds a zero byte, which no environment variable can")]
     ZeroByte { name: String },
+    #[error("{origin}:{line}: {}{why}", if .key.is_empty() { String::new() } else { format!("{key}: ") })]
+    RoleFile { origin: String, line: usize, key: String, why: String },
+    #[error("cannot write the role as TOML")]
+    Toml(#[source] toml::ser::Error),
+    #[error("{what} {name} is of a kind that this program does not know: use a newer one")]
+    UnknownKind { what: &'static str, name: String },
+    #[error("the login is of a kind that this program does not know: use a newer one")]
+    UnknownCredential,
+    #[error("a new target needs {option}")]
+    OptionNeeded { option: &'static str },
+    #[error("there is no address of {host}")]
+    Host { host: String, source: io::Error },
+    #[error("signals cannot be waited for, so that the lease might be left behind")]
+    Signals,
     #[error("cannot run {command:?}")]
     Exec { command: String, source: io::Error },
     #[error("there is no vault yet: make one with `keystead init`")]
@@ -140,6 +154,7 @@ mod tests {
             message: "no".into(),
             metadata: std::collections::BTreeMap::new(),
             fields: Vec::new(),
+            preconditions: Vec::new(),
             retry_after: None,
         };
         let error = keystead_client::Error::NotFoundOrDenied(Box::new(refusal));

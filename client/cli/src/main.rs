@@ -1,6 +1,7 @@
 //! The `keystead` command for operators and scripts: arguments, one command, exit code.
 //!
-//! Exit codes: 0 good, 1 wrong use or a local failure, 2 the server said no; `exec` ends as its command ends.
+//! Exit codes: 0 good, 1 wrong use or a local failure, 2 the server said no; `exec` and
+//! `creds issue --exec` end as their command ends.
 //! Invariants: secrets come from prompts, files or standard input and never from arguments; what comes from the server
 //! reaches a terminal only with its control characters escaped. Absent: anything the server decides.
 
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         .map_err(error::CliError::Runtime)
         .and_then(|runtime| runtime.block_on(commands::run(&global, command, &output)));
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.reader_left() => ExitCode::SUCCESS,
         Err(error) => {
             output.failure(&error, commands::hint(&error, &global));

@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
-use keystead_client::SecretBytes;
+use keystead_client::{Precondition, SecretBytes};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -137,6 +137,14 @@ fn failure_text(error: &CliError, hint: Option<&str>, colored: bool) -> String {
             let (field, rule) = (escaped(&violation.field), escaped(&violation.description));
             let _infallible = write!(text, "\n  {field}: {rule}");
         }
+        // What the reason or the message says already is not said again.
+        let said = |found: &&Precondition| {
+            found.kind == refusal.reason || refusal.message.contains(&found.description)
+        };
+        for found in refusal.preconditions.iter().filter(|found| !said(found)) {
+            let (subject, description) = (escaped(&found.subject), escaped(&found.description));
+            let _infallible = write!(text, "\n  {subject}: {description}");
+        }
         if let Some(after) = refusal.retry_after {
             let _infallible = write!(text, "\n  try again in {after:?}");
         }
@@ -184,11 +192,17 @@ fn failure_json(error: &CliError, hint: Option<&str>) -> String {
         .flat_map(|refusal| &refusal.fields)
         .map(|violation| serde_json::json!({ "field": violation.field, "rule": violation.description }))
         .collect();
+    let preconditions: Vec<_> = refusal
+        .iter()
+        .flat_map(|refusal| &refusal.preconditions)
+        .map(|found| serde_json::json!({ "type": found.kind, "subject": found.subject, "description": found.description }))
+        .collect();
     let error = serde_json::json!({ "error": {
         "reason": refusal.map(|refusal| refusal.reason.as_str()),
         "message": error.to_string(),
         "by_server": refusal.is_some(),
         "fields": fields,
+        "preconditions": preconditions,
         "causes": causes(error),
         "hint": hint,
     }});
@@ -326,12 +340,19 @@ mod tests {
             message: "path: ends with a dot".into(),
             metadata: std::collections::BTreeMap::new(),
             fields: vec![rule("path", "ends with a dot"), rule("size", "is too large")],
+            preconditions: ["INVALID_ARGUMENT", "OTHER"]
+                .map(|kind| Precondition {
+                    kind: kind.into(),
+                    subject: "vault".into(),
+                    description: format!("mend {kind}"),
+                })
+                .into(),
             retry_after: None,
         };
         let error = CliError::Client(keystead_client::Error::InvalidArgument(Box::new(refusal)));
         assert_eq!(
             failure_text(&error, None, false),
-            "keystead: path: ends with a dot [INVALID_ARGUMENT]\n  size: is too large\n"
+            "keystead: path: ends with a dot [INVALID_ARGUMENT]\n  size: is too large\n  vault: mend OTHER\n"
         );
     }
 

@@ -1,0 +1,181 @@
+//! `creds issue`: a login of a role, printed or handed to a command.
+
+mod during;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use keystead_client::v1::Right;
+use keystead_client::{Credential, IssueOptions, Issued, Lease, Period};
+use serde::{Serialize, Serializer};
+
+use super::{Connect, lease, rights, time};
+use crate::args::span::Span;
+use crate::error::CliError;
+use crate::output::Output;
+
+const EXAMPLES: &str = "\
+Examples:
+  keystead creds issue shop
+  keystead creds issue shop --ttl 15m -o json
+  keystead creds issue shop --exec psql
+  keystead creds issue shop --class medium --exec pg_dump --table orders
+
+--exec takes the rest of the line. The command finds host, port, database, login and password in PGHOST, PGPORT, PGDATABASE, PGUSER
+and PGPASSWORD, and the CA in PGSSLROOTCERT with PGSSLMODE=verify-full. The lease is renewed while the command runs and revoked
+when it ends; its exit code is passed on. It does not see KEYSTEAD_TOKEN.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CredsCommand {
+    /// Make a login of a role: print it, or run a command with it
+    #[command(after_help = EXAMPLES)]
+    Issue(IssueArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IssueArgs {
+    /// The role
+    role: String,
+    /// How long a period of the lease is to be, as in 15m; without it, as the role says
+    #[arg(long, value_name = "SPAN", conflicts_with = "class")]
+    ttl: Option<Span>,
+    /// The same as a class
+    #[arg(long)]
+    class: Option<Class>,
+    /// The id of this request: repeating it gives the same lease with a new password
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Let the lease end after its first period, although the command still runs
+    #[arg(long, requires = "exec")]
+    no_renew: bool,
+    /// Run this command with the login in its environment; takes the rest of the line
+    #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
+    exec: Vec<OsString>,
+}
+
+/// Classes of lives.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Class {
+    /// 180 s
+    Fast,
+    /// 5,400 s
+    Medium,
+    /// 86,400 s
+    Slow,
+}
+
+pub(crate) async fn run(
+    command: CredsCommand,
+    connect: Connect<'_>,
+    output: &Output,
+) -> Result<ExitCode, CliError> {
+    let CredsCommand::Issue(args) = command;
+    let period = match (args.ttl, args.class) {
+        (Some(ttl), _) => Period::Ttl(ttl.duration()),
+        (None, Some(Class::Fast)) => Period::Fast,
+        (None, Some(Class::Medium)) => Period::Medium,
+        (None, Some(Class::Slow)) => Period::Slow,
+        (None, None) => Period::OfRole,
+    };
+    let client = connect.connect().await?;
+    let options = IssueOptions { period, request_id: args.request_id };
+    let issued = client.credentials().issue_with(&args.role, options).await?;
+    if args.exec.is_empty() {
+        let Issued { lease, credential, excess } = &issued;
+        return show(lease, credential, excess, output).map(|()| ExitCode::SUCCESS);
+    }
+    remark_excess(&issued.excess, output);
+    during::run(&args.exec, issued, !args.no_renew, &client.leases(), output).await
+}
+
+/// Prints a lease with what its holder logs in with.
+pub(super) fn show(
+    lease: &Lease,
+    credential: &Credential,
+    excess: &[Right],
+    output: &Output,
+) -> Result<(), CliError> {
+    if output.is_json() {
+        return output.json(&Shown {
+            lease: lease::as_json(lease),
+            credential,
+            excess: rights::as_json(excess),
+        });
+    }
+    let login = postgres(credential)?;
+    output.facts(
+        &[
+            ("Lease", lease.id.clone()),
+            ("Ends", time(lease.expires)),
+            ("At the latest", time(lease.max_expires)),
+            ("Host", login.host.clone()),
+            ("Port", login.port.to_string()),
+            ("Server name", login.server_name.clone().unwrap_or_default()),
+            ("Database", login.database.clone()),
+            ("Login", login.username.clone()),
+        ],
+        &(),
+    )?;
+    output.secret_line("Password       ", &login.password)?;
+    output.remark(
+        "This is the only time that the password is shown. What is not needed any more is given back by:",
+    );
+    output.remark(&format!("  keystead lease revoke {}", lease.id));
+    remark_excess(excess, output);
+    Ok(())
+}
+
+fn remark_excess(excess: &[Right], output: &Output) {
+    for right in excess {
+        output.remark(&format!("The login can do more than its role declares: {}.", rights::shown(right)));
+    }
+}
+
+/// The one kind there is.
+fn postgres(credential: &Credential) -> Result<&keystead_client::PostgresCredential, CliError> {
+    match credential {
+        Credential::Postgres(login) => Ok(login),
+        _ => Err(CliError::UnknownCredential),
+    }
+}
+
+/// Borrowed all the way, so that no copy of the password is left but the line that is printed, which is wiped.
+#[derive(Serialize)]
+struct Shown<'a> {
+    lease: serde_json::Value,
+    #[serde(serialize_with = "credential")]
+    credential: &'a Credential,
+    excess: Vec<serde_json::Value>,
+}
+
+#[derive(Serialize)]
+struct ShownPostgres<'a> {
+    host: &'a str,
+    port: u16,
+    database: &'a str,
+    username: &'a str,
+    password: &'a str,
+    ca_pem: &'a str,
+    server_name: Option<&'a str>,
+}
+
+fn credential<S: Serializer>(credential: &Credential, serializer: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::{Error as _, SerializeMap as _};
+    let login = postgres(credential).map_err(S::Error::custom)?;
+    let mut map = serializer.serialize_map(Some(1))?;
+    let password = login.password.expose_str();
+    map.serialize_entry(
+        "postgres",
+        &ShownPostgres {
+            host: &login.host,
+            port: login.port,
+            database: &login.database,
+            username: &login.username,
+            password: password.ok_or_else(|| S::Error::custom("the password is not text"))?,
+            ca_pem: &login.ca_pem,
+            server_name: login.server_name.as_deref(),
+        },
+    )?;
+    map.end()
+}

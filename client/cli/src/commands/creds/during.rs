@@ -1,0 +1,275 @@
+//! A command that runs with a login, and the lease while it does.
+//!
+//! Invariant: however the command ends, its lease is marked for revocation; if that fails, somebody is told. The password is in the command's
+//! environment and nowhere else. Absent: handing another password to a command that runs; where a renewal brings one, the command
+//! is told of nothing, and its user is.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
+use std::net::{IpAddr, ToSocketAddrs as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+
+use keystead_client::{Error, Issued, Lease, Leases, PostgresCredential};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::NamedTempFile;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use super::postgres;
+use crate::error::CliError;
+use crate::output::Output;
+
+/// What libpq would take instead of, or beside, what is given here.
+const FOREIGN: [&str; 5] = ["PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGPASSFILE", "KEYSTEAD_TOKEN"];
+/// When this little is left, it is too late for another try.
+const TOO_LATE: Duration = Duration::from_secs(1);
+
+/// Runs the command and ends with its exit code.
+pub(super) async fn run(
+    words: &[OsString],
+    issued: Issued,
+    renew: bool,
+    leases: &Leases,
+    output: &Output,
+) -> Result<ExitCode, CliError> {
+    let Issued { lease, credential, .. } = issued;
+    let ended = match postgres(&credential) {
+        Ok(login) => attended(words, login, &lease, renew, leases, output).await,
+        Err(error) => Err(error),
+    };
+    // The password is wiped before anything else takes its time.
+    drop(credential);
+    let revoked = leases.revoke(&lease.id).await;
+    match (ended, revoked) {
+        (Ok(status), Ok(_)) => Ok(exit_code(status)),
+        (Ok(status), Err(error)) if status.success() => {
+            remark_left(&lease, output);
+            Err(error.into())
+        }
+        (ended, Err(error)) => {
+            output.remark(&format!("The lease could not be revoked: {error}"));
+            remark_left(&lease, output);
+            ended.map(exit_code)
+        }
+        (Err(error), Ok(_)) => Err(error),
+    }
+}
+
+fn remark_left(lease: &Lease, output: &Output) {
+    let ends = super::time(lease.expires);
+    output.remark(&format!("Lease {} is still there, until {ends} or later if it was renewed.", lease.id));
+}
+
+async fn attended(
+    words: &[OsString],
+    login: &PostgresCredential,
+    lease: &Lease,
+    renew: bool,
+    leases: &Leases,
+    output: &Output,
+) -> Result<ExitStatus, CliError> {
+    let program = words.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let failed = |source| CliError::Exec { command: program.to_string_lossy().into_owned(), source };
+    // Before the command is there: none of these may end this program and leave the lease behind.
+    let mut of_terminal = [SignalKind::interrupt(), SignalKind::quit()].map(signal);
+    let mut passed_on = [(SignalKind::terminate(), Signal::TERM), (SignalKind::hangup(), Signal::HUP)]
+        .map(|(kind, passed)| signal(kind).map(|stream| (stream, passed)));
+    let [Ok(interrupt), Ok(quit)] = &mut of_terminal else { return Err(CliError::Signals) };
+    let [Ok((terminate, as_term)), Ok((hangup, as_hup))] = &mut passed_on else {
+        return Err(CliError::Signals);
+    };
+
+    let ca_file = private_file(&login.ca_pem)?;
+    let mut command = Command::new(program);
+    command.args(words.iter().skip(1));
+    for name in FOREIGN {
+        command.env_remove(name);
+    }
+    command.env("PGSSLROOTCERT", ca_file.path());
+    for (name, value) in environment(login)? {
+        command.env(name, value);
+    }
+    command.env("PGPASSWORD", OsStr::from_bytes(login.password.expose()));
+    let mut child = command.spawn().map_err(failed)?;
+    drop(command);
+
+    let keeping = keep(lease, renew, leases, output);
+    tokio::pin!(keeping);
+    let mut kept = true;
+    loop {
+        tokio::select! {
+            ended = child.wait() => return ended.map_err(failed),
+            // The terminal sends these to the command as well.
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+            _ = terminate.recv() => pass(&child, *as_term),
+            _ = hangup.recv() => pass(&child, *as_hup),
+            () = &mut keeping, if kept => kept = false,
+        }
+    }
+}
+
+fn pass(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    // One that has ended already needs no signal.
+    let _sent = pid.map(|pid| kill_process(pid, signal));
+}
+
+/// Renews until it cannot go on.
+async fn keep(lease: &Lease, renew: bool, leases: &Leases, output: &Output) {
+    if !renew {
+        return;
+    }
+    // Both are the server's times, so that a clock that is wrong here does not matter.
+    let left = |from, until: Option<std::time::SystemTime>| {
+        until.zip(from).and_then(|(until, from)| until.duration_since(from).ok()).unwrap_or_default()
+    };
+    let mut ends = Instant::now() + left(lease.issued, lease.expires);
+    let mut expires = lease.expires;
+    loop {
+        let rest = ends.saturating_duration_since(Instant::now());
+        if rest < TOO_LATE {
+            output.remark("The lease is over: the login is gone.");
+            return;
+        }
+        tokio::time::sleep(rest.mul_f64(2.0 / 3.0)).await;
+        match leases.renew(&lease.id, None).await {
+            Ok(renewed) => {
+                let gained = left(expires, renewed.lease.expires);
+                if renewed.credential.is_some() {
+                    output.remark(
+                        "The lease was renewed with another password, which the command does not have.",
+                    );
+                }
+                if gained.is_zero() {
+                    return output.remark(&at_its_longest(lease));
+                }
+                (ends, expires) = (ends + gained, renewed.lease.expires);
+            }
+            Err(Error::Precondition(_)) => return output.remark(&at_its_longest(lease)),
+            Err(error) if may_pass(&error) => {}
+            Err(error) => return output.remark(&format!("The lease cannot be renewed: {error}")),
+        }
+    }
+}
+
+fn at_its_longest(lease: &Lease) -> String {
+    format!("The lease is not renewed any more: it ends at {} at the latest.", super::time(lease.max_expires))
+}
+
+fn may_pass(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Unavailable { .. }
+            | Error::Connect { .. }
+            | Error::DeadlineExceeded { .. }
+            | Error::LimitExceeded { .. }
+            | Error::Sealed(_)
+    )
+}
+
+/// A file of mode 0600 that goes when it is dropped.
+fn private_file(text: &str) -> Result<NamedTempFile, CliError> {
+    let unwritable = |source| CliError::Write { path: std::env::temp_dir(), source };
+    let mut file =
+        tempfile::Builder::new().prefix("keystead-").suffix(".pem").tempfile().map_err(unwritable)?;
+    file.write_all(text.as_bytes()).map_err(unwritable)?;
+    Ok(file)
+}
+
+/// All that is no secret, as libpq names it.
+fn environment(login: &PostgresCredential) -> Result<Vec<(&'static str, String)>, CliError> {
+    let mut variables = vec![
+        ("PGPORT", login.port.to_string()),
+        ("PGDATABASE", login.database.clone()),
+        ("PGUSER", login.username.clone()),
+        ("PGSSLMODE", "verify-full".to_owned()),
+        // Encryption by Kerberos would be taken first, and knows nothing of the CA.
+        ("PGGSSENCMODE", "disable".to_owned()),
+    ];
+    match login.server_name.as_ref().filter(|name| **name != login.host) {
+        None => variables.push(("PGHOST", login.host.clone())),
+        // libpq verifies PGHOST and connects to PGHOSTADDR, which takes addresses only.
+        Some(name) => {
+            variables.push(("PGHOST", name.clone()));
+            variables.push(("PGHOSTADDR", address(&login.host, login.port)?.to_string()));
+        }
+    }
+    if let Some((name, _)) = variables.iter().find(|(_, value)| value.contains('\0')) {
+        return Err(CliError::ZeroByte { name: (*name).to_owned() });
+    }
+    Ok(variables)
+}
+
+fn address(host: &str, port: u16) -> Result<IpAddr, CliError> {
+    let unknown = |source| CliError::Host { host: host.to_owned(), source };
+    let none = || unknown(std::io::ErrorKind::NotFound.into());
+    let mut found = (host, port).to_socket_addrs().map_err(unknown)?;
+    found.next().map(|address| address.ip()).ok_or_else(none)
+}
+
+/// The command's own, or as shells have it for one that was killed.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    const KILLED: i32 = 128;
+    let code = status.code().or_else(|| status.signal().map(|signal| KILLED.saturating_add(signal)));
+    code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    fn login(host: &str, server_name: Option<&str>) -> PostgresCredential {
+        PostgresCredential {
+            host: host.into(),
+            port: 5433,
+            database: "shop".into(),
+            username: "ks_1".into(),
+            password: "canary".into(),
+            ca_pem: "PEM".into(),
+            server_name: server_name.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_environment_verifies_the_server_and_has_no_secret_beside_the_password() {
+        let of = |login: &PostgresCredential, name: &str| {
+            let variables = environment(login).unwrap();
+            assert!(!format!("{variables:?}").contains("canary"));
+            variables.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+        };
+        let plain = login("db.internal", None);
+        assert_eq!(of(&plain, "PGHOST").unwrap(), "db.internal");
+        assert_eq!(of(&plain, "PGHOSTADDR"), None);
+        assert_eq!(of(&plain, "PGSSLMODE").unwrap(), "verify-full");
+        assert_eq!(of(&login("db", Some("db")), "PGHOSTADDR"), None);
+        let named = login("10.0.0.7", Some("db.internal"));
+        assert_eq!(of(&named, "PGHOST").unwrap(), "db.internal");
+        assert_eq!(of(&named, "PGHOSTADDR").unwrap(), "10.0.0.7");
+        let zero = PostgresCredential { database: "a\0b".into(), ..login("db", None) };
+        assert!(matches!(environment(&zero), Err(CliError::ZeroByte { name }) if name == "PGDATABASE"));
+    }
+
+    #[test]
+    fn the_ca_file_is_private_and_goes() {
+        let file = private_file("PEM").unwrap();
+        let path = file.path().to_owned();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read(&path).unwrap(), b"PEM");
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_exit_code_is_passed_on() {
+        let coded = |raw| format!("{:?}", exit_code(ExitStatus::from_raw(raw)));
+        assert_eq!(coded(7 << 8), format!("{:?}", ExitCode::from(7)));
+        assert_eq!(coded(15), format!("{:?}", ExitCode::from(143)));
+    }
+}

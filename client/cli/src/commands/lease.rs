@@ -1,0 +1,330 @@
+//! `lease`: who holds which login, for how long; one's own without further rights.
+
+use clap::{Args, Subcommand};
+use keystead_client::{EndReason, Lease, LeaseClock, LeaseEnding, LeaseSelector, LeaseState};
+use serde_json::{Value, json};
+
+use super::{Connect, creds, time};
+use crate::args::span::Span;
+use crate::error::CliError;
+use crate::output::Output;
+use crate::prompt;
+
+const LIST: &str = "\
+Examples:
+  keystead lease list                    your own
+  keystead lease list --target shop-db
+  keystead lease list --due -n 20        of all, the 20 soonest to end";
+const REVOKE: &str = "\
+Examples:
+  keystead lease revoke 0f1e2d3c4b5a69788796a5b4c3d2e1f0
+  keystead lease revoke --role shop
+  keystead lease revoke --principal service/shop --yes
+
+The target is asked in the background, until it confirms that the login is gone; the lease is `revoking` until then. --force closes
+it at once, although the login may still be there: the last resort, recorded with who did it.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeaseCommand {
+    /// List leases
+    #[command(after_help = LIST)]
+    List(ListArgs),
+    /// Show a lease
+    Get(IdArgs),
+    /// Begin another period
+    #[command(after_help = "Example:\n  keystead lease renew 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --ttl 1h")]
+    Renew(RenewArgs),
+    /// Remove the login of a lease, or of many
+    #[command(after_help = REVOKE)]
+    Revoke(RevokeArgs),
+    /// Say that the server's clock is right, after a warning that it is in doubt
+    AcceptClock(AcceptClockArgs),
+}
+
+/// Which leases; at most one of these.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct Which {
+    /// Of this principal: service/NAME or operator/NAME
+    #[arg(long, value_name = "PRINCIPAL")]
+    principal: Option<String>,
+    /// Issued from this role
+    #[arg(long, value_name = "NAME")]
+    role: Option<String>,
+    /// Issued from roles whose names begin so
+    #[arg(long, value_name = "PREFIX")]
+    role_prefix: Option<String>,
+    /// In this target
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+    /// Of the session whose token you use
+    #[arg(long)]
+    session: bool,
+}
+
+impl Which {
+    fn selector(self) -> Option<LeaseSelector> {
+        self.principal
+            .map(LeaseSelector::Principal)
+            .or(self.role.map(LeaseSelector::Role))
+            .or(self.role_prefix.map(LeaseSelector::RolePrefix))
+            .or(self.target.map(LeaseSelector::Target))
+            .or(self.session.then_some(LeaseSelector::Session))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    which: Which,
+    /// All, the soonest to end first
+    #[arg(long, conflicts_with = "Which")]
+    due: bool,
+    /// At most this many
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdArgs {
+    /// Its id, as `keystead lease list` shows it
+    id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenewArgs {
+    /// Its id, as `keystead lease list` shows it
+    id: String,
+    /// How long the period is to be, as in 15m; without it, as before
+    #[arg(long, value_name = "SPAN")]
+    ttl: Option<Span>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// Its id, as `keystead lease list` shows it
+    #[arg(required_unless_present_any = ["Which", "own"], conflicts_with_all = ["Which", "own"])]
+    id: Option<String>,
+    #[command(flatten)]
+    which: Which,
+    /// All of your own
+    #[arg(long, conflicts_with = "Which")]
+    own: bool,
+    /// Close the lease although its target does not confirm it: the last resort
+    #[arg(long, conflicts_with_all = ["Which", "own"])]
+    force: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AcceptClockArgs {
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub(crate) async fn run(
+    command: LeaseCommand,
+    connect: Connect<'_>,
+    output: &Output,
+) -> Result<(), CliError> {
+    match command {
+        LeaseCommand::List(args) => list(args, connect, output).await,
+        LeaseCommand::Get(args) => {
+            let lease = connect.connect().await?.leases().get(&args.id).await?;
+            output.facts(&facts(&lease), &as_json(&lease))
+        }
+        LeaseCommand::Renew(args) => renew(args, connect, output).await,
+        LeaseCommand::Revoke(args) => revoke(args, connect, output).await,
+        LeaseCommand::AcceptClock(args) => accept_clock(args, connect, output).await,
+    }
+}
+
+async fn list(args: ListArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let or = if args.due { LeaseSelector::Due } else { LeaseSelector::Own };
+    let selector = args.which.selector().unwrap_or(or);
+    let mut found = connect.connect().await?.leases().list(&selector);
+    let limit = args.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let mut leases = Vec::new();
+    while leases.len() < limit {
+        match found.next().await? {
+            Some(lease) => leases.push(lease),
+            None => break,
+        }
+    }
+    let row = |lease: &Lease| {
+        vec![
+            lease.id.clone(),
+            lease.owner.clone(),
+            lease.role.clone(),
+            lease.target.clone(),
+            state_shown(lease),
+            time(lease.expires),
+            lease.login.clone(),
+        ]
+    };
+    let rows: Vec<_> = leases.iter().map(row).collect();
+    let json: Vec<_> = leases.iter().map(as_json).collect();
+    output.table(&["LEASE", "OWNER", "ROLE", "TARGET", "STATE", "ENDS", "LOGIN"], &rows, &json)
+}
+
+async fn renew(args: RenewArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let ttl = args.ttl.map(Span::duration);
+    let renewed = connect.connect().await?.leases().renew(&args.id, ttl).await?;
+    let lease = &renewed.lease;
+    if let Some(credential) = &renewed.credential {
+        return creds::show(lease, credential, &[], output);
+    }
+    let sentence = format!("The lease ends at {} unless renewed.", time(lease.expires));
+    output.sentence(&sentence, &json!({ "lease": as_json(lease) }))
+}
+
+async fn revoke(args: RevokeArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let Some(id) = &args.id else {
+        let selector = args.which.selector().unwrap_or(LeaseSelector::Own);
+        prompt::confirm(&format!("Revoke all leases {}?", described(&selector)), args.yes)?;
+        let marked = connect.connect().await?.leases().revoke_all(&selector).await?;
+        let sentence = format!("{marked} leases are marked; their logins are being removed.");
+        return output.sentence(&sentence, &json!({ "leases": marked }));
+    };
+    if args.force {
+        let question = format!("Close lease {id} although its login may still be there?");
+        prompt::confirm(&question, args.yes)?;
+    }
+    let leases = connect.connect().await?.leases();
+    let lease = if args.force { leases.force(id).await? } else { leases.revoke(id).await? };
+    let sentence = match (lease.state, lease.ending.as_ref().and_then(|ending| ending.forced_by.as_ref())) {
+        (LeaseState::Revoked, None) => format!("Lease {id} is revoked: its login is gone."),
+        (LeaseState::Revoked, Some(by)) => {
+            format!("Lease {id} was closed by {by}; its login may still be there.")
+        }
+        _ => format!("Lease {id} is being revoked: its login in target {} is removed.", lease.target),
+    };
+    output.sentence(&sentence, &json!({ "lease": as_json(&lease) }))
+}
+
+async fn accept_clock(args: AcceptClockArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let question = "Did you look at the server's clock? Leases that are over by it are revoked at once.";
+    prompt::confirm(question, args.yes)?;
+    let clock = connect.connect().await?.leases().accept_clock().await?;
+    let (state, sentence) = match clock {
+        LeaseClock::Agreed => ("agreed", "The clock is accepted: leases end again.".to_owned()),
+        LeaseClock::Stepped { by } => {
+            let by = Span::of(by);
+            ("stepped", format!("The clock was stepped by {by}; leases go by the time that passed."))
+        }
+        LeaseClock::Doubted { .. } => ("doubted", "The clock is still in doubt.".to_owned()),
+        _ => ("unknown", "The clock is in a state that this program does not know.".to_owned()),
+    };
+    output.sentence(&sentence, &json!({ "clock": state }))
+}
+
+fn described(selector: &LeaseSelector) -> String {
+    match selector {
+        LeaseSelector::Own => "of your own".to_owned(),
+        LeaseSelector::Principal(name) => format!("of {name}"),
+        LeaseSelector::Role(name) => format!("of role {name}"),
+        LeaseSelector::RolePrefix(prefix) => format!("of roles that begin with {prefix}"),
+        LeaseSelector::Target(name) => format!("in target {name}"),
+        LeaseSelector::Session => "of your session".to_owned(),
+        _ => "there are".to_owned(),
+    }
+}
+
+/// What is said of a lease.
+pub(super) fn facts(lease: &Lease) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("Lease", lease.id.clone()),
+        ("Owner", lease.owner.clone()),
+        ("Role", lease.role.clone()),
+        ("Target", lease.target.clone()),
+        ("Login", lease.login.clone()),
+        ("State", state(lease.state).to_owned()),
+        ("Issued", time(lease.issued)),
+        ("Ends", time(lease.expires)),
+        ("At the latest", time(lease.max_expires)),
+        ("Period", Span::of(lease.period).to_string()),
+        ("Renewed", counted(lease.renewals)),
+        ("Set anew", counted(lease.reissues)),
+    ];
+    if let Some(ending) = &lease.ending {
+        facts.extend([
+            ("Because", reason(ending.reason).to_owned()),
+            ("Revoking since", time(ending.since)),
+            ("Failures", counted(ending.failures)),
+            ("Next try", time(ending.next_try)),
+            ("Last error", ending.last_error.clone().unwrap_or_default()),
+            ("Closed", time(ending.closed)),
+            ("Forced by", ending.forced_by.clone().unwrap_or_default()),
+        ]);
+    }
+    facts
+}
+
+fn counted(times: u32) -> String {
+    if times == 0 { String::new() } else { times.to_string() }
+}
+
+/// The state, and what stands in the way of the next.
+fn state_shown(lease: &Lease) -> String {
+    let failures = lease.ending.as_ref().map_or(0, |ending| ending.failures);
+    match lease.state {
+        LeaseState::Revoking if failures > 0 => format!("revoking ({failures} failed)"),
+        other => state(other).to_owned(),
+    }
+}
+
+fn state(state: LeaseState) -> &'static str {
+    match state {
+        LeaseState::Issuing => "issuing",
+        LeaseState::Active => "active",
+        LeaseState::Revoking => "revoking",
+        LeaseState::Revoked => "revoked",
+        _ => "unknown",
+    }
+}
+
+fn reason(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Expired => "expired",
+        EndReason::Asked => "asked",
+        EndReason::NotIssued => "not-issued",
+        EndReason::SessionEnded => "session-ended",
+        EndReason::OwnerGone => "owner-gone",
+        EndReason::RoleGone => "role-gone",
+        EndReason::TargetGone => "target-gone",
+        _ => "unknown",
+    }
+}
+
+/// A lease as JSON.
+pub(super) fn as_json(lease: &Lease) -> Value {
+    let ending = |ending: &LeaseEnding| {
+        json!({
+            "reason": reason(ending.reason),
+            "start_time": time(ending.since),
+            "failures": ending.failures,
+            "next_try_time": time(ending.next_try),
+            "last_error": ending.last_error,
+            "close_time": time(ending.closed),
+            "forced_by": ending.forced_by,
+        })
+    };
+    json!({
+        "id": lease.id,
+        "owner": lease.owner,
+        "role": lease.role,
+        "target": lease.target,
+        "state": state(lease.state),
+        "login": lease.login,
+        "create_time": time(lease.issued),
+        "period": Span::of(lease.period),
+        "expire_time": time(lease.expires),
+        "max_expire_time": time(lease.max_expires),
+        "renewals": lease.renewals,
+        "reissues": lease.reissues,
+        "ending": lease.ending.as_ref().map(ending),
+    })
+}

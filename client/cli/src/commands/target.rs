@@ -1,0 +1,378 @@
+//! `target`: the databases in which the vault makes logins.
+//!
+//! Invariant: a target that exists keeps what a `put` does not name, its admin login and what was accepted among it, unless
+//! --replace is given; the etag of what was looked at goes along.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use keystead_client::v1::target::Settings;
+use keystead_client::v1::{PostgresTarget, Target, TargetProbe};
+use keystead_client::{Error, ProbedTarget};
+use serde_json::{Value, json};
+
+use super::{Connect, rights, timestamp, yes_or_no};
+use crate::args::span::Span;
+use crate::error::CliError;
+use crate::output::Output;
+use crate::prompt;
+
+/// As the server's limit.
+const MAX_CA_BYTES: usize = 64 << 10;
+const PASSWORD: &str = "the password of the admin login";
+
+const PUT: &str = "\
+Examples:
+  keystead target put shop-db --host db.internal --database shop --admin keystead --ca-file db-ca.pem --max-ttl 1d
+  keystead target put shop-db --max-ttl 12h                     the rest stays as it is
+  keystead target put shop-db --accept 9f2c81b07d1e4a66         a finding that the server named
+  keystead target put shop-db --password-file new-password
+
+Of a new target the password of the admin login is asked for, or read from --password-file. Adding proves the login by making
+one of its own and removing it, and shows what everybody may do in the database: each finding is closed there, or accepted here.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TargetCommand {
+    /// Add a target, or change it
+    #[command(after_help = PUT)]
+    Put(Box<PutArgs>),
+    /// Show a target, never its admin login
+    Get(NameArgs),
+    /// List targets
+    List,
+    /// Remove a target that no role and no live lease needs
+    Delete(DeleteArgs),
+    /// Prove the admin login again, and show what everybody may do there
+    #[command(after_help = "Example:\n  keystead target check shop-db")]
+    Check(NameArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    /// Its name
+    name: String,
+    /// The host of the database: a name or an address
+    #[arg(long)]
+    host: Option<String>,
+    /// Its port; without it, 5432
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// The database
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// The name of the admin login
+    #[arg(long, value_name = "NAME")]
+    admin: Option<String>,
+    /// PEM file with the CA that signs the database's certificate
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// The name in the database's certificate, if it is not the host
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// Connections that the vault opens to it at most
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    connections: Option<u32>,
+    /// No lease on it lives longer, as in 1d or 12h
+    #[arg(long, value_name = "SPAN")]
+    max_ttl: Option<Span>,
+    /// File with the password of the admin login; "-" is standard input
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Let something be that everybody may do there; may be repeated
+    #[arg(long = "accept", value_name = "DIGEST")]
+    accept: Vec<String>,
+    /// Take nothing over from the target as it is
+    #[arg(long)]
+    replace: bool,
+    /// Only if the target's etag is this one
+    #[arg(long)]
+    etag: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// Its name
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Its name
+    name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub(crate) async fn run(
+    command: TargetCommand,
+    connect: Connect<'_>,
+    output: &Output,
+) -> Result<(), CliError> {
+    match command {
+        TargetCommand::Put(args) => put(*args, connect, output).await,
+        TargetCommand::Get(args) => get(&args.name, connect, output).await,
+        TargetCommand::List => list(connect, output).await,
+        TargetCommand::Delete(args) => {
+            prompt::confirm(&format!("Remove target {}?", args.name), args.yes)?;
+            connect.connect().await?.credentials().delete_target(&args.name).await?;
+            output.sentence(&format!("Target {} is removed.", args.name), &json!({ "deleted": args.name }))
+        }
+        TargetCommand::Check(args) => {
+            check(&connect.connect().await?.credentials().check_target(&args.name).await?, output)
+        }
+    }
+}
+
+async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let credentials = connect.connect().await?.credentials();
+    let old = if args.replace {
+        None
+    } else {
+        match credentials.target(&args.name).await {
+            Ok(old) => Some(old),
+            // A new one, or one that the caller may not see: the server knows.
+            Err(Error::NotFoundOrDenied(_)) => None,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let ca_pem = args.ca_file.as_deref().map(pem).transpose()?;
+    let password_file = args.password_file.clone();
+    let target = record(args, ca_pem, old.as_ref())?;
+    let password = match (&password_file, &old) {
+        (None, Some(_)) => None,
+        (file, _) => Some(prompt::short_secret(PASSWORD, file.as_deref())?),
+    };
+    let stored = credentials.put_target(target, password).await?;
+    let version = stored.probe.as_ref().map(|probe| format!(": {}", probe.version)).unwrap_or_default();
+    let sentence = format!("Target {} is stored{version}.", stored.target.name);
+    output.sentence(&sentence, &probed_json(&stored))?;
+    if !output.is_json() {
+        for right in stored.probe.iter().flat_map(|probe| &probe.admin_excess) {
+            output.remark(&format!("Its admin login can do more than it needs: {}.", rights::shown(right)));
+        }
+    }
+    Ok(())
+}
+
+fn pem(file: &Path) -> Result<String, CliError> {
+    let bytes = prompt::bytes("the CA certificates", file, MAX_CA_BYTES)?;
+    str::from_utf8(&bytes).map(str::to_owned).map_err(|_| CliError::NotText { what: "the file with the CA" })
+}
+
+/// What is given, and else what the target has.
+fn record(args: PutArgs, ca_pem: Option<String>, old: Option<&Target>) -> Result<Target, CliError> {
+    let settings = match old.map(|old| old.settings.as_ref()) {
+        None => None,
+        Some(Some(Settings::Postgres(settings))) => Some(settings),
+        Some(None) => return Err(CliError::UnknownKind { what: "target", name: args.name }),
+    };
+    let needed = |given: Option<String>, had: fn(&PostgresTarget) -> &String, option: &'static str| {
+        given.or_else(|| settings.map(had).cloned()).ok_or(CliError::OptionNeeded { option })
+    };
+    let had = settings.cloned().unwrap_or_default();
+    let postgres = PostgresTarget {
+        host: needed(args.host, |had| &had.host, "--host")?,
+        port: args.port.map_or(had.port, u32::from),
+        database: needed(args.database, |had| &had.database, "--database")?,
+        ca_pem: needed(ca_pem, |had| &had.ca_pem, "--ca-file")?,
+        server_name: args.server_name.unwrap_or(had.server_name),
+        admin: needed(args.admin, |had| &had.admin, "--admin")?,
+        connections: args.connections.unwrap_or(had.connections),
+    };
+    let max_ttl = args.max_ttl.map(Span::to_wire).or_else(|| old.and_then(|old| old.max_ttl));
+    let mut accepted = old.map(|old| old.accepted.clone()).unwrap_or_default();
+    accepted.extend(args.accept);
+    accepted.sort();
+    accepted.dedup();
+    Ok(Target {
+        name: args.name,
+        settings: Some(Settings::Postgres(postgres)),
+        max_ttl: Some(max_ttl.ok_or(CliError::OptionNeeded { option: "--max-ttl" })?),
+        accepted,
+        create_time: None,
+        rotate_time: None,
+        etag: args.etag.or_else(|| old.map(|old| old.etag.clone())).unwrap_or_default(),
+    })
+}
+
+async fn get(name: &str, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let target = connect.connect().await?.credentials().target(name).await?;
+    let json = as_json(&target);
+    let Some(Settings::Postgres(at)) = &target.settings else {
+        return Err(CliError::UnknownKind { what: "target", name: target.name });
+    };
+    output.facts(
+        &[
+            ("Name", target.name.clone()),
+            ("Kind", "postgres".to_owned()),
+            ("Host", at.host.clone()),
+            ("Port", at.port.to_string()),
+            ("Server name", at.server_name.clone()),
+            ("Database", at.database.clone()),
+            ("Admin login", at.admin.clone()),
+            ("Password changed", timestamp(target.rotate_time.as_ref())),
+            ("Connections", at.connections.to_string()),
+            ("Max TTL", Span::from_wire(target.max_ttl.as_ref()).to_string()),
+            ("Accepted", target.accepted.join(", ")),
+            ("Added", timestamp(target.create_time.as_ref())),
+            ("Etag", target.etag.clone()),
+        ],
+        &json,
+    )
+}
+
+async fn list(connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let mut targets = connect.connect().await?.credentials().targets().collect().await?;
+    targets.sort_by(|a, b| a.name.cmp(&b.name));
+    let row = |target: &Target| {
+        let (kind, at) = match &target.settings {
+            Some(Settings::Postgres(at)) => ("postgres", format!("{}:{}/{}", at.host, at.port, at.database)),
+            None => ("unknown", String::new()),
+        };
+        let max_ttl = Span::from_wire(target.max_ttl.as_ref()).to_string();
+        vec![target.name.clone(), kind.to_owned(), at, max_ttl]
+    };
+    let rows: Vec<_> = targets.iter().map(row).collect();
+    let json: Vec<_> = targets.iter().map(as_json).collect();
+    output.table(&["NAME", "KIND", "WHERE", "MAX TTL"], &rows, &json)
+}
+
+fn check(checked: &ProbedTarget, output: &Output) -> Result<(), CliError> {
+    let probe = checked.probe.clone().unwrap_or_default();
+    if output.is_json() {
+        return output.json(&probed_json(checked));
+    }
+    output.sentence(
+        &format!("{} answers: {}. Its admin login works.", checked.target.name, probe.version),
+        &(),
+    )?;
+    if !probe.baseline.is_empty() {
+        let row = |finding: &keystead_client::v1::TargetFinding| {
+            let right = finding.right.as_ref().map(rights::shown).unwrap_or_default();
+            vec![finding.digest.clone(), yes_or_no(finding.accepted), right, finding.closed_by.clone()]
+        };
+        let rows: Vec<_> = probe.baseline.iter().map(row).collect();
+        output.table(&["DIGEST", "ACCEPTED", "EVERYBODY MAY", "CLOSED BY"], &rows, &())?;
+    }
+    for right in &probe.admin_excess {
+        output.remark(&format!("Its admin login can do more than it needs: {}.", rights::shown(right)));
+    }
+    Ok(())
+}
+
+fn probed_json(probed: &ProbedTarget) -> Value {
+    json!({ "target": as_json(&probed.target), "probe": probed.probe.as_ref().map(probe_json) })
+}
+
+fn probe_json(probe: &TargetProbe) -> Value {
+    let finding = |finding: &keystead_client::v1::TargetFinding| {
+        json!({
+            "digest": finding.digest,
+            "right": rights::as_json(finding.right.as_slice()).pop(),
+            "closed_by": finding.closed_by,
+            "accepted": finding.accepted,
+        })
+    };
+    json!({
+        "version": probe.version,
+        "baseline": probe.baseline.iter().map(finding).collect::<Vec<_>>(),
+        "admin_excess": rights::as_json(&probe.admin_excess),
+    })
+}
+
+fn as_json(target: &Target) -> Value {
+    let postgres = target.settings.as_ref().map(|Settings::Postgres(at)| {
+        json!({
+            "host": at.host,
+            "port": at.port,
+            "database": at.database,
+            "ca_pem": at.ca_pem,
+            "server_name": at.server_name,
+            "admin": at.admin,
+            "connections": at.connections,
+        })
+    });
+    json!({
+        "name": target.name,
+        "postgres": postgres,
+        "max_ttl": Span::from_wire(target.max_ttl.as_ref()),
+        "accepted": target.accepted,
+        "create_time": timestamp(target.create_time.as_ref()),
+        "rotate_time": timestamp(target.rotate_time.as_ref()),
+        "etag": target.etag,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(change: impl FnOnce(&mut PutArgs)) -> PutArgs {
+        let mut args = PutArgs {
+            name: "shop-db".into(),
+            host: None,
+            port: None,
+            database: None,
+            admin: None,
+            ca_file: None,
+            server_name: None,
+            connections: None,
+            max_ttl: None,
+            password_file: None,
+            accept: Vec::new(),
+            replace: false,
+            etag: None,
+        };
+        change(&mut args);
+        args
+    }
+
+    fn all() -> PutArgs {
+        args(|args| {
+            args.host = Some("db".into());
+            args.database = Some("shop".into());
+            args.admin = Some("keystead".into());
+            args.max_ttl = Some("1d".parse().unwrap());
+        })
+    }
+
+    #[test]
+    fn a_new_target_needs_what_cannot_be_guessed() {
+        for (option, without) in [
+            ("--host", args(|_| ())),
+            ("--database", PutArgs { database: None, ..all() }),
+            ("--admin", PutArgs { admin: None, ..all() }),
+            ("--max-ttl", PutArgs { max_ttl: None, ..all() }),
+        ] {
+            let error = record(without, Some("PEM".into()), None).unwrap_err();
+            assert!(matches!(error, CliError::OptionNeeded { option: named } if named == option), "{error}");
+        }
+        assert!(matches!(record(all(), None, None), Err(CliError::OptionNeeded { option: "--ca-file" })));
+        let target = record(all(), Some("PEM".into()), None).unwrap();
+        assert_eq!((target.max_ttl.unwrap().seconds, target.etag.as_str()), (86_400, ""));
+    }
+
+    #[test]
+    fn a_target_keeps_what_is_not_named() {
+        let mut old = record(all(), Some("PEM".into()), None).unwrap();
+        old.accepted = vec!["b".into()];
+        old.etag = "e1".into();
+        let changed = args(|args| {
+            args.port = Some(5433);
+            args.accept = vec!["a".into(), "b".into()];
+        });
+        let new = record(changed, None, Some(&old)).unwrap();
+        let (Some(Settings::Postgres(was)), Some(Settings::Postgres(is))) = (&old.settings, &new.settings)
+        else {
+            panic!("{new:?}")
+        };
+        assert_eq!(*is, PostgresTarget { port: 5433, ..was.clone() });
+        assert_eq!(
+            (new.accepted, new.etag, new.max_ttl),
+            (vec!["a".into(), "b".into()], "e1".into(), old.max_ttl)
+        );
+        old.settings = None;
+        assert!(matches!(record(all(), None, Some(&old)), Err(CliError::UnknownKind { .. })));
+    }
+}
