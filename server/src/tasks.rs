@@ -24,12 +24,14 @@ const ROTATE_EVERY: Duration = Duration::from_secs(1);
 const ROTATE_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Services that need an open vault.
-const NEED_OPEN: [&str; 5] = [
+const NEED_OPEN: [&str; 7] = [
     "keystead.v1.SecretsService",
     "keystead.v1.AuthService",
     "keystead.v1.PoliciesService",
     "keystead.v1.AuditService",
     "keystead.v1.KeysService",
+    "keystead.v1.CredentialsService",
+    "keystead.v1.LeasesService",
 ];
 
 /// Runs until `stop`.

@@ -22,7 +22,9 @@ use keystead_hsm::HsmHandle;
 use keystead_proto::FILE_DESCRIPTOR_SET;
 use keystead_proto::v1::audit_service_server::AuditServiceServer;
 use keystead_proto::v1::auth_service_server::AuthServiceServer;
+use keystead_proto::v1::credentials_service_server::CredentialsServiceServer;
 use keystead_proto::v1::keys_service_server::KeysServiceServer;
+use keystead_proto::v1::leases_service_server::LeasesServiceServer;
 use keystead_proto::v1::policies_service_server::PoliciesServiceServer;
 use keystead_proto::v1::secrets_service_server::SecretsServiceServer;
 use keystead_proto::v1::system_service_server::SystemServiceServer;
@@ -310,6 +312,8 @@ fn router(
         .add_service(SystemServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(SecretsServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(largest))
+        .add_service(CredentialsServiceServer::new(api.clone()).max_decoding_message_size(largest))
+        .add_service(LeasesServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(KeysServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(PoliciesServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(AuditServiceServer::new(api).max_decoding_message_size(largest)))

@@ -1,18 +1,23 @@
 //! The only place where wire and domain meet. Invariant: what leaves here towards the core is valid; secret bytes are moved,
 //! not copied.
 
+pub mod lease;
+pub mod role;
+pub mod target;
+
 use keystead_core::error::VaultError;
 use keystead_core::keys::MasterKey;
 use keystead_core::secrets::{Listed, Payload, Secret};
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::CertificateMatcher;
 use keystead_domain::id::{CeremonyId, RequestId};
-use keystead_domain::name::{GroupName, PolicyName};
+use keystead_domain::name::{GroupName, Name, PolicyName};
 use keystead_domain::path::{FolderPath, SecretPath};
 use keystead_domain::principal::PrincipalName;
+use keystead_domain::rights::postgres::PgName;
 use keystead_domain::secret_value::FieldName;
 use keystead_domain::secret_version::{VersionMeta, VersionState};
-use keystead_domain::time::UnixMillis;
+use keystead_domain::time::{Ttl, UnixMillis};
 use keystead_proto::v1;
 
 /// Versions named in one call at most: their removal fits one batch.
@@ -38,6 +43,40 @@ pub fn path(text: &str) -> Converted<SecretPath> {
 /// A folder's path; empty is the root.
 pub fn folder(text: &str) -> Converted<FolderPath> {
     FolderPath::parse(text).map_err(|error| invalid("folder", error))
+}
+
+/// The name of a target or a role.
+pub fn name(field: &'static str, text: &str) -> Converted<Name> {
+    Name::parse(text).map_err(|error| {
+        let rule = error.to_string();
+        invalid(field, rule.strip_prefix("name: ").unwrap_or(&rule))
+    })
+}
+
+/// A PostgreSQL identifier; `place` says where in the field it stands.
+pub fn pg_name(field: &'static str, place: &str, text: &str) -> Converted<PgName> {
+    PgName::parse(text).map_err(|error| invalid(field, format!("{place}{error}")))
+}
+
+/// A span of whole seconds; not set is none.
+pub fn ttl(field: &'static str, span: Option<prost_types::Duration>) -> Converted<Option<Ttl>> {
+    let Some(span) = span else { return Ok(None) };
+    let seconds = u64::try_from(span.seconds).ok().filter(|_| span.nanos == 0);
+    let seconds = seconds.ok_or_else(|| invalid(field, "a span is of whole seconds, and not negative"))?;
+    Ttl::from_secs(seconds).map(Some).map_err(|error| {
+        let rule = error.to_string();
+        invalid(field, rule.strip_prefix("ttl: ").unwrap_or(&rule))
+    })
+}
+
+/// A span to the wire.
+pub fn span(ttl: Ttl) -> prost_types::Duration {
+    prost_types::Duration { seconds: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX), nanos: 0 }
+}
+
+/// An etag; empty is none.
+pub fn etag(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// A principal's name.

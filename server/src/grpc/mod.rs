@@ -4,8 +4,10 @@
 pub mod audit;
 pub mod auth;
 pub mod convert;
+pub mod credentials;
 pub mod keys;
 pub mod layers;
+pub mod leases;
 pub mod policies;
 pub mod secrets;
 pub mod status;

@@ -91,7 +91,7 @@ const LOCAL: Cell = (Code::PermissionDenied, "OPERATOR_ONLY");
 const CLOSED: Cell = (Code::FailedPrecondition, "SEALED");
 const OTHER: Cell = (Code::FailedPrecondition, "OTHER_CEREMONY");
 const NONE: Cell = (Code::NotFound, "NOT_FOUND");
-const TOKENLESS: Cell = (Code::InvalidArgument, "INVALID_ARGUMENT");
+const INVALID: Cell = (Code::InvalidArgument, "INVALID_ARGUMENT");
 
 /// The same for everybody, but that something which is no token at all comes no further.
 const fn everybody(cell: Cell) -> Cells {
@@ -120,6 +120,10 @@ const UNMADE: Cells = everybody((Code::FailedPrecondition, "NOT_INITIALIZED"));
 
 /// Open to anybody who can connect.
 const OPEN: Cells = everybody(OK);
+
+fn own_leases() -> v1::LeaseSelector {
+    v1::LeaseSelector { which: Some(v1::lease_selector::Which::Own(v1::OwnLeases {})) }
+}
 
 /// Every rpc. The last row takes the bootstrap token away.
 pub(crate) const TABLE: &[Row] = &[
@@ -159,8 +163,8 @@ pub(crate) const TABLE: &[Row] = &[
         },
         uninitialized: UNMADE,
         sealed: SHUT,
-        unsealed: gated(NO, (Code::InvalidArgument, "INVALID_ARGUMENT")),
-        absent: (Code::InvalidArgument, "INVALID_ARGUMENT"),
+        unsealed: gated(NO, INVALID),
+        absent: INVALID,
     },
     Row {
         rpc: "SystemService/ExportSealRecord",
@@ -368,6 +372,174 @@ pub(crate) const TABLE: &[Row] = &[
         absent: NONE,
     },
     Row {
+        rpc: "CredentialsService/PutTarget",
+        // A new one without its login: whoever is let in gets as far as that.
+        message: |_| {
+            let settings = v1::PostgresTarget {
+                host: "db.invalid".to_owned(),
+                database: "shop".to_owned(),
+                ca_pem: "none".to_owned(),
+                admin: "keystead".to_owned(),
+                ..Default::default()
+            };
+            let target = v1::Target {
+                name: "made".to_owned(),
+                settings: Some(v1::target::Settings::Postgres(settings)),
+                max_ttl: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+                ..Default::default()
+            };
+            v1::PutTargetRequest { target: Some(target), admin_password: Vec::new() }.encode_to_vec()
+        },
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, INVALID),
+        absent: INVALID,
+    },
+    Row {
+        rpc: "CredentialsService/GetTarget",
+        message: |_| v1::GetTargetRequest { name: "no-such-target".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "CredentialsService/ListTargets",
+        message: |_| v1::ListTargetsRequest::default().encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "CredentialsService/DeleteTarget",
+        message: |_| v1::DeleteTargetRequest { name: "no-such-target".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "CredentialsService/CheckTarget",
+        message: |_| v1::CheckTargetRequest { name: "no-such-target".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "CredentialsService/PutRole",
+        // In a target that is not there.
+        message: |_| {
+            let span = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+            let role = v1::Role {
+                name: "made".to_owned(),
+                target: "no-such-target".to_owned(),
+                declaration: Some(v1::role::Declaration::Postgres(v1::PostgresRole::default())),
+                default_ttl: span,
+                max_ttl: span,
+                ..Default::default()
+            };
+            v1::PutRoleRequest { role: Some(role) }.encode_to_vec()
+        },
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "CredentialsService/GetRole",
+        message: |_| v1::GetRoleRequest { name: "no-such-role".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "CredentialsService/ListRoles",
+        message: |_| v1::ListRolesRequest::default().encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "CredentialsService/DeleteRole",
+        message: |_| v1::DeleteRoleRequest { name: "no-such-role".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "CredentialsService/VerifyRole",
+        message: |_| v1::VerifyRoleRequest { name: "no-such-role".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "CredentialsService/IssueCredential",
+        message: |_| {
+            v1::IssueCredentialRequest { role: "no-such-role".to_owned(), ..Default::default() }
+                .encode_to_vec()
+        },
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "LeasesService/GetLease",
+        // Of nobody: what is refused is refused as another's lease is.
+        message: |_| v1::GetLeaseRequest { id: "0".repeat(32) }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "LeasesService/ListLeases",
+        message: |_| v1::ListLeasesRequest { of: Some(own_leases()), ..Default::default() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: identified(OK, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "LeasesService/RenewLease",
+        message: |_| v1::RenewLeaseRequest { id: "0".repeat(32), ttl: None }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "LeasesService/RevokeLease",
+        message: |_| v1::RevokeLeaseRequest { id: "0".repeat(32), force: true }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "LeasesService/RevokeLeases",
+        message: |_| v1::RevokeLeasesRequest { of: Some(own_leases()) }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: identified(OK, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "LeasesService/AcceptClock",
+        message: |_| v1::AcceptClockRequest {}.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
         rpc: "KeysService/ListKeys",
         message: |_| v1::ListKeysRequest {}.encode_to_vec(),
         uninitialized: UNMADE,
@@ -412,7 +584,7 @@ pub(crate) const TABLE: &[Row] = &[
         message: |_| v1::RevokeSelfRequest {}.encode_to_vec(),
         uninitialized: UNMADE,
         sealed: SHUT,
-        unsealed: identified(TOKENLESS, OK),
+        unsealed: identified(INVALID, OK),
         absent: OK,
     },
 ];

@@ -12,7 +12,16 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::{put, reason};
 
-const OWN: [&str; 5] = ["SystemService", "SecretsService", "AuthService", "PoliciesService", "AuditService"];
+const OWN: [&str; 8] = [
+    "SystemService",
+    "SecretsService",
+    "AuthService",
+    "PoliciesService",
+    "AuditService",
+    "KeysService",
+    "CredentialsService",
+    "LeasesService",
+];
 
 #[tokio::test]
 async fn health_tells_each_service_by_itself() {

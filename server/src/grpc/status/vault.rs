@@ -55,6 +55,20 @@ fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
         VaultError::Credential(CredentialError::Limit { of, limit, .. }) => {
             parts.quota(of.clone(), format!("{limit} live leases"))
         }
+        VaultError::Credential(CredentialError::Baseline { findings, .. }) => {
+            findings.iter().fold(parts, |parts, found| {
+                parts.precondition(
+                    "FINDING",
+                    found.digest.clone(),
+                    format!("{}: {}", found.right, found.closed_by),
+                )
+            })
+        }
+        VaultError::Credential(CredentialError::Engine(EngineError::Excess { excess, .. })) => {
+            excess.iter().fold(parts, |parts, right| {
+                parts.precondition("EXCESS", right.object.clone(), right.to_string())
+            })
+        }
         VaultError::Version(VersionError::Conflict { expected, current }) => {
             parts.with("expected_version", expected.to_string()).with("current_version", current.to_string())
         }
