@@ -49,6 +49,8 @@ pub enum EndReason {
     RoleGone,
     /// Its target was deleted.
     TargetGone,
+    /// Somebody else removed its login.
+    LoginGone,
     /// A reason that this client does not know.
     Unknown,
 }
@@ -394,6 +396,7 @@ impl From<v1::LeaseEnding> for LeaseEnding {
                 v1::LeaseEndReason::OwnerGone => EndReason::OwnerGone,
                 v1::LeaseEndReason::RoleGone => EndReason::RoleGone,
                 v1::LeaseEndReason::TargetGone => EndReason::TargetGone,
+                v1::LeaseEndReason::LoginGone => EndReason::LoginGone,
                 v1::LeaseEndReason::Unspecified => EndReason::Unknown,
             },
             since: time(ending.start_time),

@@ -2690,6 +2690,8 @@ pub enum LeaseEndReason {
     RoleGone = 6,
     /// Its target was deleted.
     TargetGone = 7,
+    /// Somebody else removed its login.
+    LoginGone = 8,
 }
 impl LeaseEndReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2706,6 +2708,7 @@ impl LeaseEndReason {
             Self::OwnerGone => "LEASE_END_REASON_OWNER_GONE",
             Self::RoleGone => "LEASE_END_REASON_ROLE_GONE",
             Self::TargetGone => "LEASE_END_REASON_TARGET_GONE",
+            Self::LoginGone => "LEASE_END_REASON_LOGIN_GONE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2719,6 +2722,7 @@ impl LeaseEndReason {
             "LEASE_END_REASON_OWNER_GONE" => Some(Self::OwnerGone),
             "LEASE_END_REASON_ROLE_GONE" => Some(Self::RoleGone),
             "LEASE_END_REASON_TARGET_GONE" => Some(Self::TargetGone),
+            "LEASE_END_REASON_LOGIN_GONE" => Some(Self::LoginGone),
             _ => None,
         }
     }

@@ -295,6 +295,7 @@ fn reason(reason: EndReason) -> &'static str {
         EndReason::OwnerGone => "owner-gone",
         EndReason::RoleGone => "role-gone",
         EndReason::TargetGone => "target-gone",
+        EndReason::LoginGone => "login-gone",
         _ => "unknown",
     }
 }

@@ -108,6 +108,7 @@ fn ending(ending: &Ending) -> v1::LeaseEnding {
             Why::OwnerGone => v1::LeaseEndReason::OwnerGone,
             Why::RoleGone => v1::LeaseEndReason::RoleGone,
             Why::TargetGone => v1::LeaseEndReason::TargetGone,
+            Why::LoginGone => v1::LeaseEndReason::LoginGone,
         }
         .into(),
         start_time: Some(timestamp(ending.since)),
