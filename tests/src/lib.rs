@@ -9,6 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a harness fails its test by panicking")]
 
 pub mod canary;
+pub mod peers;
 pub mod pki;
 mod process;
 pub mod programs;

@@ -16,6 +16,7 @@ mod canaries;
 mod ceremony;
 mod hsm_check;
 mod init;
+mod leases;
 mod policies;
 mod principals;
 mod quorum;

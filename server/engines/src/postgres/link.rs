@@ -271,13 +271,18 @@ impl Link for PostgresLink {
         let done = within(self.make(&session, &order)).await;
         let excess = settle(session, done).map_err(named)?;
         let settings = self.settings();
-        let credential = Credential(vec![
+        let mut fields = vec![
             ("username", Field::Plain(order.plan.handle.name.clone())),
             ("password", Field::Secret(SecretBytes::copy_from(order.plan.secret.expose()))),
             ("host", Field::Plain(settings.host.as_str().to_owned())),
             ("port", Field::Plain(settings.port.to_string())),
             ("database", Field::Plain(settings.database.as_str().to_owned())),
-        ]);
+            ("ca_pem", Field::Plain(settings.ca_pem.clone())),
+        ];
+        if let Some(name) = &settings.server_name {
+            fields.push(("server_name", Field::Plain(name.as_str().to_owned())));
+        }
+        let credential = Credential(fields);
         Ok(Issued { credential, excess })
     }
 

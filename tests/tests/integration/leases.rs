@@ -1,0 +1,148 @@
+//! Logins in a real PostgreSQL, from the request to the last trace.
+
+use std::time::Duration;
+
+use keystead_client::{Issued, LeaseSelector, LeaseState};
+use keystead_tests::peers::{self, Shop};
+use keystead_tests::{TestVault, until};
+
+use crate::reason;
+
+const ROLE: &str = "orders-rw";
+
+async fn shop(vault: &TestVault) -> Shop {
+    let shop = Shop::start(&vault.operator()).await;
+    shop.add_to(&vault.operator()).await;
+    shop
+}
+
+async fn no_login_is_left(shop: &Shop) {
+    until("no login is left", || async { shop.logins().await.is_empty().then_some(()) }).await;
+}
+
+/// The SQLSTATE of a statement's refusal; nothing if it was done.
+async fn refused(session: &tokio_postgres::Client, statement: &str) -> Option<String> {
+    let error = session.batch_execute(statement).await.err()?;
+    Some(error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned()))
+}
+
+#[tokio::test]
+async fn a_service_gets_a_login_that_does_what_its_role_says_until_its_lease_is_revoked() {
+    let vault = TestVault::start().await;
+    let shop = shop(&vault).await;
+    let (orders, other) = (vault.service("orders").await, vault.service("other").await);
+    assert_eq!(reason(orders.credentials().issue(ROLE).await), "DENIED");
+    vault.may_issue("orders", ROLE).await;
+
+    let issued: Issued = orders.credentials().issue(ROLE).await.unwrap();
+    let session = shop.login(&issued).await.unwrap();
+    let rows = session.query("SELECT note FROM shop.orders", &[]).await.unwrap();
+    assert_eq!(rows[0].get::<_, &str>(0), "first");
+    session.batch_execute("INSERT INTO shop.orders (note) VALUES ('second')").await.unwrap();
+    for statement in [
+        "UPDATE shop.orders SET note = ''",
+        "DELETE FROM shop.orders",
+        "SELECT * FROM shop.payments",
+        "CREATE TABLE shop.mine (id int)",
+        "SET ROLE app",
+    ] {
+        assert_eq!(refused(&session, statement).await.as_deref(), Some("42501"), "{statement}");
+    }
+
+    // PostgreSQL warns of a grant that gives nothing.
+    let rights = "SELECT relacl::text FROM pg_class WHERE oid = 'shop.orders'::regclass";
+    let before: String = shop.root.query_one(rights, &[]).await.unwrap().get(0);
+    session.batch_execute("GRANT SELECT ON shop.orders TO PUBLIC").await.unwrap();
+    assert_eq!(shop.root.query_one(rights, &[]).await.unwrap().get::<_, String>(0), before);
+
+    // Another service has nothing of it, and an operator sees whose it is.
+    let id = issued.lease.id.clone();
+    assert_eq!(reason(other.leases().get(&id).await), "DENIED");
+    assert_eq!(reason(other.leases().revoke(&id).await), "DENIED");
+    assert_eq!(reason(other.leases().renew(&id, None).await), "DENIED");
+    let mut listed = vault.operator().leases().list(&LeaseSelector::Role(ROLE.to_owned()));
+    let listed = listed.next().await.unwrap().unwrap();
+    assert_eq!((listed.id.as_str(), listed.owner.as_str()), (id.as_str(), "service/orders"));
+
+    let renewed = orders.leases().renew(&id, Some(Duration::from_secs(1_000))).await.unwrap();
+    assert_eq!(renewed.lease.renewals, 1);
+    orders.leases().revoke(&id).await.unwrap();
+    no_login_is_left(&shop).await;
+    assert!(session.query("SELECT 1", &[]).await.is_err(), "a session outlived its lease");
+    assert!(shop.login(&issued).await.is_err());
+    until("it is closed", || async {
+        (orders.leases().get(&id).await.unwrap().state == LeaseState::Revoked).then_some(())
+    })
+    .await;
+
+    // No password in the log of the audit, nor in that of the server.
+    let keystead_client::Credential::Postgres(login) = &issued.credential else { panic!("another kind") };
+    let password = String::from_utf8(login.password.expose().to_vec()).unwrap();
+    let recorded = format!("{:?}", vault.audit().await);
+    for secret in [password.as_str(), peers::ADMIN_PASSWORD] {
+        assert!(!recorded.contains(secret), "a password is in the audit log");
+    }
+    assert!(!shop.server.log().contains(&password), "a password reached the server's log");
+    assert!(recorded.contains("revoke-lease") && recorded.contains(&login.username));
+}
+
+#[tokio::test]
+async fn an_excess_planted_in_the_database_refuses_the_login() {
+    let vault = TestVault::start().await;
+    let shop = shop(&vault).await;
+    let operator = vault.operator();
+    shop.run("GRANT SELECT ON shop.payments TO PUBLIC").await;
+    // The group was read back a moment ago: defining it again looks again.
+    let again = operator.credentials().put_role(peers::orders_role(ROLE)).await;
+    assert_eq!(reason(again), "RIGHTS_IN_EXCESS");
+    assert_eq!(reason(operator.credentials().issue(ROLE).await), "RIGHTS_IN_EXCESS");
+    no_login_is_left(&shop).await;
+    shop.run("REVOKE SELECT ON shop.payments FROM PUBLIC").await;
+    operator.credentials().issue(ROLE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_is_down_keeps_its_logins_until_it_is_back_and_then_loses_them() {
+    let vault = TestVault::start().await;
+    let mut shop = shop(&vault).await;
+    let operator = vault.operator();
+    for _ in 0..5 {
+        operator.credentials().issue(ROLE).await.unwrap();
+    }
+    shop.server.stop();
+    assert_eq!(
+        operator.leases().revoke_all(&LeaseSelector::RolePrefix("orders".to_owned())).await.unwrap(),
+        5
+    );
+    assert_eq!(reason(operator.credentials().issue(ROLE).await), "TARGET_UNAVAILABLE");
+    // Nobody else waits for it.
+    crate::put(&operator, "a", "b").await;
+    until("the failure is seen", || async {
+        let lease =
+            operator.leases().list(&LeaseSelector::Target("shop-db".to_owned())).next().await.unwrap()?;
+        let said = lease.ending?.last_error;
+        said?.contains("does not answer").then_some(())
+    })
+    .await;
+    shop.start_again().await;
+    assert!(!shop.logins().await.is_empty());
+    no_login_is_left(&shop).await;
+}
+
+#[tokio::test]
+async fn what_the_vault_does_not_know_of_is_removed_and_what_is_gone_is_ended() {
+    let mut vault = TestVault::start().await;
+    let shop = shop(&vault).await;
+    let issued = vault.operator().credentials().issue(ROLE).await.unwrap();
+    let keystead_client::Credential::Postgres(login) = &issued.credential else { panic!("another kind") };
+    let lease = login.username.rsplit('_').next().unwrap();
+    let orphan = login.username.replace(lease, &"9".repeat(32));
+    shop.run(&format!("CREATE ROLE \"{orphan}\" LOGIN")).await;
+    // Compared whenever the vault opens.
+    vault.restart().await;
+    vault.unseal().await;
+    until("the orphan is removed", || async {
+        (shop.logins().await == [login.username.as_str()]).then_some(())
+    })
+    .await;
+}
