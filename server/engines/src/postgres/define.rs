@@ -38,32 +38,54 @@ pub(super) async fn bring_in_line(
         statements.push(format!("CREATE ROLE {} WITH NOLOGIN", identifier(place.group)));
     }
     let wanted = declared::expand(client, place.database, place.role).await?;
+    change(client, place.names, place.group, &wanted, &mut statements).await?;
     let there = held::read(client, place.group, place.names.owner()).await?;
-    let ours = || there.iter().filter(|held| held.ours && !held.everybody);
-    let given: BTreeSet<Wanted> = ours().filter(|held| !held.grantable).filter_map(Wanted::of).collect();
-    let passed_on: BTreeSet<Wanted> = ours().filter(|held| held.grantable).filter_map(Wanted::of).collect();
-    let surplus: BTreeSet<_> = given.difference(&wanted).chain(&passed_on).collect();
-    let give = format!("SELECT {schema}.give($1, $2, $3, $4, $5, $6, $7)");
+    Ok(Definition { statements, ..weigh(place, &wanted, &there) })
+}
+
+/// Takes a role out: first all that was given by us, so that what is left to say no is others' doing.
+pub(super) async fn take_out(client: &impl GenericClient, names: &Names, group: &str) -> Result<(), Failure> {
+    change(client, names, group, &BTreeSet::new(), &mut Vec::new()).await?;
+    client.query(&format!("SELECT {}.undefine($1)", identifier(names.schema())), &[&group]).await?;
+    Ok(())
+}
+
+/// Gives what a group lacks, and takes away what was given by us and is not wanted.
+async fn change(
+    client: &impl GenericClient,
+    names: &Names,
+    group: &str,
+    wanted: &BTreeSet<Wanted>,
+    statements: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let there = held::read(client, group, names.owner()).await?;
+    let ours = |grantable| {
+        let these =
+            there.iter().filter(move |held| held.ours && !held.everybody && held.grantable == grantable);
+        these.filter_map(Wanted::of).collect::<BTreeSet<_>>()
+    };
+    let (given, passed_on) = (ours(false), ours(true));
+    let give = format!("SELECT {}.give($1, $2, $3, $4, $5, $6, $7)", identifier(names.schema()));
     let give = client.prepare(&give).await?;
-    for (take_away, changes) in
-        [(true, declared::grouped(surplus)), (false, declared::grouped(wanted.difference(&given)))]
-    {
+    for (take_away, changes) in [
+        (true, declared::grouped(given.difference(wanted).chain(&passed_on))),
+        (false, declared::grouped(wanted.difference(&given))),
+    ] {
         for ((kind, schema, name, detail), privileges) in changes {
             let parts = [&detail];
-            let object =
-                held::object(if kind == "future" { "future tables" } else { kind }, &schema, &name, &detail);
+            let spelled = if kind == "future" { "future tables" } else { kind };
+            let spelled = held::object(spelled, &schema, &name, &detail);
             let done = client
                 .query_one(
                     &give,
-                    &[&place.group, &take_away, &kind, &schema, &name, &parts.as_slice(), &privileges],
+                    &[&group, &take_away, &kind, &schema, &name, &parts.as_slice(), &privileges],
                 )
                 .await
-                .map_err(|error| Failure::from(error).in_definition(&object))?;
+                .map_err(|error| Failure::from(error).in_definition(&spelled))?;
             statements.push(done.try_get(0)?);
         }
     }
-    let there = held::read(client, place.group, place.names.owner()).await?;
-    Ok(Definition { statements, ..weigh(place, &wanted, &there) })
+    Ok(())
 }
 
 /// Reads a group back and compares it; changes nothing.

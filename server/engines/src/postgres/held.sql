@@ -5,13 +5,14 @@ here AS (SELECT oid FROM pg_database WHERE datname = current_database()),
 born AS (SELECT i.classoid, i.objoid, i.objsubid, i.privtype, e.privilege_type
          FROM pg_init_privs i, aclexplode(i.initprivs) e WHERE e.grantee = 0),
 entries AS (
+  -- The columns are text, or UNION would cut them to the length of a name.
   SELECT 'pg_class'::regclass AS class, c.oid AS object, 0 AS part,
          CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
-         n.nspname::text AS schema, c.relname::text AS name, '' AS detail, a.*
+         n.nspname::text AS schema, c.relname::text AS name, ''::text AS detail, a.*
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a
     WHERE c.relacl IS NOT NULL
   UNION ALL
-  SELECT 'pg_class'::regclass, c.oid, t.attnum, 'column', n.nspname, c.relname, t.attname, a.*
+  SELECT 'pg_class'::regclass, c.oid, t.attnum, 'column', n.nspname, c.relname, t.attname::text, a.*
     FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace,
          aclexplode(t.attacl) a
     WHERE t.attacl IS NOT NULL AND NOT t.attisdropped

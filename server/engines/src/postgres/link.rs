@@ -199,10 +199,8 @@ impl PostgresLink {
         .await;
         let detail = Detail::new(group.clone(), &role).encode();
         let revoked = logins::revoke(session, &self.names, &Handle { name: login, detail }).await;
-        let undefined = session.query(&format!("SELECT {schema}.undefine($1)"), &[&group]).await;
-        made.and(revoked)?;
-        undefined?;
-        Ok(())
+        let undefined = define::take_out(&***session, &self.names, &group).await;
+        made.and(revoked).and(undefined)
     }
 
     async fn look_around(&self, session: &Object<Connector>) -> Result<Probe, Failure> {
@@ -254,12 +252,12 @@ impl Link for PostgresLink {
 
     async fn undefine(&self, role: RecordId) -> Result<(), EngineError> {
         self.looked_at.lock().unwrap_or_else(PoisonError::into_inner).remove(&role);
-        let session = self.session().await.map_err(self.failed())?;
-        let undefine = format!("SELECT {}.undefine($1)", identifier(self.names.schema()));
+        let mut session = self.session().await.map_err(self.failed())?;
         let group = self.names.group(role);
         let done = within(async {
-            session.query(&undefine, &[&group]).await?;
-            Ok(())
+            let transaction = session.transaction().await?;
+            define::take_out(&*transaction, &self.names, &group).await?;
+            Ok(transaction.commit().await?)
         })
         .await;
         settle(session, done).map_err(self.failed())

@@ -10,7 +10,7 @@ use keystead_domain::VaultId;
 use keystead_domain::rights::postgres::{Objects, PgName, PostgresRole};
 
 use super::names::Names;
-use crate::statements::{identifier, literal};
+use crate::statements::{dollar_quoted, identifier, literal};
 
 /// One function of the set-up.
 pub(super) struct Function {
@@ -101,13 +101,13 @@ pub fn setup_script(vault: VaultId, database: &PgName, admin: &PgName) -> String
         let _ = write!(
             script,
             "\nCREATE FUNCTION {schema}.{name}({arguments}) RETURNS {returns}\n\
-             LANGUAGE plpgsql SECURITY {security} SET search_path = pg_catalog, pg_temp AS $keystead${source}$keystead$;\n\
+             LANGUAGE plpgsql SECURITY {security} SET search_path = pg_catalog, pg_temp AS {source};\n\
              ALTER FUNCTION {schema}.{name} OWNER TO {owner};\n",
             name = function.name,
             arguments = function.arguments,
             returns = function.returns,
             security = if function.definer { "DEFINER" } else { "INVOKER" },
-            source = function.source(&names),
+            source = dollar_quoted(&function.source(&names)),
         );
     }
     let (database, admin) = (database.quoted(), admin.quoted());
@@ -128,35 +128,36 @@ fn head(names: &Names, admin: &PgName) -> String {
     let (owner, owner_text) = (identifier(names.owner()), literal(names.owner()));
     let (schema, schema_text) = (identifier(names.schema()), literal(names.schema()));
     let (admin, admin_text) = (admin.quoted(), literal(admin.as_str()));
-    format!(
-        "-- Keystead: the functions by which vault {tag} makes and removes logins in this database.\n\
-         BEGIN;\n\
-         DO $keystead$\n\
-         BEGIN\n  \
+    let roles = dollar_quoted(&format!(
+        "\nBEGIN\n  \
            IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {owner_text}) THEN\n    \
              CREATE ROLE {owner} NOLOGIN CREATEROLE;\n  \
            END IF;\n  \
            IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {admin_text}) THEN\n    \
              CREATE ROLE {admin} LOGIN;\n  \
            END IF;\n  \
-           IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {admin_text} AND (rolsuper OR rolcreaterole OR rolcreatedb\n             \
-             OR rolreplication OR rolbypassrls)) THEN\n    \
+           IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {admin_text}\n      \
+               AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)) THEN\n    \
              RAISE EXCEPTION 'the admin login has rights of its own; choose a login that the vault has to itself';\n  \
            END IF;\n\
-         END\n\
-         $keystead$;\n\
-         GRANT pg_signal_backend TO {owner};\n\
-         CREATE SCHEMA IF NOT EXISTS {schema};\n\
-         DO $keystead$\n\
-         DECLARE\n  \
-           old regprocedure;\n\
+         END\n"
+    ));
+    let older = dollar_quoted(&format!(
+        "\nDECLARE\n  old regprocedure;\n\
          BEGIN\n  \
            FOR old IN SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace\n      \
-             WHERE n.nspname = {schema_text} LOOP\n    \
+               WHERE n.nspname = {schema_text} LOOP\n    \
              EXECUTE pg_catalog.format('DROP ROUTINE %s', old);\n  \
            END LOOP;\n\
-         END\n\
-         $keystead$;\n",
+         END\n"
+    ));
+    format!(
+        "-- Keystead: the functions by which vault {tag} makes and removes logins in this database.\n\
+         BEGIN;\n\
+         DO {roles};\n\
+         GRANT pg_signal_backend TO {owner};\n\
+         CREATE SCHEMA IF NOT EXISTS {schema};\n\
+         DO {older};\n",
         tag = names.tag(),
     )
 }

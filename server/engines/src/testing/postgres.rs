@@ -201,6 +201,15 @@ impl PostgresServer {
         Ok(client)
     }
 
+    /// How it demands passwords over the network from now on: `scram-sha-256`, `password`, `md5` or `trust`.
+    pub async fn take_passwords_by(&self, method: &str) -> Result<(), ServerError> {
+        let path = self.dir.path().join("data/pg_hba.conf");
+        let text = format!("local all all trust\nhostssl all all 127.0.0.1/32 {method}\n");
+        fs::write(&path, text).map_err(in_file(&path))?;
+        self.superuser("postgres").await?.batch_execute("SELECT pg_reload_conf(), pg_sleep(0.3)").await?;
+        Ok(())
+    }
+
     /// How a target reaches it.
     pub fn settings(&self, database: &str, admin: &str) -> Result<PostgresSettings, ServerError> {
         Ok(PostgresSettings {

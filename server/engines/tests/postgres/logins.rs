@@ -47,7 +47,7 @@ async fn a_login_does_what_its_role_declares_and_nothing_else() {
         "SET ROLE vault".to_owned(),
         "SET SESSION AUTHORIZATION app".to_owned(),
         format!("GRANT {group} TO stranger"),
-        format!("ALTER ROLE {} VALID UNTIL 'infinity'", plan.handle.name),
+        format!("ALTER ROLE \"{}\" VALID UNTIL 'infinity'", plan.handle.name),
         "SELECT keystead_abababab.forbid('x')".to_owned(),
         "SELECT pg_read_file('postgresql.conf')".to_owned(),
         "SELECT rolpassword FROM pg_authid".to_owned(),

@@ -8,5 +8,10 @@
     reason = "a test fails by panicking, in its fixtures too"
 )]
 
+mod admin;
+mod excess;
+mod injection;
 mod logins;
+mod removal;
 mod site;
+mod tls;

@@ -17,7 +17,6 @@ use rand_core::{Rng, UnwrapErr};
 use tokio_postgres::Client;
 
 pub(crate) const VAULT: VaultId = VaultId([0xab; 16]);
-pub(crate) const OWNER: &str = "keystead_abababab_owner";
 pub(crate) const SCHEMA: &str = "keystead_abababab";
 pub(crate) const DATABASE: &str = "shop";
 pub(crate) const ADMIN: &str = "vault";
@@ -38,6 +37,22 @@ const TABLES: &str = "\
     INSERT INTO shop.orders (note) VALUES ('first');
     RESET ROLE;
     REVOKE ALL ON DATABASE shop, postgres, template1 FROM PUBLIC;";
+
+const CATALOG: &str = "\
+    SELECT concat_ws(E'\\n',
+      (SELECT string_agg(rolname || ' ' || rolcanlogin || rolsuper || rolcreaterole, ',' ORDER BY rolname) FROM pg_roles),
+      (SELECT string_agg(roleid::regrole || ' to ' || member::regrole, ',' ORDER BY roleid, member) FROM pg_auth_members),
+      (SELECT string_agg(nspname || ' ' || coalesce(nspacl, acldefault('n', nspowner))::text, ',' ORDER BY oid)
+        FROM pg_namespace WHERE nspname !~ '^(keystead_|pg_t)'),
+      (SELECT string_agg(c.oid::regclass || ' ' || coalesce(relacl, acldefault((CASE relkind WHEN 'S' THEN 's' ELSE 'r' END)::\"char\", relowner))::text,
+         ',' ORDER BY c.oid) FROM pg_class c WHERE relkind IN ('r', 'v', 'S') AND c.oid >= 16384),
+      (SELECT string_agg(attrelid::regclass || '.' || attname || ' ' || attacl::text, ',' ORDER BY attrelid, attnum) FROM pg_attribute WHERE attacl <> '{}'),
+      (SELECT string_agg(p.oid::regprocedure || ' ' || coalesce(proacl, acldefault('f', proowner))::text, ',' ORDER BY p.oid)
+         FROM pg_proc p WHERE p.oid >= 16384 AND pronamespace::regnamespace::text !~ '^keystead_'),
+      (SELECT string_agg(datname || coalesce(datacl, acldefault('d', datdba))::text, ',' ORDER BY oid) FROM pg_database),
+      (SELECT string_agg(d::text, ',' ORDER BY oid) FROM pg_default_acl d),
+      (SELECT string_agg(s::text, ',' ORDER BY setrole) FROM pg_db_role_setting s),
+      (SELECT count(*) FROM shop.orders))";
 
 pub(crate) struct Site {
     pub(crate) server: PostgresServer,
@@ -92,8 +107,16 @@ impl Site {
     }
 
     pub(crate) async fn issue(&self, role: &RoleRecord) -> (Plan, Result<Issued, EngineError>) {
-        let plan = self.link.plan(role, new_id(), &mut UnwrapErr(SysRng));
-        let issued = self.issue_planned(role, &plan).await;
+        self.issue_by(&*self.link, role).await
+    }
+
+    pub(crate) async fn issue_by(
+        &self,
+        link: &dyn Link,
+        role: &RoleRecord,
+    ) -> (Plan, Result<Issued, EngineError>) {
+        let plan = link.plan(role, new_id(), &mut UnwrapErr(SysRng));
+        let issued = link.issue(Order { role, accepted: &[], plan: &plan, not_after: LATE }).await;
         (plan, issued)
     }
 
@@ -113,6 +136,11 @@ impl Site {
         let name = &plan.handle.name;
         self.server.login(name, plan.secret.expose(), DATABASE).await.map_err(|error| format!("{error:?}"))
     }
+}
+
+/// Roles, memberships and access lists, but for the vault's own schema, as text.
+pub(crate) async fn catalog(site: &Site) -> String {
+    site.ask(CATALOG).await
 }
 
 pub(crate) fn link(settings: PostgresSettings) -> Arc<dyn Link> {

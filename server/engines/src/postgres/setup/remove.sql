@@ -44,7 +44,18 @@ BEGIN
       EXECUTE format('REASSIGN OWNED BY %I TO %I', login, grp);
       EXECUTE format('REVOKE %I FROM %I', grp, current_user);
     END IF;
-    EXECUTE format('DROP OWNED BY %I', login);
+    BEGIN
+      EXECUTE format('DROP OWNED BY %I', login);
+    EXCEPTION WHEN insufficient_privilege THEN
+      -- What others gave it is not ours to take away; it is named below.
+      NULL;
+    END;
+    SELECT string_agg(pg_describe_object(classid, objid, objsubid), ', ') INTO elsewhere
+      FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = found;
+    IF elsewhere IS NOT NULL THEN
+      RAISE EXCEPTION USING ERRCODE = 'KS004', MESSAGE = format(
+        'the login has rights that others gave it on %s; run DROP OWNED BY %I there as a superuser', elsewhere, login);
+    END IF;
   END IF;
   EXECUTE format('DROP ROLE %I', login);
   -- Whoever was between the check of the password and the list of sessions shows by now.

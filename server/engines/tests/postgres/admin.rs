@@ -1,0 +1,240 @@
+//! The admin login: what is demanded of it, what a thief of it can do, and how its password changes.
+
+use keystead_core::engine::EngineError;
+use keystead_crypto::secret::SecretBytes;
+
+use crate::site::{ADMIN, ADMIN_PASSWORD, DATABASE, LATE, SCHEMA, Site, VAULT, fields, name, orders};
+
+#[tokio::test]
+async fn adding_a_target_proves_the_admin_and_leaves_nothing() {
+    let site = Site::start().await;
+    let roles = "SELECT string_agg(rolname::text, ',' ORDER BY rolname) FROM pg_roles";
+    let before = site.ask(roles).await;
+    let probe = site.link.probe().await.unwrap();
+    assert!(probe.version.starts_with("PostgreSQL 1"), "{}", probe.version);
+    assert_eq!((probe.admin_excess, probe.baseline), (vec![], vec![]));
+    assert_eq!(site.ask(roles).await, before);
+}
+
+#[tokio::test]
+async fn the_set_up_can_be_pasted_again_and_a_changed_one_is_found() {
+    let site = Site::start().await;
+    let script = keystead_engines::postgres::setup_script(VAULT, &name(DATABASE), &name(ADMIN));
+    let role = site.defined(orders()).await;
+    site.run(&script).await;
+    site.link.probe().await.unwrap();
+    site.issue(&role).await.1.unwrap();
+    for (change, named) in [
+        (
+            format!(
+                "CREATE OR REPLACE FUNCTION {SCHEMA}.forbid(login text) RETURNS boolean LANGUAGE sql AS 'SELECT true'"
+            ),
+            "forbid is another one",
+        ),
+        (format!("ALTER FUNCTION {SCHEMA}.forbid(text) SECURITY INVOKER"), "forbid is another one"),
+        (format!("ALTER FUNCTION {SCHEMA}.forbid(text) RESET search_path"), "forbid is another one"),
+        (format!("ALTER FUNCTION {SCHEMA}.forbid(text) OWNER TO postgres"), "forbid is another one"),
+        (format!("DROP FUNCTION {SCHEMA}.renew"), "renew is missing"),
+        (
+            format!("CREATE FUNCTION {SCHEMA}.more() RETURNS int LANGUAGE sql AS 'SELECT 1'"),
+            "more is not ours",
+        ),
+        (format!("GRANT EXECUTE ON FUNCTION {SCHEMA}.forbid TO PUBLIC"), "nobody else's"),
+        (format!("REVOKE EXECUTE ON FUNCTION {SCHEMA}.forbid FROM {ADMIN}"), "the admin login's to call"),
+        ("ALTER ROLE keystead_abababab_owner SUPERUSER".to_owned(), "more than CREATEROLE"),
+        ("ALTER ROLE keystead_abababab_owner NOCREATEROLE".to_owned(), "lacks CREATEROLE"),
+        ("REVOKE pg_signal_backend FROM keystead_abababab_owner".to_owned(), "lacks CREATEROLE"),
+    ] {
+        site.run(&change).await;
+        let error = site.link.probe().await.err().unwrap_or_else(|| panic!("{change}: good"));
+        assert!(
+            matches!(&error, EngineError::Admin { what, .. } if what.contains(named)),
+            "{change}: {error}"
+        );
+        site.run("ALTER ROLE keystead_abababab_owner NOSUPERUSER CREATEROLE").await;
+        site.run(&script).await;
+        site.link.probe().await.unwrap_or_else(|error| panic!("after {change}: {error}"));
+    }
+    site.run(&format!("DROP SCHEMA {SCHEMA} CASCADE")).await;
+    let (_, issued) = site.issue(&role).await;
+    assert!(matches!(issued.err().unwrap(), EngineError::Admin { .. }));
+}
+
+#[tokio::test]
+async fn an_admin_login_that_can_do_more_than_it_needs_is_told() {
+    let site = Site::start().await;
+    for (give, take, told) in [
+        ("ALTER ROLE vault CREATEROLE", "ALTER ROLE vault NOCREATEROLE", "CREATEROLE on role \"vault\""),
+        ("ALTER ROLE vault SUPERUSER", "ALTER ROLE vault NOSUPERUSER", "SUPERUSER on role \"vault\""),
+        ("GRANT app TO vault", "REVOKE app FROM vault", "MEMBER on role \"app\""),
+        (
+            "GRANT SELECT ON shop.orders TO vault",
+            "REVOKE SELECT ON shop.orders FROM vault",
+            "SELECT on table \"shop\".\"orders\"",
+        ),
+    ] {
+        site.run(give).await;
+        let told_of: Vec<String> =
+            site.new_link().probe().await.unwrap().admin_excess.iter().map(ToString::to_string).collect();
+        assert_eq!(told_of, [told], "{give}");
+        site.run(take).await;
+    }
+    let script = keystead_engines::postgres::setup_script(VAULT, &name(DATABASE), &name("postgres"));
+    let error = site.root.batch_execute(&script).await.err().unwrap();
+    assert!(error.as_db_error().unwrap().message().contains("choose a login"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_stolen_admin_login_can_do_no_more_than_the_vault() {
+    let site = Site::start().await;
+    let role = site.defined(orders()).await;
+    let (plan, _session) = site.session(&role).await;
+    let thief = site.server.login(ADMIN, ADMIN_PASSWORD.as_bytes(), DATABASE).await.unwrap();
+    let group = site
+        .ask("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, 'ks_abababab_g__')")
+        .await;
+    site.run(&format!(
+        "CREATE ROLE boss LOGIN SUPERUSER; CREATE ROLE \"{}\" SUPERUSER LOGIN",
+        "ks_abababab_x_00000000000000000000000000000001"
+    ))
+    .await;
+    let verifier = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let before = site.ask("SELECT string_agg(r::text, ',' ORDER BY rolname) FROM pg_roles r").await;
+    let issue = |login: &str, group: &str, verifier: &str| {
+        format!("SELECT {SCHEMA}.issue('{login}', '{group}', '{verifier}', 4133894400000, 1, '{{}}', NULL)")
+    };
+    let mut refused = vec![
+        "SELECT * FROM shop.orders".to_owned(),
+        "SELECT rolpassword FROM pg_authid".to_owned(),
+        "CREATE ROLE x".to_owned(),
+        "CREATE TABLE shop.x (id int)".to_owned(),
+        format!("CREATE FUNCTION {SCHEMA}.x() RETURNS int LANGUAGE sql AS 'SELECT 1'"),
+        format!(
+            "CREATE OR REPLACE FUNCTION {SCHEMA}.forbid(login text) RETURNS boolean LANGUAGE sql AS 'SELECT true'"
+        ),
+        "ALTER ROLE app PASSWORD 'x'".to_owned(),
+        "SET ROLE keystead_abababab_owner".to_owned(),
+        "GRANT keystead_abababab_owner TO vault".to_owned(),
+        format!("GRANT \"{group}\" TO vault"),
+        format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}'",
+            plan.handle.name
+        ),
+        issue("vault", &group, verifier),
+        issue("boss", &group, verifier),
+        issue("ks_cdcdcdcd_x_00000000000000000000000000000000", &group, verifier),
+        issue("ks_abababab_x_00000000000000000000000000000001", &group, verifier),
+        issue(&group, &group, verifier),
+        issue("ks_abababab_x_00000000000000000000000000000000", "app", verifier),
+        issue("ks_abababab_x_00000000000000000000000000000000", "pg_read_all_data", verifier),
+        issue("ks_abababab_x_00000000000000000000000000000000", &plan.handle.name, verifier),
+        issue("ks_abababab_x_00000000000000000000000000000000", &group, "clear"),
+        format!("SELECT {SCHEMA}.issue(NULL, NULL, NULL, NULL, NULL, NULL, NULL)"),
+        format!("SELECT {SCHEMA}.define('app')"),
+        format!("SELECT {SCHEMA}.define(NULL)"),
+        format!("SELECT {SCHEMA}.undefine('app')"),
+        format!("SELECT {SCHEMA}.renew('app', 4133894400000)"),
+        format!("SELECT {SCHEMA}.set_password(NULL)"),
+        format!("SELECT {SCHEMA}.set_password('clear')"),
+    ];
+    for login in ["app", "postgres", "boss", "vault", "keystead_abababab_owner", "pg_signal_backend", &group]
+    {
+        refused.push(format!("SELECT {SCHEMA}.forbid('{login}')"));
+        refused.push(format!("SELECT {SCHEMA}.remove('{login}', '{group}', false)"));
+    }
+    for (kind, schema, object, parts, privileges) in [
+        ("table", "shop", "orders", "{}", "{SELECT,ALL}"),
+        ("table", "shop", "orders", "{}", "{}"),
+        ("table", "shop", "orders", "{}", "{NULL}"),
+        ("table", "shop", "orders", "{}", "{\"SELECT ON shop.payments TO PUBLIC; --\"}"),
+        ("table", "shop", "payments", "{}", "{SELECT}"),
+        ("table", "shop", "numbers", "{}", "{SELECT}"),
+        ("table", "pg_catalog", "pg_authid", "{}", "{SELECT}"),
+        ("column", "shop", "payments", "{card}", "{SELECT}"),
+        ("schema", "shop", "", "{}", "{CREATE}"),
+        ("schema", SCHEMA, "", "{}", "{USAGE}"),
+        ("routine", SCHEMA, "forbid", "{text}", "{EXECUTE}"),
+        ("database", "", "", "{}", "{CREATE}"),
+        ("future", "shop", "app", "{}", "{SELECT}"),
+        ("role", "shop", "app", "{}", "{SELECT}"),
+    ] {
+        refused.push(format!("SELECT {SCHEMA}.give('{group}', false, '{kind}', '{schema}', '{object}', '{parts}', '{privileges}')"));
+    }
+    refused.push(format!(
+        "SELECT {SCHEMA}.give('vault', false, 'table', 'shop', 'orders', '{{}}', '{{SELECT}}')"
+    ));
+    for statement in refused {
+        let error =
+            thief.batch_execute(&statement).await.err().unwrap_or_else(|| panic!("{statement}: done"));
+        let code = error.code().unwrap().code().to_owned();
+        assert!(["42501", "KS001", "KS002", "KS004"].contains(&code.as_str()), "{statement}: {error:?}");
+    }
+    assert_eq!(site.ask("SELECT string_agg(r::text, ',' ORDER BY rolname) FROM pg_roles r").await, before);
+    // PostgreSQL only warns where the role of the functions has some rights, but not these to pass on.
+    let acl = "SELECT relacl::text FROM pg_class WHERE relname = 'orders'";
+    let granted = site.ask(acl).await;
+    let delete =
+        format!("SELECT {SCHEMA}.give('{group}', false, 'table', 'shop', 'orders', '{{}}', '{{DELETE}}')");
+    let _ = thief.batch_execute(&delete).await;
+    assert_eq!(site.ask(acl).await, granted);
+    // A table of the thief's own in the way of what the functions look up.
+    let _ = thief.batch_execute("CREATE TEMP TABLE pg_roles (rolname name)").await;
+    site.login(&plan).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_admins_password_changes_without_being_seen_and_the_link_goes_on() {
+    let site = Site::start().await;
+    let role = site.defined(orders()).await;
+    let secret = |text: &str| SecretBytes::copy_from(text.as_bytes());
+    assert!(site.link.admin_secret_works(&secret(ADMIN_PASSWORD)).await.unwrap());
+    let new = "canary-of-the-new-admin-password";
+    assert!(!site.link.admin_secret_works(&secret(new)).await.unwrap());
+    site.link.change_admin_secret(&secret(new)).await.unwrap();
+    assert!(site.link.admin_secret_works(&secret(new)).await.unwrap());
+    assert!(!site.link.admin_secret_works(&secret(ADMIN_PASSWORD)).await.unwrap());
+    assert!(!site.server.log().contains(new), "the server was told a verifier");
+    // All of the link's connections are ended: it makes new ones, by the new password.
+    site.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'vault'").await;
+    let mut issued = site.issue(&role).await.1;
+    for _ in 0..8 {
+        if issued.is_ok() {
+            break;
+        }
+        issued = site.issue(&role).await.1;
+    }
+    let _ = issued.unwrap();
+    let error = site.new_link().probe().await.err().unwrap();
+    assert!(matches!(error, EngineError::Admin { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn no_error_holds_a_secret() {
+    let site = Site::start().await;
+    let role = site.defined(orders()).await;
+    let (plan, issued) = site.issue(&role).await;
+    let password = fields(&issued.unwrap())[1].1.clone();
+    let mut errors = Vec::new();
+    site.run("ALTER ROLE vault PASSWORD 'other'").await;
+    errors.push(site.new_link().probe().await.err().unwrap());
+    // A server that quotes what it was sent.
+    site.run(&format!(
+        "CREATE OR REPLACE FUNCTION {SCHEMA}.issue(login text, grp text, verifier text, until_ms bigint, connections integer, \
+         path text[], timeout_s integer) RETURNS void LANGUAGE plpgsql AS \
+         $$BEGIN RAISE EXCEPTION 'no: %, %', login, verifier USING DETAIL = verifier, HINT = verifier; END$$"
+    ))
+    .await;
+    errors.push(site.issue_planned(&role, &plan).await.err().unwrap());
+    site.run(&format!(
+        "CREATE OR REPLACE FUNCTION {SCHEMA}.renew(login text, until_ms bigint) RETURNS void LANGUAGE plpgsql AS \
+         $$BEGIN EXECUTE 'ALTER ROLE x PASSWORD canary-verifier'; END$$"
+    ))
+    .await;
+    errors.push(site.link.renew(&plan.handle, LATE).await.err().unwrap());
+    for error in errors {
+        let text = format!("{error} {error:?}");
+        for canary in [password.as_str(), ADMIN_PASSWORD, "SCRAM-SHA-256", "canary", "host="] {
+            assert!(!text.contains(canary), "{text}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What stands in the way of removing a login leaves it pending; nothing but its absence is success.
+
+use keystead_core::engine::EngineError;
+use keystead_domain::rights::postgres::{Owned, PostgresRole};
+
+use crate::site::{DATABASE, Site, orders};
+
+async fn may_create(site: &Site, declared: PostgresRole) -> keystead_domain::role::RoleRecord {
+    let role = site.defined(declared).await;
+    let group = site
+        .ask("SELECT '\"' || rolname || '\"' FROM pg_roles WHERE starts_with(rolname::text, 'ks_abababab_g__')")
+        .await;
+    // Behind the vault's back, after it looked.
+    site.run(&format!("GRANT CREATE ON SCHEMA shop TO {group}")).await;
+    role
+}
+
+#[tokio::test]
+async fn what_a_login_made_is_dropped_with_it() {
+    let site = Site::start().await;
+    let role = may_create(&site, orders()).await;
+    let (plan, session) = site.session(&role).await;
+    session
+        .batch_execute("CREATE TABLE shop.mine (id int); CREATE FUNCTION shop.f() RETURNS int LANGUAGE sql AS 'SELECT 1'; SELECT lo_create(0)")
+        .await
+        .unwrap();
+    site.link.revoke(&plan.handle).await.unwrap();
+    let left = "SELECT (SELECT count(*) FROM pg_class WHERE relname = 'mine') || ' ' || (SELECT count(*) FROM pg_largeobject_metadata)";
+    assert_eq!(site.ask(left).await, "0 0");
+}
+
+#[tokio::test]
+async fn what_a_login_made_goes_to_its_group_where_the_role_says_so() {
+    let site = Site::start().await;
+    let declared = PostgresRole { owned: Owned::ReassignToGroup, ..orders() };
+    let role = may_create(&site, declared).await;
+    let (plan, session) = site.session(&role).await;
+    session.batch_execute("CREATE TABLE shop.mine AS SELECT 7 AS id").await.unwrap();
+    site.link.revoke(&plan.handle).await.unwrap();
+    let owner = site.ask("SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname = 'mine'").await;
+    assert!(owner.starts_with("ks_abababab_g__"), "{owner}");
+    // What the group owns is its logins' to use.
+    let (_, next) = site.session(&role).await;
+    assert_eq!(next.query("SELECT id FROM shop.mine", &[]).await.unwrap().len(), 1);
+    let members = "SELECT count(*)::text FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE r.rolname = 'keystead_abababab_owner'";
+    assert_eq!(site.ask(members).await, "1", "pg_signal_backend, and no group");
+}
+
+#[tokio::test]
+async fn a_login_that_owns_something_in_another_database_stays_pending() {
+    let site = Site::start().await;
+    let role = site.defined(orders()).await;
+    site.run("CREATE DATABASE other").await;
+    site.run("ALTER DATABASE other CONNECTION LIMIT 10").await;
+    let elsewhere = site.server.superuser("other").await.unwrap();
+    elsewhere.batch_execute("GRANT CREATE ON SCHEMA public TO PUBLIC").await.unwrap();
+    let (plan, _session) = site.session(&role).await;
+    let there = site.server.login(&plan.handle.name, plan.secret.expose(), "other").await.unwrap();
+    there.batch_execute("CREATE TABLE public.left_behind (id int)").await.unwrap();
+    for _ in 0..2 {
+        let error = site.link.revoke(&plan.handle).await.err().unwrap();
+        assert!(
+            matches!(&error, EngineError::Refused { what, .. } if what.contains("database other")),
+            "{error}"
+        );
+        assert!(site.login(&plan).await.is_err(), "it is forbidden all the same");
+        assert!(there.batch_execute("SELECT 1").await.is_err(), "and its sessions are ended");
+    }
+    assert_eq!(site.link.list(None, 10).await.unwrap().len(), 1);
+    elsewhere.batch_execute("DROP TABLE public.left_behind").await.unwrap();
+    site.link.revoke(&plan.handle).await.unwrap();
+    assert_eq!(site.link.list(None, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_unavailable_and_the_login_goes_when_it_is_back() {
+    let mut site = Site::start().await;
+    let role = site.defined(orders()).await;
+    let (plan, issued) = site.issue(&role).await;
+    issued.unwrap();
+    site.server.stop();
+    for _ in 0..2 {
+        let error = site.link.revoke(&plan.handle).await.err().unwrap();
+        assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
+        let (_, issued) = site.issue(&role).await;
+        assert!(matches!(issued.err().unwrap(), EngineError::Unavailable { .. }));
+    }
+    site.server.start_again().await.unwrap();
+    site.link.revoke(&plan.handle).await.unwrap();
+    let root = site.server.superuser(DATABASE).await.unwrap();
+    let left = root.query("SELECT FROM pg_roles WHERE rolname = $1", &[&plan.handle.name]).await.unwrap();
+    assert!(left.is_empty());
+}
+
+#[tokio::test]
+async fn a_login_that_another_object_hangs_on_stays_pending() {
+    let site = Site::start().await;
+    let role = may_create(&site, orders()).await;
+    let (plan, session) = site.session(&role).await;
+    session.batch_execute("CREATE TABLE shop.mine (id int)").await.unwrap();
+    site.run("CREATE VIEW shop.theirs AS SELECT * FROM shop.mine").await;
+    let error = site.link.revoke(&plan.handle).await.err().unwrap();
+    assert!(matches!(&error, EngineError::Refused { what, .. } if what.starts_with("2BP01")), "{error}");
+    site.run("DROP VIEW shop.theirs").await;
+    site.link.revoke(&plan.handle).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_handle_of_another_form_is_refused() {
+    let site = Site::start().await;
+    let role = site.defined(orders()).await;
+    let (plan, issued) = site.issue(&role).await;
+    issued.unwrap();
+    for (login, detail) in [
+        (plan.handle.name.clone(), vec![]),
+        (plan.handle.name.clone(), vec![2, 0, 0]),
+        (plan.handle.name.clone(), [plan.handle.detail.clone(), vec![0]].concat()),
+        ("postgres".to_owned(), plan.handle.detail.clone()),
+        ("app".to_owned(), plan.handle.detail.clone()),
+    ] {
+        let handle = keystead_domain::lease::Handle { name: login.clone(), detail };
+        let error = site.link.revoke(&handle).await.err().unwrap_or_else(|| panic!("{login} was revoked"));
+        assert!(matches!(error, EngineError::Refused { .. }), "{error}");
+    }
+    site.login(&plan).await.unwrap();
+}
