@@ -28,8 +28,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// A dead peer is found after this long and a few probes.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// What every session of ours begins with: names are looked up in the catalogs only, and nothing waits for ever.
-const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=30s -c lock_timeout=10s \
-                       -c idle_in_transaction_session_timeout=60s -c client_min_messages=error";
+const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=15s -c lock_timeout=5s \
+                       -c idle_in_transaction_session_timeout=30s -c client_min_messages=error";
 /// `SSLRequest` (PostgreSQL 55.7).
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 

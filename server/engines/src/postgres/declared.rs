@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keystead_domain::rights::Right;
-use keystead_domain::rights::postgres::{Objects, PgName, PostgresRole};
+use keystead_domain::rights::postgres::{Objects, PgName, PostgresRole, SequencePrivilege, TablePrivilege};
 use tokio_postgres::GenericClient;
 
 use super::error::Failure;
@@ -40,14 +40,15 @@ impl Wanted {
 
     /// The same as the server tells it, if `give` can take it away: then it was we who gave it.
     pub(super) fn of(held: &Held) -> Option<Self> {
+        let of_tables = TablePrivilege::parse(&held.privilege);
         let kind = match held.kind.as_str() {
-            "table" => "table",
-            "column" => "column",
-            "sequence" => "sequence",
+            "table" if of_tables.is_some() => "table",
+            "column" if of_tables.is_some_and(TablePrivilege::is_of_columns) => "column",
+            "sequence" if SequencePrivilege::parse(&held.privilege).is_some() => "sequence",
             "routine" => "routine",
             "schema" if held.privilege == "USAGE" => "schema",
             "database" if held.privilege == "CONNECT" => "database",
-            "future tables" if !held.schema.is_empty() => "future",
+            "future tables" if of_tables.is_some() && !held.schema.is_empty() => "future",
             _ => return None,
         };
         Some(Self {

@@ -24,7 +24,7 @@ pub(super) enum Failure {
 }
 
 const SET_UP: &str =
-    "the set-up functions are missing, older, or not this login's to call: run the set-up statements again";
+    "if a set-up function is missing, older, or not this login's to call, run the set-up statements again";
 
 impl Failure {
     /// With the names that the port wants. `role` stands for itself where none is involved.

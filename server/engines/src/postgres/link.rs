@@ -35,9 +35,10 @@ use super::names::Names;
 use super::probe;
 use crate::statements::identifier;
 
-/// A call takes no longer; what it did is not known then.
-const CALL: Duration = Duration::from_secs(40);
-/// How long a request waits for one of the link's connections.
+/// A call takes no longer; what it did is not known then. With the time to get a connection and the server's own limit on
+/// statements this stays below the minute after which a lease gives a login up, so that none is made behind its back.
+const CALL: Duration = Duration::from_secs(20);
+/// How long a request waits for one of the link's connections, and then for a new one to be made.
 const TURN: Duration = Duration::from_secs(10);
 /// A group that was read back longer ago is read back whole before a login of it is made.
 const LOOKED_AT: Duration = Duration::from_secs(60);

@@ -39,7 +39,9 @@ const STEP: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// PostgreSQL is not installed.
-    #[error("PostgreSQL's programs are not in /usr/lib/postgresql/*/bin; install postgresql-15 or later")]
+    #[error(
+        "PostgreSQL's programs are neither in /usr/lib/postgresql/*/bin nor on PATH; install version 15 or later"
+    )]
     NotInstalled,
     /// A file could not be made.
     #[error("{path}: {source}")]
@@ -243,9 +245,17 @@ impl Drop for PostgresServer {
     }
 }
 
-/// Where the newest installed version has its programs.
+/// Where the newest installed version has its programs: Debian keeps them off PATH, others do not. Another version is
+/// tried by naming its directory in `KEYSTEAD_TEST_POSTGRES`.
 fn programs() -> Result<PathBuf, ServerError> {
-    let entries = fs::read_dir("/usr/lib/postgresql").map_err(|_| ServerError::NotInstalled)?;
+    if let Some(named) = std::env::var_os("KEYSTEAD_TEST_POSTGRES") {
+        return Ok(named.into());
+    }
+    let Ok(entries) = fs::read_dir("/usr/lib/postgresql") else {
+        let on_path = std::env::var_os("PATH").unwrap_or_default();
+        let has_both = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
+        return std::env::split_paths(&on_path).find(has_both).ok_or(ServerError::NotInstalled);
+    };
     let version = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
     let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     found.retain(|path| {
@@ -278,11 +288,12 @@ fn give(path: &Path) -> Result<(), ServerError> {
     }
 }
 
-fn run(command: &mut Command) -> Result<(), ServerError> {
+/// Runs a program to its end, and says what it printed.
+fn run(command: &mut Command) -> Result<String, ServerError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let done = command.stdin(Stdio::null()).output().map_err(in_file(Path::new(&program)))?;
     if done.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }
     Err(ServerError::Program { program, said: String::from_utf8_lossy(&done.stderr).into_owned() })
 }

@@ -1,7 +1,6 @@
 DECLARE
   found oid;
   open boolean;
-  victim integer;
   tries integer := 0;
   elsewhere text;
 BEGIN
@@ -17,15 +16,16 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'KS003', MESSAGE = 'the login may still log in';
   END IF;
   LOOP
-    FOR victim IN SELECT pid FROM pg_stat_activity WHERE usesysid = found LOOP
-      PERFORM pg_terminate_backend(victim, 1000);
-    END LOOP;
+    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = found;
     PERFORM pg_stat_clear_snapshot();
+    -- A session leaves the list when its transaction is undone and its temporary tables are gone.
     EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE usesysid = found);
     tries := tries + 1;
-    IF tries > 5 THEN
+    IF tries > 500 THEN
       RAISE EXCEPTION USING ERRCODE = 'KS003', MESSAGE = 'a session of the login does not end';
     END IF;
+    PERFORM pg_sleep(0.01);
+    PERFORM pg_stat_clear_snapshot();
   END LOOP;
   SELECT string_agg(DISTINCT quote_ident(d.datname), ', ') INTO elsewhere
     FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid
