@@ -29,7 +29,7 @@ use crate::unsealed::UnsealedVault;
 /// A target has so long to make a login.
 const ISSUE_AT_MOST: Duration = Duration::from_secs(15);
 /// A call that gave no answer may still have its effect for so long, in milliseconds: a revocation waits for that.
-const SETTLES_AFTER: u64 = 15_000;
+const SETTLES_AFTER: u64 = 20_000;
 /// The target ends a login by itself so long after its lease, in milliseconds, should the vault not get to it.
 pub(crate) const GRACE: u64 = 120_000;
 /// Tries of one change against other writers.

@@ -223,7 +223,7 @@ async fn a_login_that_was_made_without_an_answer_is_removed_once_nothing_can_com
     assert_eq!(refused.reason(), "TARGET_UNAVAILABLE");
     look_after(&bench).await;
     assert_eq!(bench.targets.logins(DB), 1, "the statement may still be under way");
-    advance(&bench, 15);
+    advance(&bench, 20);
     look_after(&bench).await;
     assert_eq!(bench.targets.logins(DB), 0);
 }
