@@ -168,6 +168,34 @@ impl Credentials {
         Ok(ProbedTarget { target: answer.target.ok_or(NO_TARGET)?, probe: answer.probe })
     }
 
+    /// Gives the admin login of a target a password that nobody knows.
+    pub async fn rotate_target_login(&self, name: &str) -> Result<v1::Target, Error> {
+        let request = v1::RotateTargetLoginRequest { name: name.to_owned() };
+        let answer = self
+            .caller
+            .patient(TARGET)
+            .call(Repeat::Never, request, |request| {
+                let mut rpc = self.rpc();
+                async move { rpc.rotate_target_login(request).await }
+            })
+            .await?;
+        answer.target.ok_or(NO_TARGET)
+    }
+
+    /// The statements that an administrator of a PostgreSQL database runs once before it is added as the target `name`.
+    pub async fn postgres_setup(&self, name: &str, setup: v1::PostgresSetup) -> Result<String, Error> {
+        let kind = Some(v1::get_target_setup_request::Kind::Postgres(setup));
+        let request = v1::GetTargetSetupRequest { name: name.to_owned(), kind };
+        let answer = self
+            .caller
+            .call(Repeat::Safe, request, |request| {
+                let mut rpc = self.rpc();
+                async move { rpc.get_target_setup(request).await }
+            })
+            .await?;
+        Ok(answer.script)
+    }
+
     /// Defines a role, in its target too; with an etag, only if it is unchanged since.
     pub async fn put_role(&self, role: v1::Role) -> Result<DefinedRole, Error> {
         let request = v1::PutRoleRequest { role: Some(role) };

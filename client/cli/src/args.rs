@@ -196,6 +196,8 @@ mod tests {
             "keystead target list",
             "keystead target delete shop-db --yes",
             "keystead target check shop-db",
+            "keystead target rotate shop-db",
+            "keystead target setup-sql shop-db --database shop --admin keystead --role-file a.toml --role-file b.toml",
             "keystead role put shop --file shop.toml --etag e",
             "keystead role get shop",
             "keystead role list",

@@ -3642,6 +3642,60 @@ pub struct CheckTargetResponse {
     #[prost(message, optional, tag = "2")]
     pub probe: ::core::option::Option<TargetProbe>,
 }
+/// Request of RotateTargetLogin.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateTargetLoginRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of RotateTargetLogin.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateTargetLoginResponse {
+    /// The target.
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+}
+/// What a database needs before it is a target.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PostgresSetup {
+    /// The database.
+    #[prost(string, tag = "1")]
+    pub database: ::prost::alloc::string::String,
+    /// The name of the admin login. It is made if it is not there, and gets no password.
+    #[prost(string, tag = "2")]
+    pub admin: ::prost::alloc::string::String,
+    /// What roles will declare: what the vault can give at all is granted with the set-up. At most 64.
+    #[prost(message, repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<PostgresRole>,
+}
+/// Request of GetTargetSetup.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetTargetSetupRequest {
+    /// The name that the target is to have.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// For which kind of target.
+    #[prost(oneof = "get_target_setup_request::Kind", tags = "2")]
+    pub kind: ::core::option::Option<get_target_setup_request::Kind>,
+}
+/// Nested message and enum types in `GetTargetSetupRequest`.
+pub mod get_target_setup_request {
+    /// For which kind of target.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        /// PostgreSQL 15 or later.
+        #[prost(message, tag = "2")]
+        Postgres(super::PostgresSetup),
+    }
+}
+/// Response of GetTargetSetup.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTargetSetupResponse {
+    /// The statements. Running them again changes nothing.
+    #[prost(string, tag = "1")]
+    pub script: ::prost::alloc::string::String,
+}
 /// What one service needs in a target.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Role {
@@ -4347,6 +4401,63 @@ pub mod credentials_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Gives the admin login of a target a password that nobody knows. One that was cut off goes on by itself.
+        pub async fn rotate_target_login(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateTargetLoginRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateTargetLoginResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/RotateTargetLogin",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "keystead.v1.CredentialsService",
+                        "RotateTargetLogin",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Shows the statements that an administrator of the database runs once before the target is added.
+        pub async fn get_target_setup(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetTargetSetupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetTargetSetupResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.CredentialsService/GetTargetSetup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.CredentialsService", "GetTargetSetup"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Defines a role, in the target too, and reads back what its logins can do.
         pub async fn put_role(
             &mut self,
@@ -4553,6 +4664,22 @@ pub mod credentials_service_server {
             request: tonic::Request<super::CheckTargetRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CheckTargetResponse>,
+            tonic::Status,
+        >;
+        /// Gives the admin login of a target a password that nobody knows. One that was cut off goes on by itself.
+        async fn rotate_target_login(
+            &self,
+            request: tonic::Request<super::RotateTargetLoginRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateTargetLoginResponse>,
+            tonic::Status,
+        >;
+        /// Shows the statements that an administrator of the database runs once before the target is added.
+        async fn get_target_setup(
+            &self,
+            request: tonic::Request<super::GetTargetSetupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetTargetSetupResponse>,
             tonic::Status,
         >;
         /// Defines a role, in the target too, and reads back what its logins can do.
@@ -4890,6 +5017,101 @@ pub mod credentials_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CheckTargetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/RotateTargetLogin" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateTargetLoginSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::RotateTargetLoginRequest>
+                    for RotateTargetLoginSvc<T> {
+                        type Response = super::RotateTargetLoginResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateTargetLoginRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::rotate_target_login(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateTargetLoginSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.CredentialsService/GetTargetSetup" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetTargetSetupSvc<T: CredentialsService>(pub Arc<T>);
+                    impl<
+                        T: CredentialsService,
+                    > tonic::server::UnaryService<super::GetTargetSetupRequest>
+                    for GetTargetSetupSvc<T> {
+                        type Response = super::GetTargetSetupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetTargetSetupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CredentialsService>::get_target_setup(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetTargetSetupSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

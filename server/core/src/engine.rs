@@ -15,6 +15,7 @@ use keystead_domain::VaultId;
 use keystead_domain::id::RecordId;
 use keystead_domain::lease::Handle;
 use keystead_domain::rights::Right;
+use keystead_domain::rights::postgres::{PgName, PostgresRole};
 use keystead_domain::role::RoleRecord;
 use keystead_domain::target::{TargetKind, TargetSettings};
 use keystead_domain::time::UnixMillis;
@@ -184,10 +185,36 @@ pub struct Order<'a> {
     pub not_after: UnixMillis,
 }
 
+/// What a target needs before it is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setup {
+    /// A PostgreSQL database.
+    Postgres {
+        /// The database.
+        database: PgName,
+        /// The admin login.
+        admin: PgName,
+        /// What roles will declare.
+        roles: Vec<PostgresRole>,
+    },
+}
+
+impl Setup {
+    /// For which kind of target.
+    pub const fn kind(&self) -> TargetKind {
+        match self {
+            Self::Postgres { .. } => TargetKind::Postgres,
+        }
+    }
+}
+
 /// A kind of target.
 pub trait Engine: Send + Sync {
     /// Which.
     fn kind(&self) -> TargetKind;
+
+    /// The statements that an administrator of the target runs once; running them again changes nothing. No I/O.
+    fn setup(&self, vault: VaultId, setup: &Setup) -> String;
 
     /// A link to one target. No I/O yet; it connects when first used, and again after a failure.
     ///

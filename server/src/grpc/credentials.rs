@@ -1,5 +1,6 @@
 //! `CredentialsService`.
 
+use keystead_core::credentials::admin::RotateTargetLogin;
 use keystead_core::credentials::issue::Delivered;
 use keystead_core::credentials::roles::{DeleteRole, ListRoles, ReadRole, VerifyRole};
 use keystead_core::credentials::targets::{DeleteTarget, ListTargets, ProbeTarget, ReadTarget};
@@ -81,6 +82,29 @@ impl CredentialsService for Api {
         let checked = operation::run(&vault, context, op).await.map_err(refuse)?;
         let (target, probe) = target::probed(&checked);
         Ok(Response::new(v1::CheckTargetResponse { target: Some(target), probe }))
+    }
+
+    async fn rotate_target_login(
+        &self,
+        request: Request<v1::RotateTargetLoginRequest>,
+    ) -> Result<Response<v1::RotateTargetLoginResponse>, Status> {
+        let (context, message) = self.open(request)?;
+        let op = RotateTargetLogin { name: convert::name("name", &message.name).map_err(refuse)? };
+        let vault = self.unsealed().await?;
+        let rotated = operation::run(&vault, context, op).await.map_err(refuse)?;
+        let target = Some(target::out(&rotated.record, &rotated.etag));
+        Ok(Response::new(v1::RotateTargetLoginResponse { target }))
+    }
+
+    async fn get_target_setup(
+        &self,
+        request: Request<v1::GetTargetSetupRequest>,
+    ) -> Result<Response<v1::GetTargetSetupResponse>, Status> {
+        let (context, message) = self.open(request)?;
+        let op = target::setup(message).map_err(refuse)?;
+        let vault = self.unsealed().await?;
+        let script = operation::run(&vault, context, op).await.map_err(refuse)?;
+        Ok(Response::new(v1::GetTargetSetupResponse { script }))
     }
 
     async fn put_role(

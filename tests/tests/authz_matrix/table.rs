@@ -428,6 +428,27 @@ pub(crate) const TABLE: &[Row] = &[
         absent: NONE,
     },
     Row {
+        rpc: "CredentialsService/RotateTargetLogin",
+        message: |_| v1::RotateTargetLoginRequest { name: "no-such-target".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "CredentialsService/GetTargetSetup",
+        message: |_| {
+            let (database, admin) = ("shop".to_owned(), "keystead".to_owned());
+            let setup = v1::PostgresSetup { database, admin, roles: Vec::new() };
+            let kind = Some(v1::get_target_setup_request::Kind::Postgres(setup));
+            v1::GetTargetSetupRequest { name: "made".to_owned(), kind }.encode_to_vec()
+        },
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
         rpc: "CredentialsService/PutRole",
         // In a target that is not there.
         message: |_| {

@@ -3,11 +3,11 @@
 mod file;
 mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use keystead_client::DefinedRole;
-use keystead_client::v1::{Role, RoleDefinition};
+use keystead_client::v1::{PostgresRole, Role, RoleDefinition};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -34,10 +34,15 @@ const PUT: &str = r#"A role file, in TOML or as JSON with the same names:
 
   [[postgres.tables]]
   schema = "shop"
-  tables = ["orders", "customers"] # or a pattern: "order_*"
+  tables = ["orders", "customers"] # or a pattern such as "order_*", then without columns
   columns = ["id", "note"]         # without it, whole tables
   privileges = ["SELECT", "INSERT"]
-  future_of = "shop_owner"         # tables that this owner makes later as well
+
+  [[postgres.tables]]
+  schema = "log"
+  tables = "*"
+  privileges = ["INSERT"]
+  future_of = "log_owner"          # and tables that this owner makes later: only with all of a schema
 
   [[postgres.sequences]]
   schema = "shop"
@@ -123,6 +128,11 @@ pub(crate) async fn run(command: RoleCommand, connect: Connect<'_>, output: &Out
             verify(&connect.connect().await?.credentials().verify_role(&args.name).await?, output)
         }
     }
+}
+
+/// What a role file declares for PostgreSQL.
+pub(super) fn declared(file: &Path) -> Result<PostgresRole, CliError> {
+    RoleFile::read(file).map(RoleFile::into_declared)
 }
 
 async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {

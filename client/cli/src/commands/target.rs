@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use keystead_client::v1::target::Settings;
-use keystead_client::v1::{PostgresTarget, Target, TargetProbe};
+use keystead_client::v1::{PostgresSetup, PostgresTarget, Target, TargetProbe};
 use keystead_client::{Error, ProbedTarget};
 use serde_json::{Value, json};
 
-use super::{Connect, rights, timestamp, yes_or_no};
+use super::{Connect, rights, role, timestamp, yes_or_no};
 use crate::args::span::Span;
 use crate::error::CliError;
 use crate::output::Output;
@@ -31,6 +31,14 @@ Examples:
 Of a new target the password of the admin login is asked for, or read from --password-file. Adding proves the login by making
 one of its own and removing it, and shows what everybody may do in the database: each finding is closed there, or accepted here.";
 
+const SETUP: &str = "\
+Examples:
+  keystead target setup-sql shop-db --database shop --admin keystead > setup.sql
+  keystead target setup-sql shop-db --database shop --admin keystead --role-file shop.toml | psql -d shop
+
+The admin login gets no password by it: `\\password keystead` in psql sets one, which `keystead target put` asks for. What roles are to
+give must be granted to the vault as well: --role-file adds the statements.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum TargetCommand {
     /// Add a target, or change it
@@ -42,6 +50,12 @@ pub(crate) enum TargetCommand {
     List,
     /// Remove a target that no role and no live lease needs
     Delete(DeleteArgs),
+    /// Give the admin login a password that nobody knows
+    #[command(after_help = "Example:\n  keystead target rotate shop-db")]
+    Rotate(NameArgs),
+    /// Print the statements that an administrator of the database runs once, before the target is added
+    #[command(after_help = SETUP)]
+    SetupSql(SetupArgs),
     /// Prove the admin login again, and show what everybody may do there
     #[command(after_help = "Example:\n  keystead target check shop-db")]
     Check(NameArgs),
@@ -96,6 +110,21 @@ pub(crate) struct NameArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SetupArgs {
+    /// The name that the target is to have
+    name: String,
+    /// The database
+    #[arg(long, value_name = "NAME")]
+    database: String,
+    /// The name of the admin login, which is made if it is not there
+    #[arg(long, value_name = "NAME")]
+    admin: String,
+    /// Grant what a role file declares; may be repeated
+    #[arg(long = "role-file", value_name = "FILE")]
+    role_files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// Its name
     name: String,
@@ -118,6 +147,12 @@ pub(crate) async fn run(
             connect.connect().await?.credentials().delete_target(&args.name).await?;
             output.sentence(&format!("Target {} is removed.", args.name), &json!({ "deleted": args.name }))
         }
+        TargetCommand::Rotate(args) => {
+            let target = connect.connect().await?.credentials().rotate_target_login(&args.name).await?;
+            let sentence = format!("The admin login of {} has a password that nobody knows.", target.name);
+            output.sentence(&sentence, &as_json(&target))
+        }
+        TargetCommand::SetupSql(args) => setup_sql(args, connect, output).await,
         TargetCommand::Check(args) => {
             check(&connect.connect().await?.credentials().check_target(&args.name).await?, output)
         }
@@ -153,6 +188,16 @@ async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(),
         }
     }
     Ok(())
+}
+
+async fn setup_sql(args: SetupArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let roles = args.role_files.iter().map(|file| role::declared(file)).collect::<Result<_, _>>()?;
+    let setup = PostgresSetup { database: args.database, admin: args.admin, roles };
+    let script = connect.connect().await?.credentials().postgres_setup(&args.name, setup).await?;
+    if output.is_json() {
+        return output.json(&json!({ "script": script }));
+    }
+    output.secret_text(&script)
 }
 
 fn pem(file: &Path) -> Result<String, CliError> {

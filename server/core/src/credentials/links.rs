@@ -8,13 +8,13 @@ use keystead_crypto::aad::label;
 use keystead_crypto::record;
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::id::RecordId;
-use keystead_domain::target::TargetSettings;
+use keystead_domain::target::{TargetKind, TargetSettings};
 use keystead_storage::{Batch, Keyspace, Snapshot, keyspace};
 use serde::{Deserialize, Serialize};
 
 use super::CredentialError;
 use super::targets::StoredTarget;
-use crate::engine::{AdminLogin, Engines, Link};
+use crate::engine::{AdminLogin, Engine, Engines, Link};
 use crate::error::VaultError;
 use crate::keys::{NewDataKey, corrupt, fresh_id};
 use crate::unsealed::UnsealedVault;
@@ -44,6 +44,11 @@ impl Links {
         Self { engines, kept: Mutex::default(), logins_unsettled: AtomicBool::new(true) }
     }
 
+    /// The engine of a kind of target.
+    pub(super) fn engine(&self, kind: TargetKind) -> Result<&Arc<dyn Engine>, CredentialError> {
+        self.engines.of(kind).ok_or(CredentialError::NoEngine { kind: kind.as_str() })
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,8 +73,7 @@ impl UnsealedVault {
         secret: SecretBytes,
     ) -> Result<Arc<dyn Link>, VaultError> {
         let settings = &target.record.settings;
-        let kind = settings.kind();
-        let engine = self.links.engines.of(kind).ok_or(CredentialError::NoEngine { kind: kind.as_str() })?;
+        let engine = self.links.engine(settings.kind())?;
         let link = engine.link(self.keys.vault, target.record.name.as_str(), settings, AdminLogin { secret });
         Ok(link.map_err(CredentialError::from)?)
     }

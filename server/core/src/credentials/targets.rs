@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::links::StoredLogin;
 use super::roles::StoredRole;
 use super::{CredentialError, TRIES, etag_matches, load, page, seal, target_at};
-use crate::engine::{AdminLogin, EngineError, Link, Probe};
+use crate::engine::{AdminLogin, EngineError, Link, Probe, Setup};
 use crate::error::VaultError;
 use crate::keys::fresh_id;
 use crate::operation::{Detail, Effect, Operation};
@@ -93,6 +93,14 @@ pub struct DeleteTarget {
 pub struct ProbeTarget {
     /// Which.
     pub name: Name,
+}
+
+/// Shows what an administrator of a target runs once before it is added.
+pub struct TargetSetup {
+    /// The name that it is to have.
+    pub name: Name,
+    /// What it needs.
+    pub setup: Setup,
 }
 
 /// The target of a name.
@@ -385,6 +393,24 @@ impl Operation for ProbeTarget {
     }
 
     fn detail(_: &Target) -> Detail {
+        Detail::new()
+    }
+}
+
+impl Operation for TargetSetup {
+    type Output = String;
+    const ACTION: Action = Action::TargetsWrite;
+    const EFFECT: Effect = Effect::Read;
+
+    fn resource(&self) -> Resource {
+        Resource::Target(self.name.clone())
+    }
+
+    async fn handle(self, vault: &UnsealedVault, _: Permit<Self>) -> Result<String, VaultError> {
+        Ok(vault.links.engine(self.setup.kind())?.setup(vault.keys.vault, &self.setup))
+    }
+
+    fn detail(_: &String) -> Detail {
         Detail::new()
     }
 }

@@ -17,7 +17,7 @@ use rand_core::CryptoRng;
 
 use crate::engine::{
     AdminLogin, Credential, Definition, Engine, EngineError, Engines, Field, Finding, Found, Issued, Link,
-    Order, Plan, Probe, Renewal,
+    Order, Plan, Probe, Renewal, Setup,
 };
 
 /// A login in the target.
@@ -73,6 +73,10 @@ impl MemoryTargets {
 impl Engine for MemoryTargets {
     fn kind(&self) -> TargetKind {
         TargetKind::Postgres
+    }
+
+    fn setup(&self, vault: VaultId, _: &Setup) -> String {
+        format!("-- vault {vault}")
     }
 
     fn link(

@@ -15,9 +15,10 @@ mod names;
 mod probe;
 mod setup;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use keystead_core::engine::{AdminLogin, Engine, EngineError, Link};
+use keystead_core::engine::{AdminLogin, Engine, EngineError, Link, Setup};
 use keystead_domain::VaultId;
 use keystead_domain::target::{TargetKind, TargetSettings};
 
@@ -31,6 +32,22 @@ pub struct PostgresEngine;
 impl Engine for PostgresEngine {
     fn kind(&self) -> TargetKind {
         TargetKind::Postgres
+    }
+
+    fn setup(&self, vault: VaultId, setup: &Setup) -> String {
+        let Setup::Postgres { database, admin, roles } = setup;
+        let mut script = setup_script(vault, database, admin);
+        let mut given = BTreeSet::new();
+        let statements = roles.iter().flat_map(|role| ceiling_statements(vault, role));
+        // What two roles declare is granted once.
+        for statement in statements.filter(|statement| given.insert(statement.clone())) {
+            script.push('\n');
+            script.push_str(&statement);
+        }
+        if !script.ends_with('\n') {
+            script.push('\n');
+        }
+        script
     }
 
     fn link(

@@ -1,5 +1,5 @@
-//! Roles: declarations that mirror the domain's. Invariant: what leaves here towards the core names only identifiers that
-//! PostgreSQL keeps, and privileges that exist on what they are given for.
+//! Roles: declarations that mirror the domain's. Invariant: what a newer client may say and this server does not know is refused,
+//! never left out.
 
 use std::num::NonZeroU16;
 
@@ -7,11 +7,10 @@ use keystead_core::credentials::roles::{PutRole, Role};
 use keystead_core::engine::Definition;
 use keystead_core::error::VaultError;
 use keystead_domain::rights::postgres::{
-    MAX_GRANTS, MAX_STATEMENT_TIMEOUT, Objects, Owned, PgName, PostgresRole, RoutineGrant, SequenceGrant,
-    SequencePrivilege, TableGrant, TablePrivilege,
+    Objects, Owned, PgName, PostgresRole, RoutineGrant, SequenceGrant, SequencePrivilege, TableGrant,
+    TablePrivilege,
 };
 use keystead_domain::role::{Declaration, OnExcess};
-use keystead_domain::time::Ttl;
 use keystead_proto::v1;
 use keystead_proto::v1::postgres_sequence_grant::Sequences;
 use keystead_proto::v1::postgres_table_grant::Tables;
@@ -22,10 +21,6 @@ use super::{Converted, etag, invalid, name, pg_name, span, timestamp, ttl};
 const FIELD: &str = "role.postgres";
 /// Live leases of a role if nobody says.
 const MAX_LIVE: u32 = 1_000;
-/// Names in one list.
-const MAX_NAMES: usize = 256;
-/// Bytes of a routine's argument types.
-const MAX_ARGUMENTS: usize = 1024;
 
 /// A role that is to be defined.
 pub fn put(request: v1::PutRoleRequest) -> Converted<PutRole> {
@@ -55,33 +50,29 @@ fn wrong(place: &str, rule: impl std::fmt::Display) -> VaultError {
     invalid(FIELD, format!("{place} {rule}"))
 }
 
-fn postgres(role: v1::PostgresRole) -> Converted<PostgresRole> {
-    let grants = role.tables.len().saturating_add(role.sequences.len()).saturating_add(role.routines.len());
-    if grants > MAX_GRANTS {
-        return Err(wrong("has", format!("{grants} grants; at most {MAX_GRANTS} are taken")));
-    }
+/// What a role declares, checked as far as that goes without the database.
+pub fn postgres(role: v1::PostgresRole) -> Converted<PostgresRole> {
     let owned = match v1::PostgresOwnedObjects::try_from(role.owned) {
         Ok(v1::PostgresOwnedObjects::ReassignToGroup) => Owned::ReassignToGroup,
         Ok(v1::PostgresOwnedObjects::Drop | v1::PostgresOwnedObjects::Unspecified) => Owned::Drop,
         Err(_) => return Err(wrong("owned", "is none that this server knows")),
     };
     let connection_limit = u16::try_from(role.connection_limit);
-    let statement_timeout = ttl("role.postgres.statement_timeout", role.statement_timeout)?.map(Ttl::as_secs);
-    Ok(PostgresRole {
+    let statement_timeout = ttl("role.postgres.statement_timeout", role.statement_timeout)?;
+    let declared = PostgresRole {
         schemas: names("schemas", &role.schemas)?,
         tables: numbered(role.tables, "tables", table)?,
         sequences: numbered(role.sequences, "sequences", sequence)?,
         routines: numbered(role.routines, "routines", routine)?,
         search_path: names("search_path", &role.search_path)?,
-        statement_timeout: statement_timeout
-            .map(|seconds| u32::try_from(seconds).ok().filter(|seconds| *seconds <= MAX_STATEMENT_TIMEOUT))
-            .map(|seconds| seconds.ok_or_else(|| wrong("statement_timeout", "is longer than a day")))
-            .transpose()?,
+        statement_timeout: statement_timeout.map(|span| u32::try_from(span.as_secs()).unwrap_or(u32::MAX)),
         connection_limit: NonZeroU16::new(
             connection_limit.map_err(|_| wrong("connection_limit", "is at most 65535"))?,
         ),
         owned,
-    })
+    };
+    declared.check().map_err(|error| invalid(FIELD, error))?;
+    Ok(declared)
 }
 
 /// Each with its place, for errors.
@@ -90,63 +81,31 @@ fn numbered<A, B>(from: Vec<A>, what: &str, to: impl Fn(&str, A) -> Converted<B>
 }
 
 fn names(place: &str, names: &[String]) -> Converted<Vec<PgName>> {
-    if names.len() > MAX_NAMES {
-        return Err(wrong(place, format!("has {} names; at most {MAX_NAMES} are taken", names.len())));
-    }
     let named = |(number, name): (usize, &String)| pg_name(FIELD, &format!("{place}[{number}] "), name);
     names.iter().enumerate().map(named).collect()
 }
 
 fn named(place: &str, objects: &v1::PostgresNames) -> Converted<Objects> {
-    if objects.names.is_empty() {
-        return Err(wrong(place, "names nothing; an empty list is nothing, never everything"));
-    }
     names(&format!("{place}.names"), &objects.names).map(Objects::Named)
 }
 
-/// A pattern has the bytes of a name: a longer one matches nothing.
-fn matching(place: &str, pattern: &str) -> Converted<Objects> {
-    pg_name(FIELD, &format!("{place}.matching "), pattern)?;
-    Ok(Objects::Matching(pattern.to_owned()))
-}
-
 /// From the numbers on the wire: the generated accessor would leave out what this server does not know.
-fn privileges<P: Copy + PartialEq>(
-    place: &str,
-    numbers: &[i32],
-    known: impl Fn(i32) -> Option<P>,
-) -> Converted<Vec<P>> {
-    let mut all: Vec<P> = Vec::with_capacity(numbers.len());
-    for number in numbers {
-        let privilege =
-            known(*number).ok_or_else(|| wrong(place, "has a privilege that this server does not know"))?;
-        if !all.contains(&privilege) {
-            all.push(privilege);
-        }
-    }
-    if all.is_empty() { Err(wrong(place, "gives no privilege")) } else { Ok(all) }
+fn privileges<P>(place: &str, numbers: &[i32], known: impl Fn(i32) -> Option<P>) -> Converted<Vec<P>> {
+    let unknown = || wrong(place, "has a privilege that this server does not know");
+    numbers.iter().map(|number| known(*number).ok_or_else(unknown)).collect()
 }
 
 fn table(place: &str, grant: v1::PostgresTableGrant) -> Converted<TableGrant> {
-    use TablePrivilege::{Insert, References, Select, Update};
-    let given = privileges(place, &grant.privileges, |number| {
-        v1::PostgresTablePrivilege::try_from(number).ok().and_then(table_privilege)
-    })?;
-    let columns = names(&format!("{place}.columns"), &grant.columns)?;
-    let of_columns = |privilege: &TablePrivilege| matches!(privilege, Select | Insert | Update | References);
-    if let (false, Some(whole)) = (columns.is_empty(), given.iter().find(|given| !of_columns(given))) {
-        let rule = format!("gives {} on columns; PostgreSQL has that on whole tables only", whole.as_str());
-        return Err(wrong(place, rule));
-    }
+    let known = |number| v1::PostgresTablePrivilege::try_from(number).ok().and_then(table_privilege);
     Ok(TableGrant {
         schema: pg_name(FIELD, &format!("{place}.schema "), &grant.schema)?,
-        tables: match &grant.tables {
-            Some(Tables::Named(objects)) => named(place, objects)?,
-            Some(Tables::Matching(pattern)) => matching(place, pattern)?,
+        tables: match grant.tables {
+            Some(Tables::Named(objects)) => named(place, &objects)?,
+            Some(Tables::Matching(pattern)) => Objects::Matching(pattern),
             None => return Err(wrong(place, "needs tables: set named or matching")),
         },
-        columns,
-        privileges: given,
+        columns: names(&format!("{place}.columns"), &grant.columns)?,
+        privileges: privileges(place, &grant.privileges, known)?,
         future_of: match grant.future_of.as_str() {
             "" => None,
             owner => Some(pg_name(FIELD, &format!("{place}.future_of "), owner)?),
@@ -155,26 +114,19 @@ fn table(place: &str, grant: v1::PostgresTableGrant) -> Converted<TableGrant> {
 }
 
 fn sequence(place: &str, grant: v1::PostgresSequenceGrant) -> Converted<SequenceGrant> {
+    let known = |number| v1::PostgresSequencePrivilege::try_from(number).ok().and_then(sequence_privilege);
     Ok(SequenceGrant {
         schema: pg_name(FIELD, &format!("{place}.schema "), &grant.schema)?,
-        sequences: match &grant.sequences {
-            Some(Sequences::Named(objects)) => named(place, objects)?,
-            Some(Sequences::Matching(pattern)) => matching(place, pattern)?,
+        sequences: match grant.sequences {
+            Some(Sequences::Named(objects)) => named(place, &objects)?,
+            Some(Sequences::Matching(pattern)) => Objects::Matching(pattern),
             None => return Err(wrong(place, "needs sequences: set named or matching")),
         },
-        privileges: privileges(place, &grant.privileges, |number| {
-            v1::PostgresSequencePrivilege::try_from(number).ok().and_then(sequence_privilege)
-        })?,
+        privileges: privileges(place, &grant.privileges, known)?,
     })
 }
 
 fn routine(place: &str, grant: v1::PostgresRoutineGrant) -> Converted<RoutineGrant> {
-    if grant.arguments.len() > MAX_ARGUMENTS || grant.arguments.contains('\0') {
-        return Err(wrong(
-            place,
-            format!("has arguments of more than {MAX_ARGUMENTS} bytes, or with a NUL byte"),
-        ));
-    }
     Ok(RoutineGrant {
         schema: pg_name(FIELD, &format!("{place}.schema "), &grant.schema)?,
         name: pg_name(FIELD, &format!("{place}.name "), &grant.name)?,

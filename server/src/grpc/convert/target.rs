@@ -2,8 +2,8 @@
 
 use std::num::NonZeroU16;
 
-use keystead_core::credentials::targets::{PutTarget, Target};
-use keystead_core::engine::{AdminLogin, Finding, Probe};
+use keystead_core::credentials::targets::{PutTarget, Target, TargetSetup};
+use keystead_core::engine::{AdminLogin, Finding, Probe, Setup};
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::rights::Right;
 use keystead_domain::target::{
@@ -11,7 +11,7 @@ use keystead_domain::target::{
 };
 use keystead_proto::v1;
 
-use super::{Converted, etag, invalid, name, pg_name, span, timestamp, ttl};
+use super::{Converted, etag, invalid, name, pg_name, role, span, timestamp, ttl};
 
 /// PostgreSQL's own.
 const PORT: NonZeroU16 = match NonZeroU16::new(5432) {
@@ -23,6 +23,8 @@ const CONNECTIONS: u16 = 4;
 /// Findings that can be accepted by name, and bytes of each.
 const MAX_ACCEPTED: usize = 256;
 const MAX_DIGEST: usize = 64;
+/// Roles whose rights a set-up can grant.
+const MAX_SETUP_ROLES: usize = 64;
 
 /// A target that is to be stored.
 pub fn put(request: v1::PutTargetRequest) -> Converted<PutTarget> {
@@ -80,6 +82,23 @@ fn settings(settings: Option<v1::target::Settings>) -> Converted<TargetSettings>
             invalid("target.postgres.connections", format!("1 to {MAX_CONNECTIONS} connections"))
         })?,
     }))
+}
+
+/// What an administrator is to run.
+pub fn setup(request: v1::GetTargetSetupRequest) -> Converted<TargetSetup> {
+    let v1::get_target_setup_request::Kind::Postgres(setup) =
+        request.kind.ok_or_else(|| invalid("kind", "set postgres"))?;
+    if setup.roles.len() > MAX_SETUP_ROLES {
+        return Err(invalid("postgres.roles", format!("at most {MAX_SETUP_ROLES} roles")));
+    }
+    Ok(TargetSetup {
+        name: name("name", &request.name)?,
+        setup: Setup::Postgres {
+            database: pg_name("postgres.database", "", &setup.database)?,
+            admin: pg_name("postgres.admin", "", &setup.admin)?,
+            roles: setup.roles.into_iter().map(role::postgres).collect::<Converted<_>>()?,
+        },
+    })
 }
 
 /// The domain names its field by itself; here the request's is named.

@@ -136,6 +136,11 @@ impl RoleFile {
         toml::to_string_pretty(self).map_err(CliError::Toml)
     }
 
+    /// What it declares.
+    pub(super) fn into_declared(self) -> v1::PostgresRole {
+        self.postgres.into_wire()
+    }
+
     /// For the wire.
     pub(super) fn into_wire(self, name: String, etag: String) -> v1::Role {
         v1::Role {
