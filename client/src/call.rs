@@ -50,6 +50,16 @@ impl Caller {
         Self { deadline: self.deadline.max(least), ..self.clone() }
     }
 
+    /// The same without repeats, for a caller that has its own.
+    pub(crate) fn once(&self) -> Self {
+        Self { retry: RetryPolicy { attempts: 1, ..self.retry.clone() }, ..self.clone() }
+    }
+
+    /// How long to wait before another try, or `None` to give up.
+    pub(crate) fn delay(&self, repeat: Repeat, tries: u32, error: &Error) -> Option<Duration> {
+        self.retry.delay(repeat, tries, error)
+    }
+
     /// Makes a call, and repeats it within the deadline if that is safe and may help.
     pub(crate) async fn call<A, R, F>(
         &self,
@@ -74,7 +84,7 @@ impl Caller {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => self.error(status),
             };
-            let Some(delay) = self.retry.delay(repeat, tries, &error) else { return Err(error) };
+            let Some(delay) = self.delay(repeat, tries, &error) else { return Err(error) };
             if Instant::now() + delay >= deadline {
                 return Err(error);
             }

@@ -86,6 +86,10 @@ impl Credentials {
         Self { caller }
     }
 
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     fn rpc(&self) -> CredentialsServiceClient<Channel> {
         CredentialsServiceClient::new(self.caller.channel()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }

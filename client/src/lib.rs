@@ -49,6 +49,10 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # A database login that stays fresh
+//!
+//! [`Credentials::keep`] issues one, renews it, replaces it before it ends, and revokes it on [`KeptCredential::shutdown`].
+//!
 //! What this crate cannot wipe: the buffers of HTTP/2 and TLS below it. A program that needs that too sets a global
 //! allocator that wipes what it frees.
 
@@ -60,6 +64,7 @@ mod call;
 mod connect;
 mod credentials;
 mod error;
+mod keeper;
 mod keys;
 mod leases;
 mod pager;
@@ -77,6 +82,7 @@ pub use auth::Auth;
 pub use builder::Builder;
 pub use credentials::{Credentials, DefinedRole, IssueOptions, Issued, Period, ProbedTarget};
 pub use error::{ConfigError, ConnectCause, Error, FieldViolation, MissingField, Precondition, Refusal};
+pub use keeper::{Freshness, Keep, KeeperEvent, KeeperStep, KeptCredential, NoCredential};
 pub use keys::Keys;
 pub use keystead_proto::v1;
 pub use leases::{

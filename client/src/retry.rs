@@ -56,7 +56,7 @@ impl RetryPolicy {
 }
 
 /// From 0 to 1, different each time.
-fn fraction() -> f64 {
+pub(crate) fn fraction() -> f64 {
     let random = RandomState::new().hash_one(0_u8);
     f64::from(u32::try_from(random >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
 }
