@@ -14,6 +14,7 @@ mod full_disk;
 mod kills;
 mod ledger;
 mod load;
+mod logins;
 mod records;
 mod rotation;
 mod unsynced;

@@ -130,6 +130,19 @@ async fn a_database_that_is_down_keeps_its_logins_until_it_is_back_and_then_lose
 }
 
 #[tokio::test]
+async fn the_admin_login_has_a_password_that_nobody_else_knows() {
+    let mut vault = TestVault::start().await;
+    let shop = shop(&vault).await;
+    let operator = vault.operator();
+    operator.credentials().rotate_target_login("shop-db").await.unwrap();
+    let old = shop.server.login(peers::ADMIN, peers::ADMIN_PASSWORD.as_bytes(), peers::DATABASE).await;
+    assert!(old.is_err(), "the first password still works");
+    vault.restart().await;
+    vault.unseal().await;
+    vault.operator().credentials().issue(ROLE).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_the_vault_does_not_know_of_is_removed_and_what_is_gone_is_ended() {
     let mut vault = TestVault::start().await;
     let shop = shop(&vault).await;

@@ -10,7 +10,7 @@ use crate::principal::PrincipalName;
 use crate::time::{TimeError, Ttl, UnixMillis};
 
 /// A login that is not made after this many milliseconds is given up: whatever came of it is revoked.
-pub const MAKING_AT_MOST: u64 = 60_000;
+pub const MAKING_AT_MOST: u64 = 45_000;
 /// A closed lease is kept this many milliseconds, for whoever asks what became of it.
 pub const KEPT_AFTER_END: u64 = 24 * 60 * 60 * 1000;
 /// Bytes of an error that are kept.
