@@ -254,6 +254,8 @@ impl CredentialsService for Vault {
         list_targets(ListTargetsRequest) -> ListTargetsResponse;
         delete_target(DeleteTargetRequest) -> DeleteTargetResponse;
         check_target(CheckTargetRequest) -> CheckTargetResponse;
+        rotate_target_login(RotateTargetLoginRequest) -> RotateTargetLoginResponse;
+        get_target_setup(GetTargetSetupRequest) -> GetTargetSetupResponse;
         put_role(PutRoleRequest) -> PutRoleResponse;
         get_role(GetRoleRequest) -> GetRoleResponse;
         list_roles(ListRolesRequest) -> ListRolesResponse;
