@@ -159,4 +159,32 @@ mod tests {
         let short = Life::issued(start, &lease(1, 1, 1)).unwrap().plan(start + seconds(5), GRACE, 0.5);
         assert_eq!(short.at, start + seconds(5) + CLOSEST);
     }
+
+    #[test]
+    fn whatever_the_times_a_step_is_due_within_the_life_and_a_renewal_gives_a_whole_period() {
+        let start = Instant::now();
+        for period in [1, 2, 7, 180, 5_400, 86_400] {
+            for longest in [period, period + 1, period * 5 / 3, period * 2, period * 100] {
+                for grace in [0, 1, 60, 100_000] {
+                    for jitter in [0.0, 0.3, 1.0] {
+                        let life = Life::issued(start, &lease(period, period, longest)).unwrap();
+                        let plan = life.plan(start, seconds(grace), jitter);
+                        let offset = plan.at - start;
+                        assert!(
+                            offset >= seconds(period) / 3 && offset < seconds(period) * 3 / 4,
+                            "{plan:?}"
+                        );
+                        match plan.step {
+                            Step::Renew => assert!(offset + seconds(period) <= seconds(longest), "{plan:?}"),
+                            Step::Replace => {
+                                let overlap = seconds(period) - offset;
+                                let least = seconds(grace).min(seconds(period) / 4);
+                                assert!(overlap >= least, "{plan:?}: {overlap:?}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! One task with three parts side by side, so that a call that hangs delays neither the end of a grace nor the word that a
 //! credential is over. It holds no handle of its owners: it ends when they ask, or when the last of them is dropped.
 
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,12 +136,10 @@ impl Keeper {
                 Work { keeper: &self, jitter, held: &mut held, ended: false, view: &view, retire: &retire };
             tokio::select! {
                 stopped = work.keep_fresh(&mut suspected, &mut stop) => stopped,
-                () = self.release(&mut retired, &mut retiring) => None,
-                () = self.tell_of_loss(view.subscribe()) => None,
+                never = self.release(&mut retired, &mut retiring) => match never {},
+                never = self.tell_of_loss(view.subscribe()) => match never {},
             }
         };
-        // Nobody asked: the last owner is gone, and the lease ends by itself.
-        let Some(stopped) = stopped else { return };
         view.send_modify(|view| view.shut_down = true);
         while let Ok(more) = retiring.try_recv() {
             retired.push(more);
@@ -162,8 +161,12 @@ impl Keeper {
         }
     }
 
-    /// Lets go of leases when their grace is over. Never comes back.
-    async fn release(&self, retired: &mut Vec<Retired>, more: &mut mpsc::UnboundedReceiver<Retired>) {
+    /// Lets go of leases when their grace is over.
+    async fn release(
+        &self,
+        retired: &mut Vec<Retired>,
+        more: &mut mpsc::UnboundedReceiver<Retired>,
+    ) -> Infallible {
         loop {
             let next = retired.iter().map(|retired| retired.at).min();
             let due = async {
@@ -200,8 +203,8 @@ impl Keeper {
         }
     }
 
-    /// Says once when the credential is over. Never comes back.
-    async fn tell_of_loss(&self, mut view: watch::Receiver<View>) {
+    /// Says once when the credential is over.
+    async fn tell_of_loss(&self, mut view: watch::Receiver<View>) -> Infallible {
         let mut told = false;
         loop {
             let (end, failure) = {
@@ -241,11 +244,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Does what is due until it is asked to stop.
-    async fn keep_fresh(
-        &mut self,
-        suspected: &mut Suspicions,
-        stop: &mut mpsc::Receiver<Stop>,
-    ) -> Option<Stop> {
+    async fn keep_fresh(&mut self, suspected: &mut Suspicions, stop: &mut mpsc::Receiver<Stop>) -> Stop {
         let clock = self.keeper.clock.clone();
         let mut asking = Asking::default();
         let mut failures = 0;
@@ -254,7 +253,7 @@ impl Work<'_> {
         loop {
             tokio::select! {
                 biased;
-                stopped = stop.recv() => return stopped,
+                Some(stopped) = stop.recv() => return stopped,
                 Ok(()) = suspected.changed(), if failures == 0 => {
                     let current = self.view.borrow().number;
                     if *suspected.borrow_and_update() == Some(current) {
@@ -268,7 +267,7 @@ impl Work<'_> {
             let done = match plan.step {
                 Step::Renew => tokio::select! {
                     biased;
-                    stopped = stop.recv() => return stopped,
+                    Some(stopped) = stop.recv() => return stopped,
                     done = self.renew() => done,
                 },
                 // Not cut off by a stop: a lease that comes of it has to be let go, too.

@@ -59,14 +59,14 @@ impl Rig {
         self.events.lock().unwrap().iter().any(which)
     }
 
-    /// Waits for an event that was not there when the last one was waited for.
+    /// Waits for an event, and takes it out.
     async fn event(&self, which: impl Fn(&KeeperEvent) -> bool) -> KeeperEvent {
         let found = async {
             loop {
                 {
                     let mut events = self.events.lock().unwrap();
                     if let Some(place) = events.iter().position(&which) {
-                        return events.drain(..=place).next_back().unwrap();
+                        return events.remove(place);
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;

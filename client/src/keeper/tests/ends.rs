@@ -39,6 +39,18 @@ async fn shutting_down_waits_for_an_issue_under_way_and_hands_that_back_too() {
 }
 
 #[tokio::test]
+async fn shutting_down_does_not_wait_for_a_renewal_under_way() {
+    let rig = Rig::new(300, 30_000).await;
+    let kept = rig.keep().await.unwrap();
+    rig.vault.set().slow = true;
+    tokio::task::yield_now().await;
+    rig.next();
+    rig.until(|vault| vault.count(is_renewal) == 1).await;
+    tokio::time::timeout(seconds(5), kept.shutdown()).await.unwrap().unwrap();
+    assert!(rig.vault.alive().is_empty());
+}
+
+#[tokio::test]
 async fn a_lease_that_cannot_be_handed_back_is_told_at_shutdown() {
     let rig = Rig::new(300, 300).await;
     let kept = rig.keep().await.unwrap();
@@ -82,4 +94,18 @@ fn a_runtime_that_ends_takes_the_task_along_and_is_not_waited_for() {
     rig.clock.move_by(seconds(300));
     assert!(matches!(kept.current(), Err(NoCredential::Lost { .. })));
     drop(kept);
+}
+
+#[tokio::test]
+async fn dropping_does_not_wait_for_an_issue_under_way() {
+    let rig = Rig::new(300, 300).await;
+    let before = tasks();
+    let kept = rig.keep().await.unwrap();
+    rig.vault.set().slow = true;
+    tokio::task::yield_now().await;
+    rig.next();
+    rig.until(|vault| vault.count(is_issue) == 2).await;
+    drop(kept);
+    tokio::task::yield_now().await;
+    assert_eq!(tasks(), before);
 }

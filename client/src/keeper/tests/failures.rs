@@ -148,6 +148,7 @@ async fn a_lease_that_the_vault_revoked_is_replaced_at_once_when_it_is_noticed()
     rig.next();
     rig.event(is_replaced).await;
     assert_eq!(rig.vault.alive(), [login(&kept)]);
+    rig.nothing_more().await;
     assert_eq!(rig.vault.calls().len(), 4, "{:?}", rig.vault.calls());
 }
 
@@ -209,4 +210,118 @@ async fn a_right_that_was_taken_away_leaves_the_credential_until_its_end() {
     assert_eq!(rig.vault.count(is_renewal), 1);
     assert_eq!(login(&kept), 0);
     assert!(matches!(kept.freshness(), Freshness::Stale { .. }));
+}
+
+#[tokio::test]
+async fn a_lease_that_may_be_over_is_not_handed_out() {
+    let rig = Rig::new(300, 300).await;
+    let start = rig.clock.now();
+    let kept = rig.keep().await.unwrap();
+    rig.vault.set().away = Some(away());
+    tokio::task::yield_now().await;
+    rig.next();
+    rig.event(is_failure).await;
+    {
+        let mut vault = rig.vault.set();
+        vault.away = None;
+        vault.lost_answers = 1;
+    }
+    rig.clock.move_to(start + seconds(450));
+    rig.event(is_failure).await;
+    // The second lease is 55 seconds old, and could be 305: the first try of its request may have made it.
+    rig.clock.move_to(start + seconds(505));
+    rig.event(is_replaced).await;
+    assert_eq!((login(&kept), rig.vault.alive()), (2, vec![2]));
+    let Freshness::Fresh { until } = kept.freshness() else { panic!("{:?}", kept.freshness()) };
+    assert_eq!(until, (start + seconds(805)).into_std());
+}
+
+#[tokio::test]
+async fn what_was_said_of_a_credential_while_it_was_replaced_says_nothing_of_the_next() {
+    let rig = Rig::new(300, 300).await;
+    let kept = rig.keep().await.unwrap();
+    rig.vault.set().slow = true;
+    tokio::task::yield_now().await;
+    rig.next();
+    rig.until(|vault| vault.count(is_issue) == 2).await;
+    kept.suspect(&kept.current().unwrap());
+    rig.vault.go_on();
+    rig.event(is_replaced).await;
+    rig.nothing_more().await;
+    assert_eq!(login(&kept), 1);
+}
+
+#[tokio::test]
+async fn a_replaced_lease_is_handed_back_when_the_vault_is_there_again_or_left_to_its_end() {
+    let is_release =
+        |event: &KeeperEvent| matches!(event, KeeperEvent::Failed { step: KeeperStep::Release { .. }, .. });
+    for comes_back in [true, false] {
+        let rig = Rig::new(300, 300).await;
+        let start = rig.clock.now();
+        let _kept = rig.keep().await.unwrap();
+        tokio::task::yield_now().await;
+        rig.next();
+        rig.event(is_replaced).await;
+        rig.vault.set().away = Some(away());
+        loop {
+            rig.next();
+            let revocations = rig.vault.count(|call| matches!(call, Call::Revoke(_)));
+            assert!(revocations < 20, "{revocations}");
+            let KeeperEvent::Failed { again, .. } = rig.event(is_release).await else { panic!() };
+            if comes_back {
+                rig.vault.set().away = None;
+                rig.next();
+                rig.event(|event| matches!(event, KeeperEvent::Released { .. })).await;
+                assert_eq!(rig.vault.alive(), [1]);
+                break;
+            }
+            if again.is_none() {
+                assert!(rig.clock.now() > start + seconds(290), "given up too soon");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_lengthens_nothing_is_not_repeated() {
+    let rig = Rig::new(300, 30_000).await;
+    rig.vault.set().stands_still = true;
+    let kept = rig.keep().await.unwrap();
+    tokio::task::yield_now().await;
+    rig.next();
+    rig.event(is_replaced).await;
+    assert_eq!((login(&kept), rig.vault.count(is_renewal)), (1, 1));
+}
+
+#[tokio::test]
+async fn while_the_vault_is_away_no_suspicion_makes_more_calls() {
+    let rig = Rig::new(300, 30_000).await;
+    let kept = rig.keep().await.unwrap();
+    rig.vault.set().away = Some(away());
+    tokio::task::yield_now().await;
+    rig.next();
+    rig.event(is_failure).await;
+    kept.suspect(&kept.current().unwrap());
+    rig.nothing_more().await;
+}
+
+#[tokio::test]
+async fn a_new_credential_is_told_once_and_not_when_it_is_over() {
+    let rig = Rig::new(300, 300).await;
+    let mut kept = rig.keep().await.unwrap();
+    let mut late = kept.clone();
+    let soon = async |kept: &mut KeptCredential| {
+        tokio::time::timeout(Duration::from_millis(30), kept.changed()).await.is_ok()
+    };
+    assert!(!soon(&mut kept).await, "the first one is known");
+    rig.next();
+    rig.event(is_replaced).await;
+    assert!(soon(&mut kept).await);
+    assert!(!soon(&mut kept).await, "told twice");
+
+    rig.vault.set().away = Some(away());
+    rig.clock.move_by(seconds(300));
+    rig.event(is_lost).await;
+    assert!(!soon(&mut late).await, "it is over");
 }

@@ -70,6 +70,20 @@ async fn the_next_credential_is_there_before_the_old_ends_and_the_old_lives_thro
 }
 
 #[tokio::test]
+async fn a_renewal_that_comes_with_another_credential_hands_that_out() {
+    let rig = Rig::new(300, 30_000).await;
+    rig.vault.set().reissues = true;
+    let mut kept = rig.keep().await.unwrap();
+    let before = kept.current().unwrap();
+    tokio::task::yield_now().await;
+    rig.next();
+    let new = tokio::time::timeout(seconds(10), kept.changed()).await.unwrap().unwrap();
+    assert!(!Arc::ptr_eq(&before, &new) && Arc::ptr_eq(&new, &kept.current().unwrap()));
+    rig.event(is_renewed).await;
+    assert_eq!(rig.vault.count(is_issue), 1);
+}
+
+#[tokio::test]
 async fn a_lease_at_its_longest_is_replaced_without_being_called_a_failure() {
     let rig = Rig::new(300, 30_000).await;
     let kept = rig.keep().await.unwrap();

@@ -53,7 +53,11 @@ pub(super) struct State {
     pub(super) lost_answers: u32,
     /// Lost answers are noticed, and what they were about is taken back.
     pub(super) takes_back: bool,
-    /// Issues wait for [`Vault::go_on`].
+    /// A renewal is answered, and lengthens nothing.
+    pub(super) stands_still: bool,
+    /// A renewal comes with another credential.
+    pub(super) reissues: bool,
+    /// Issues and renewals wait for [`Vault::go_on`].
     pub(super) slow: bool,
     pub(super) calls: Vec<Call>,
     leases: Vec<Lease>,
@@ -89,6 +93,8 @@ impl Vault {
             no_renewal: None,
             lost_answers: 0,
             takes_back: false,
+            stands_still: false,
+            reissues: false,
             slow: false,
             calls: Vec::new(),
             leases: Vec::new(),
@@ -203,19 +209,50 @@ impl Vault {
             state.leases[number].revoked = state.takes_back;
             return Err(Status::unavailable("the answer is lost"));
         }
-        let login = v1::PostgresCredential {
-            host: "db".into(),
-            port: 5432,
-            username: format!("login-{number}"),
-            password: b"canary-7".to_vec(),
-            ..Default::default()
-        };
         Ok(v1::IssueCredentialResponse {
             lease: Some(self.lease(number, &state)),
-            credential: Some(v1::Credential { kind: Some(v1::credential::Kind::Postgres(login)) }),
+            credential: Some(credential(number)),
             excess: Vec::new(),
         })
     }
+
+    fn renew(&self, id: String) -> Result<v1::RenewLeaseResponse, Status> {
+        let now = self.clock.now();
+        let mut state = self.set();
+        state.calls.push(Call::Renew(id.clone()));
+        if let Some(refused) = state.away.clone().or_else(|| state.no_renewal.clone()) {
+            return Err(refused);
+        }
+        let number = self.find(&id, &state)?;
+        self.check(number, &state)?;
+        let (period, stands_still) = (state.period, state.stands_still);
+        let lease = &mut state.leases[number];
+        if lease.expires == lease.longest {
+            return Err(refusal(Code::FailedPrecondition, "LEASE_AT_ITS_LONGEST"));
+        }
+        let until = (now + period).min(lease.longest);
+        lease.expires = if stands_still { lease.expires } else { until };
+        let credential = state.reissues.then(|| credential(number));
+        Ok(v1::RenewLeaseResponse { lease: Some(self.lease(number, &state)), credential })
+    }
+
+    async fn wait(&self) {
+        let go_on = self.go_on.notified();
+        if self.set().slow {
+            go_on.await;
+        }
+    }
+}
+
+fn credential(number: usize) -> v1::Credential {
+    let login = v1::PostgresCredential {
+        host: "db".into(),
+        port: 5432,
+        username: format!("login-{number}"),
+        password: b"canary-7".to_vec(),
+        ..Default::default()
+    };
+    v1::Credential { kind: Some(v1::credential::Kind::Postgres(login)) }
 }
 
 /// Written as `async_trait` would, which does not see what a macro makes.
@@ -241,10 +278,7 @@ impl CredentialsService for Vault {
         request: Request<v1::IssueCredentialRequest>,
     ) -> Result<Response<v1::IssueCredentialResponse>, Status> {
         let answer = self.issue(request.into_inner().request_id);
-        let go_on = self.go_on.notified();
-        if self.set().slow {
-            go_on.await;
-        }
+        self.wait().await;
         answer.map(Response::new)
     }
 
@@ -270,25 +304,9 @@ impl LeasesService for Vault {
         &self,
         request: Request<v1::RenewLeaseRequest>,
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
-        let id = request.into_inner().id;
-        let now = self.clock.now();
-        let mut state = self.set();
-        state.calls.push(Call::Renew(id.clone()));
-        if let Some(refused) = state.away.clone().or_else(|| state.no_renewal.clone()) {
-            return Err(refused);
-        }
-        let number = self.find(&id, &state)?;
-        self.check(number, &state)?;
-        let period = state.period;
-        let lease = &mut state.leases[number];
-        if lease.expires == lease.longest {
-            return Err(refusal(Code::FailedPrecondition, "LEASE_AT_ITS_LONGEST"));
-        }
-        lease.expires = (now + period).min(lease.longest);
-        Ok(Response::new(v1::RenewLeaseResponse {
-            lease: Some(self.lease(number, &state)),
-            credential: None,
-        }))
+        let answer = self.renew(request.into_inner().id);
+        self.wait().await;
+        answer.map(Response::new)
     }
 
     async fn revoke_lease(
