@@ -177,6 +177,14 @@ pub(crate) async fn look_after_leases(
             Ok(round) => metrics.leases(round.waiting, round.broken),
             Err(error) => tracing::warn!(%error, "leases could not be looked after; it is tried again"),
         }
+        match open.scrub_leases().await {
+            Ok(scrubbed) => {
+                metrics.lease_index_mended.increment(u64::try_from(scrubbed.mended).unwrap_or(u64::MAX))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "leases could not be compared with their index; they are again")
+            }
+        }
         if reconciled.is_none_or(|at| at.elapsed() >= RECONCILE_EVERY) {
             match open.reconcile_leases().await {
                 Ok(found) => metrics.reconciled(found.orphans, found.vanished),

@@ -9,6 +9,7 @@ pub(crate) mod many;
 mod ops;
 mod reconcile;
 mod revoker;
+mod scrub;
 pub(crate) mod store;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,8 @@ pub use self::reconcile::Reconciled;
 use self::revoker::UnderWay;
 pub(crate) use self::revoker::in_time;
 pub use self::revoker::{Revoked, Round};
+use self::scrub::Scrub;
+pub use self::scrub::Scrubbed;
 use crate::clock::Clock;
 use crate::credentials::issue::Abandoned;
 use crate::credentials::{CredentialError, targets};
@@ -59,6 +62,7 @@ pub(crate) struct Leases {
     pub(crate) wake: Arc<Notify>,
     pub(crate) abandoned: Abandoned,
     pub(crate) under_way: UnderWay,
+    scrub: Scrub,
     state: Mutex<State>,
 }
 
@@ -89,6 +93,7 @@ impl Leases {
             wake,
             abandoned: Abandoned::default(),
             under_way: UnderWay::default(),
+            scrub: Scrub::default(),
             state: Mutex::new(state),
         }
     }
@@ -130,6 +135,11 @@ impl Leases {
         if let Some(low) = self.state().low.get_mut(usize::from(shard)) {
             *low = minute.max(*low);
         }
+    }
+
+    /// Looks at every minute of the index again.
+    fn look_again(&self) {
+        self.state().low.fill(0);
     }
 
     /// The clock is believed, or a target's clock settles that.

@@ -62,6 +62,8 @@ pub struct ServerMetrics {
     pub connections_refused: Counter,
     /// Handlers that panicked.
     pub panics: Counter,
+    /// Entries of the index of leases that were put back or removed.
+    pub lease_index_mended: Counter,
     leases_waiting: Gauge,
     leases_broken: Gauge,
     orphans: Counter,
@@ -137,6 +139,7 @@ impl ServerMetrics {
             handshakes_failed: counter("keystead_handshakes_failed_total"),
             connections_refused: counter("keystead_connections_refused_total"),
             panics: counter("keystead_panics_total"),
+            lease_index_mended: counter("keystead_lease_index_mended_total"),
             leases_waiting: recorder.register_gauge(&Key::from_name("keystead_leases_waiting"), &metadata),
             orphans: counter("keystead_logins_orphaned_total"),
             vanished: counter("keystead_logins_vanished_total"),

@@ -62,6 +62,15 @@ fn prefixes(keys: &Keys, lease: &LeaseRecord) -> Vec<Vec<u8>> {
     under
 }
 
+/// Every entry that the index has of a lease, with its content.
+pub(super) fn entries(keys: &Keys, lease: &LeaseRecord) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let id = lease.id.as_bytes();
+    let due = (keyspace::lease_due(minute(lease.due()), id), lease.target_id.as_bytes().to_vec());
+    let under =
+        prefixes(keys, lease).into_iter().map(|prefix| (keyspace::lease_under(&prefix, id), Vec::new()));
+    std::iter::once(due).chain(under.filter(|_| lease.state.is_live())).collect()
+}
+
 /// Adds a lease to a batch. `before` is what the store holds, which must be unchanged; nothing for a new one.
 pub(crate) fn put(
     vault: &UnsealedVault,

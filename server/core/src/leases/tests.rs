@@ -592,3 +592,45 @@ fn records_are_as_their_page_says() {
     check("record.leases", &records::encode(&state).unwrap());
     check("record.lease-job", &many::vector());
 }
+
+/// Steps of the comparison, until everything was compared once.
+async fn scrub(bench: &Bench) -> usize {
+    let mut mended = 0;
+    loop {
+        let done = bench.opened().scrub_leases().await.unwrap();
+        mended += done.mended;
+        if done.whole {
+            return mended;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_is_lost_comes_back_and_one_that_leads_nowhere_goes() {
+    let bench = ready().await;
+    let (lost, kept) = (issue(&bench).await, issue(&bench).await);
+    for _ in 0..40 {
+        issue(&bench).await;
+    }
+    assert_eq!(scrub(&bench).await, 0);
+    let stray = RecordId([9; 16]);
+    let mut batch = Batch::new();
+    batch.delete(Keyspace::LeaseIndex, keyspace::lease_due(store::minute(lost.due()), lost.id.as_bytes()));
+    batch.delete(
+        Keyspace::LeaseIndex,
+        keyspace::lease_under(&keyspace::leases_of_role(lost.role_id.as_bytes()), lost.id.as_bytes()),
+    );
+    batch.put(Keyspace::LeaseIndex, keyspace::lease_due(7, stray.as_bytes()), Vec::new());
+    batch.put(Keyspace::LeaseIndex, keyspace::lease_due(7, kept.id.as_bytes()), Vec::new());
+    bench.store.commit(batch).await.unwrap();
+    advance(&bench, 240);
+    look_after(&bench).await;
+    assert!(
+        bench.targets.inside(DB, |inside| inside.logins.contains_key(&lost.handle.name)),
+        "it is not found"
+    );
+    assert_eq!(scrub(&bench).await, 4);
+    assert_eq!(scrub(&bench).await, 0);
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
