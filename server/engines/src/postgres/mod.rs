@@ -23,7 +23,7 @@ use keystead_domain::VaultId;
 use keystead_domain::target::{TargetKind, TargetSettings};
 
 use self::link::PostgresLink;
-pub use self::setup::{ceiling_statements, setup_script};
+pub use self::setup::{ceiling_statements, owner_role, setup_script};
 
 /// Makes links to PostgreSQL databases.
 #[derive(Debug, Default, Clone, Copy)]

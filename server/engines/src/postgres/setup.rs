@@ -90,6 +90,11 @@ pub(super) const FUNCTIONS: [Function; 8] = [
     },
 ];
 
+/// The role that the functions run as. What it may grant is the ceiling of what the vault can give.
+pub fn owner_role(vault: VaultId) -> String {
+    Names::new(vault).owner().to_owned()
+}
+
 /// The statements that make `database` a target: run by a superuser, in that database. Pasting them again changes nothing,
 /// and brings an older set-up up to date. The admin login gets no password here (`\password` in psql sets one).
 pub fn setup_script(vault: VaultId, database: &PgName, admin: &PgName) -> String {

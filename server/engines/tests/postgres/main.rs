@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its fixtures too")]
 
 mod admin;
+mod conforms;
 mod excess;
 mod injection;
 mod logins;

@@ -3,7 +3,7 @@
 //! Invariant: it appears whole, by a rename; one that somebody else owns is not used.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,8 +15,9 @@ const HBA: &str = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-2
 /// Its directory, made now if it is not there.
 pub(super) fn ready(programs: &Path) -> Result<PathBuf, ServerError> {
     let user = if is_root() { UNPRIVILEGED } else { rustix::process::geteuid().as_raw() };
-    let version =
-        programs.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    let version = run(Command::new(programs.join("postgres")).arg("-V"))?;
+    let version: String =
+        version.chars().filter(|character| character.is_ascii_digit() || *character == '.').collect();
     let place = std::env::temp_dir().join(format!("keystead-postgres-{version}-{user}"));
     if !place.exists() {
         make(programs, &place)?;
@@ -32,8 +33,10 @@ pub(super) fn ready(programs: &Path) -> Result<PathBuf, ServerError> {
 }
 
 fn make(programs: &Path, place: &Path) -> Result<(), ServerError> {
-    let staged = place.with_extension(std::process::id().to_string());
-    fs::DirBuilder::new().mode(0o700).create(&staged).map_err(in_file(&staged))?;
+    let parent = place.parent().unwrap_or(Path::new("/tmp"));
+    let staged =
+        tempfile::Builder::new().prefix("keystead-postgres-").tempdir_in(parent).map_err(in_file(parent))?;
+    let staged = staged.keep();
     give(&staged)?;
     let mut initdb = Command::new(programs.join("initdb"));
     initdb.arg("-D").arg(&staged);
