@@ -125,3 +125,27 @@ async fn a_handle_of_another_form_is_refused() {
     }
     site.login(&plan).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_and_the_same_twice_at_once_get_in_nobodys_way() {
+    let site = Site::start().await;
+    let role = site.defined(orders()).await;
+    let plans = futures::future::join_all((0..24).map(|_| async {
+        let (plan, issued) = site.issue(&role).await;
+        issued.unwrap();
+        plan
+    }));
+    let (plans, defined) = futures::future::join(plans, site.link.define(&role, &[])).await;
+    defined.unwrap();
+    let other = site.new_link();
+    let removals = plans.iter().flat_map(|plan| [(&site.link, plan), (&other, plan)]);
+    let done = futures::future::join_all(removals.map(|(link, plan)| link.revoke(&plan.handle))).await;
+    for error in done.into_iter().filter_map(Result::err) {
+        // Whoever came second may have met the first at work; never is it told that the login is gone before it is.
+        assert!(matches!(error, EngineError::Unavailable { .. } | EngineError::Refused { .. }), "{error}");
+    }
+    for plan in &plans {
+        site.link.revoke(&plan.handle).await.unwrap();
+    }
+    assert_eq!(site.link.list(None, 100).await.unwrap().unwrap(), []);
+}

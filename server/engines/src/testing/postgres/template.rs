@@ -16,8 +16,7 @@ const HBA: &str = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-2
 pub(super) fn ready(programs: &Path) -> Result<PathBuf, ServerError> {
     let user = if is_root() { UNPRIVILEGED } else { rustix::process::geteuid().as_raw() };
     let version = run(Command::new(programs.join("postgres")).arg("-V"))?;
-    let version: String =
-        version.chars().filter(|character| character.is_ascii_digit() || *character == '.').collect();
+    let version = version.split_whitespace().nth(2).unwrap_or("unknown");
     let place = std::env::temp_dir().join(format!("keystead-postgres-{version}-{user}"));
     if !place.exists() {
         make(programs, &place)?;
