@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keystead_client::{Issued, LeaseSelector, LeaseState};
+use keystead_client::{Issued, KeeperEvent, LeaseSelector, LeaseState, v1};
 use keystead_tests::peers::{self, Shop};
 use keystead_tests::{TestVault, until};
 
@@ -158,4 +158,68 @@ async fn what_the_vault_does_not_know_of_is_removed_and_what_is_gone_is_ended() 
         (shop.logins().await == [login.username.as_str()]).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_kept_login_works_at_every_moment_while_leases_are_renewed_and_replaced() {
+    let vault = TestVault::start().await;
+    let shop = shop(&vault).await;
+    let role = v1::Role {
+        default_ttl: Some(peers::seconds(3)),
+        max_ttl: Some(peers::seconds(7)),
+        ..peers::orders_role("orders-brief")
+    };
+    vault.operator().credentials().put_role(role).await.unwrap();
+    let orders = vault.service("orders").await;
+    vault.may_issue("orders", "orders-brief").await;
+
+    let (told, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let kept = orders
+        .credentials()
+        .keep("orders-brief")
+        .grace(Duration::from_millis(500))
+        .on_event(move |event| told.send(event.clone()).unwrap())
+        .await
+        .unwrap();
+    let (mut renewed, mut replaced, mut released) = (0, 0, 0);
+    while renewed < 3 || released < 2 {
+        let keystead_client::Credential::Postgres(login) = &*kept.current().unwrap() else {
+            panic!("another kind")
+        };
+        let session = shop.server.login(&login.username, login.password.expose(), &login.database).await;
+        session.unwrap().query("SELECT note FROM shop.orders", &[]).await.unwrap();
+        while let Ok(event) = events.try_recv() {
+            match event {
+                KeeperEvent::Renewed { .. } => renewed += 1,
+                KeeperEvent::Replaced { .. } => replaced += 1,
+                KeeperEvent::Released { .. } => released += 1,
+                other => panic!("{other}"),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(replaced >= 2);
+    kept.shutdown().await.unwrap();
+    no_login_is_left(&shop).await;
+}
+
+#[tokio::test]
+async fn a_kept_login_that_an_operator_revoked_is_replaced_when_the_database_refuses_it() {
+    let vault = TestVault::start().await;
+    let shop = shop(&vault).await;
+    let orders = vault.service("orders").await;
+    vault.may_issue("orders", ROLE).await;
+    let mut kept = orders.credentials().keep(ROLE).await.unwrap();
+    let dead = kept.current().unwrap();
+    vault.operator().leases().revoke_all(&LeaseSelector::Role(ROLE.to_owned())).await.unwrap();
+    no_login_is_left(&shop).await;
+    kept.suspect(&dead);
+    kept.changed().await.unwrap();
+    let keystead_client::Credential::Postgres(login) = &*kept.current().unwrap() else {
+        panic!("another kind")
+    };
+    shop.server.login(&login.username, login.password.expose(), &login.database).await.unwrap();
+
+    drop(kept);
+    assert_eq!(shop.logins().await, [login.username.as_str()], "dropping says nothing to the vault");
 }
