@@ -17,6 +17,8 @@ use crate::value::SecretBytes;
 const PAGE: u32 = 100;
 /// Databases answer when they can, and adding one asks it for much.
 const TARGET: Duration = Duration::from_secs(60);
+/// Longer than the vault gives a target to make a login.
+const ISSUE: Duration = Duration::from_secs(20);
 const NO_TARGET: Error = Error::MalformedAnswer { what: "a target's answer without the target" };
 const NO_ROLE: Error = Error::MalformedAnswer { what: "a role's answer without the role" };
 
@@ -287,6 +289,7 @@ impl Credentials {
         let request = v1::IssueCredentialRequest { role: role.to_owned(), period, request_id };
         let answer = self
             .caller
+            .patient(ISSUE)
             .call(Repeat::Safe, request, |request| {
                 let mut rpc = self.rpc();
                 async move { rpc.issue_credential(request).await }

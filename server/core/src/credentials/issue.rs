@@ -124,9 +124,11 @@ async fn issue(
             Seen::New(unanswered) => Some(unanswered),
             Seen::Answered(Answer::Lease(lease), unanswered) => {
                 match store::load(vault, snapshot.as_ref(), lease).await? {
-                    Some(stored) => return again(vault, permit, from, stored).await,
-                    // It ended so long ago that nobody remembers it.
-                    None => Some(unanswered),
+                    Some(stored) if !was_given_up(&stored) => {
+                        return again(vault, permit, from, stored).await;
+                    }
+                    // It came to nothing, or ended so long ago that nobody remembers it.
+                    _ => Some(unanswered),
                 }
             }
             Seen::Answered(Answer::Version(_), _) => {
@@ -162,6 +164,11 @@ async fn issue(
     }
     let revision = committed?;
     made(vault, permit, &from, Stored { lease, revision }, plan).await
+}
+
+/// Whether the request came to nothing, so that the same one may try again.
+fn was_given_up(stored: &Stored) -> bool {
+    stored.lease.ending.as_ref().is_some_and(|ending| ending.why == Why::NotIssued)
 }
 
 fn limits(vault: &UnsealedVault, permit: &Permit<IssueCredential>, role: &StoredRole) -> [(Vec<u8>, u64); 2] {

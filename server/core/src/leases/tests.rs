@@ -219,10 +219,15 @@ async fn a_caller_that_hangs_up_leaves_no_login() {
 async fn a_login_that_was_made_without_an_answer_is_removed_once_nothing_can_come_any_more() {
     let bench = ready().await;
     bench.targets.inside(DB, |inside| inside.silent = true);
-    let refused = try_issue(&bench, ROLE, None).await.err().unwrap();
+    let refused = try_issue(&bench, ROLE, Some("deploy-1")).await.err().unwrap();
     assert_eq!(refused.reason(), "TARGET_UNAVAILABLE");
     look_after(&bench).await;
     assert_eq!(bench.targets.logins(DB), 1, "the statement may still be under way");
+    bench.targets.inside(DB, |inside| inside.silent = false);
+    let again = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap();
+    operation::run(&bench.opened(), bench.context(), RevokeLease { id: again.lease.id, force: false })
+        .await
+        .unwrap();
     advance(&bench, 20);
     look_after(&bench).await;
     assert_eq!(bench.targets.logins(DB), 0);

@@ -58,7 +58,7 @@ fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
         VaultError::Credential(CredentialError::Baseline { findings, .. }) => {
             findings.iter().fold(parts, |parts, found| {
                 parts.precondition(
-                    "FINDING",
+                    "BASELINE_NOT_ACCEPTED",
                     found.digest.clone(),
                     format!("{}: {}", found.right, found.closed_by),
                 )
@@ -66,7 +66,7 @@ fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
         }
         VaultError::Credential(CredentialError::Engine(EngineError::Excess { excess, .. })) => {
             excess.iter().fold(parts, |parts, right| {
-                parts.precondition("EXCESS", right.object.clone(), right.to_string())
+                parts.precondition("RIGHTS_IN_EXCESS", right.object.clone(), right.to_string())
             })
         }
         VaultError::Version(VersionError::Conflict { expected, current }) => {
