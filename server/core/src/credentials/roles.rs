@@ -15,6 +15,7 @@ use super::{CredentialError, TRIES, etag_matches, load, page, role_at, seal, tar
 use crate::engine::{Definition, EngineError, Link};
 use crate::error::VaultError;
 use crate::keys::fresh_id;
+use crate::leases::counts;
 use crate::operation::{Detail, Effect, Operation};
 use crate::request::Permit;
 use crate::unsealed::UnsealedVault;
@@ -238,7 +239,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutRole>, op: PutRole) -> Re
 async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteRole>, name: &Name) -> Result<(), VaultError> {
     let (mut stored, revision, target, link) = leave(vault, permit, name).await?;
     let prefix = keyspace::leases_of_role(stored.record.id.as_bytes());
-    let count = vault.leases.counts.live(vault.storage.as_ref(), &prefix).await?;
+    let count = counts::in_index(vault.storage.as_ref(), &prefix).await?;
     let undefined = match count {
         0 => in_time(&target, link.undefine(stored.record.id)).await,
         count => {

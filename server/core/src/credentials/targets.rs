@@ -17,6 +17,7 @@ use super::{CredentialError, TRIES, etag_matches, load, page, seal, target_at};
 use crate::engine::{AdminLogin, EngineError, Link, Probe, Setup};
 use crate::error::VaultError;
 use crate::keys::fresh_id;
+use crate::leases::counts;
 use crate::operation::{Detail, Effect, Operation};
 use crate::request::Permit;
 use crate::unsealed::UnsealedVault;
@@ -193,6 +194,10 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         }
         let unchanged =
             old.as_ref().map_or(Precondition::Absent, |(_, revision)| Precondition::Revision(*revision));
+        if let Some((old, _)) = &old {
+            // Once more: the probe took its time, and logins were issued meanwhile.
+            check_moves(vault, old, &op).await?;
+        }
         batch.require(Keyspace::Targets, at.clone(), unchanged);
         batch.put(Keyspace::Targets, at.clone(), seal(&vault.keys, Keyspace::Targets, &at, &stored)?);
         let replaced = old.map(|(old, _)| old.login).filter(|login| *login != stored.login);
@@ -228,8 +233,9 @@ async fn check_moves(vault: &UnsealedVault, old: &StoredTarget, op: &PutTarget) 
     Ok(())
 }
 
+/// Read anew each time: nobody counts by target.
 async fn live_on(vault: &UnsealedVault, target: RecordId) -> Result<u64, VaultError> {
-    vault.leases.counts.live(vault.storage.as_ref(), &keyspace::leases_of_target(target.as_bytes())).await
+    counts::in_index(vault.storage.as_ref(), &keyspace::leases_of_target(target.as_bytes())).await
 }
 
 /// Roles that are defined on a target.

@@ -31,12 +31,28 @@ pub(crate) struct Place<'a> {
     under: Vec<Vec<u8>>,
 }
 
+/// Live leases under any prefix, as the index has them now.
+pub(crate) async fn in_index(storage: &dyn Storage, prefix: &[u8]) -> Result<u64, VaultError> {
+    let snapshot = storage.snapshot().await?;
+    let mut found = 0_u64;
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page =
+            snapshot.range(Keyspace::LeaseIndex, Range::prefix(prefix, after.as_deref()), PAGE).await?;
+        found = found.saturating_add(u64::try_from(page.len()).unwrap_or(u64::MAX));
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE => after = Some(last.to_vec()),
+            _ => return Ok(found),
+        }
+    }
+}
+
 impl Counts {
     fn all(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Count>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Live leases under a prefix.
+    /// Live leases under a prefix that a limit is on: of an owner or a role.
     pub(crate) async fn live(&self, storage: &dyn Storage, prefix: &[u8]) -> Result<u64, VaultError> {
         let known = self.all().get(prefix).copied().filter(|count| count.read);
         if let Some(count) = known {
@@ -44,18 +60,7 @@ impl Counts {
         }
         // What ends from here on is taken off what is found.
         self.all().entry(prefix.to_vec()).or_default();
-        let snapshot = storage.snapshot().await?;
-        let mut found = 0_i64;
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page =
-                snapshot.range(Keyspace::LeaseIndex, Range::prefix(prefix, after.as_deref()), PAGE).await?;
-            found = found.saturating_add(i64::try_from(page.len()).unwrap_or(i64::MAX));
-            match page.last() {
-                Some((last, _)) if page.len() == PAGE => after = Some(last.to_vec()),
-                _ => break,
-            }
-        }
+        let found = i64::try_from(in_index(storage, prefix).await?).unwrap_or(i64::MAX);
         let mut all = self.all();
         let count = all.entry(prefix.to_vec()).or_default();
         if !count.read {

@@ -50,9 +50,22 @@ fn settings() -> TargetSettings {
 }
 
 async fn put_target(bench: &Bench, target: &str, accept: &[&str]) -> Result<Target, VaultError> {
+    put_target_at(bench, target, "localhost", accept).await
+}
+
+async fn put_target_at(
+    bench: &Bench,
+    target: &str,
+    host: &str,
+    accept: &[&str],
+) -> Result<Target, VaultError> {
+    let TargetSettings::Postgres(settings) = settings();
     let put = PutTarget {
         name: name(target),
-        settings: settings(),
+        settings: TargetSettings::Postgres(PostgresSettings {
+            host: Host::parse(host).unwrap(),
+            ..settings
+        }),
         login: Some(AdminLogin { secret: SecretBytes::copy_from(b"admin") }),
         max_ttl: secs(7_200),
         accept: accept.iter().map(|digest| (*digest).to_owned()).collect(),
@@ -414,6 +427,19 @@ async fn what_leases_hang_on_is_not_deleted_under_them() {
     put_role(&bench, ROLE, DB, 50).await.unwrap();
     let anew = issue(&bench).await;
     assert!(anew.target_id != lease.target_id && anew.role_id != lease.role_id);
+}
+
+#[tokio::test]
+async fn a_target_moves_only_while_no_lease_is_on_it_however_often_that_is_asked() {
+    let bench = ready().await;
+    // Asked while there is none, and again once there is one.
+    put_target_at(&bench, DB, "first.example", &[]).await.unwrap();
+    let lease = issue(&bench).await;
+    let refused = put_target_at(&bench, DB, "second.example", &[]).await.unwrap_err();
+    assert_eq!(refused.reason(), "IN_USE");
+    operation::run(&bench.opened(), bench.context(), RevokeLease { id: lease.id, force: false }).await.unwrap();
+    look_after(&bench).await;
+    put_target_at(&bench, DB, "second.example", &[]).await.unwrap();
 }
 
 #[tokio::test]
