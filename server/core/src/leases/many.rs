@@ -173,7 +173,7 @@ impl UnsealedVault {
             };
             let mut lease = stored.lease.clone();
             lease.begin_revoking(job.why, now).map_err(CredentialError::from)?;
-            lease.try_at(now).map_err(CredentialError::from)?;
+            lease.hurry(now).map_err(CredentialError::from)?;
             store::put(self, &mut batch, &lease, Some(&stored))?;
             found = found.saturating_add(1);
         }

@@ -422,7 +422,7 @@ impl Operation for RevokeLease {
                 return Ok(false);
             }
             lease.begin_revoking(Why::Asked, now).map_err(CredentialError::from)?;
-            lease.try_at(now).map_err(CredentialError::from)?;
+            lease.hurry(now).map_err(CredentialError::from)?;
             if self.force {
                 lease.close(Closed::Forced { at: now, by: by.clone() }).map_err(CredentialError::from)?;
             }

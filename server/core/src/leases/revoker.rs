@@ -370,6 +370,8 @@ impl UnsealedVault {
                     return Ok(false);
                 }
                 lease.begin_revoking(Why::NotIssued, now).map_err(CredentialError::from)?;
+                // The target has answered: nothing comes any more.
+                lease.try_at(now).map_err(CredentialError::from)?;
                 Ok(true)
             });
             match marked.await {

@@ -247,6 +247,35 @@ async fn a_login_that_was_made_without_an_answer_is_removed_once_nothing_can_com
 }
 
 #[tokio::test]
+async fn a_lease_that_is_revoked_while_its_login_is_made_is_not_closed_before_that() {
+    for forget in [false, true] {
+        let bench = ready().await;
+        bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(200));
+        let revoked = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            bench.targets.inside(DB, |inside| inside.takes = Duration::ZERO);
+            let revoke = || RevokeLeases { of: Selector::Role(name(ROLE)) };
+            operation::run(&bench.opened(), bench.context(), revoke()).await.unwrap();
+            look_after(&bench).await;
+            operation::run(&bench.opened(), bench.context(), revoke()).await.unwrap();
+            look_after(&bench).await;
+            list(&bench, Selector::Mine).await.remove(0)
+        };
+        let (issued, revoking) = tokio::join!(try_issue(&bench, ROLE, None), revoked);
+        assert_eq!((revoking.state, bench.targets.logins(DB)), (LeaseState::Revoking, 1));
+        issued.err().unwrap();
+        if forget {
+            // Nobody is left to tell that the login was made.
+            bench.opened().leases.abandoned.take();
+            advance(&bench, 60);
+        }
+        look_after(&bench).await;
+        assert_eq!(bench.targets.logins(DB), 0);
+        assert_eq!(read(&bench, revoking.id).await.unwrap().state, LeaseState::Revoked);
+    }
+}
+
+#[tokio::test]
 async fn rights_in_excess_refuse_the_login_and_remove_it() {
     let bench = ready().await;
     let excess = Right { object: "table t".to_owned(), privilege: "DELETE".to_owned(), through: None };

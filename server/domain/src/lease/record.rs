@@ -323,9 +323,25 @@ impl LeaseRecord {
         if self.state == LeaseState::Revoking {
             return Ok(());
         }
+        // A login that is still being made would come after its removal.
+        let next_try = if self.state == LeaseState::Issuing { self.due().max(now) } else { now };
         self.step(LeaseState::Revoking, &[LeaseState::Issuing, LeaseState::Active])?;
-        self.ending =
-            Some(Ending { why, since: now, failures: 0, next_try: now, last_error: None, closed: None });
+        self.ending = Some(Ending { why, since: now, failures: 0, next_try, last_error: None, closed: None });
+        Ok(())
+    }
+
+    /// A failed try is followed by the next now, without its pause. What is waited for before the first try is not cut
+    /// short: until then the login may still be made.
+    ///
+    /// # Errors
+    /// `IllegalMove` unless it is Revoking.
+    pub fn hurry(&mut self, now: UnixMillis) -> Result<(), LeaseError> {
+        self.step(LeaseState::Revoking, &[LeaseState::Revoking])?;
+        if let Some(ending) = &mut self.ending
+            && ending.failures > 0
+        {
+            ending.next_try = ending.next_try.min(now);
+        }
         Ok(())
     }
 

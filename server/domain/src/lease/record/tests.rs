@@ -41,6 +41,19 @@ fn in_state(state: LeaseState) -> LeaseRecord {
 }
 
 #[test]
+fn a_login_that_is_being_made_is_not_removed_before_it_can_be_there() {
+    let mut lease = in_state(LeaseState::Issuing);
+    lease.begin_revoking(Why::Asked, UnixMillis(2)).unwrap();
+    lease.hurry(UnixMillis(3)).unwrap();
+    assert_eq!(lease.due(), UnixMillis(MAKING_AT_MOST));
+    lease.failed("away", 30_000, UnixMillis(MAKING_AT_MOST)).unwrap();
+    lease.hurry(UnixMillis(MAKING_AT_MOST + 5)).unwrap();
+    assert_eq!(lease.due(), UnixMillis(MAKING_AT_MOST + 5), "a pause is cut short");
+    lease.hurry(UnixMillis(MAKING_AT_MOST + 9)).unwrap();
+    assert_eq!(lease.due(), UnixMillis(MAKING_AT_MOST + 5), "and nothing is put off");
+}
+
+#[test]
 fn only_the_legal_moves_exist() {
     use LeaseState::{Active, Issuing, Revoked, Revoking};
     type Go = fn(&mut LeaseRecord, UnixMillis) -> Result<(), LeaseError>;
@@ -73,6 +86,7 @@ fn only_the_legal_moves_exist() {
         let mut lease = in_state(from);
         assert_eq!(lease.failed("no", 5, now).is_ok(), from == Revoking);
         assert_eq!(in_state(from).try_at(now).is_ok(), from == Revoking);
+        assert_eq!(in_state(from).hurry(now).is_ok(), from == Revoking);
         assert_eq!(in_state(from).renew(None, now).is_ok(), from == Active);
     }
 }
