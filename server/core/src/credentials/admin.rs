@@ -33,14 +33,24 @@ pub struct RotateTargetLogin {
 }
 
 impl UnsealedVault {
-    /// Ends rotations of admin logins that were cut off. Says whether none is left.
+    /// Ends rotations of admin logins that were cut off.
     ///
     /// # Errors
     /// Those of log and store; a target that is away is looked at the next time.
     pub(crate) async fn settle_target_logins(&self) -> Result<(), VaultError> {
-        if !self.links.logins_unsettled.load(Ordering::Acquire) {
+        // Taken down first: a rotation that begins meanwhile puts it up again.
+        if !self.links.logins_unsettled.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        let settled = self.settle_each_login().await;
+        if !matches!(settled, Ok(true)) {
+            self.links.logins_unsettled.store(true, Ordering::Release);
+        }
+        settled.map(drop)
+    }
+
+    /// Says whether none is left.
+    async fn settle_each_login(&self) -> Result<bool, VaultError> {
         let mut left = false;
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -55,24 +65,34 @@ impl UnsealedVault {
                 let resource = Resource::Target(name.clone());
                 match operation::run_job(self, "settle-target-login", resource, Detail::new(), work).await {
                     Ok(_) => {}
-                    Err(VaultError::Credential(error)) => {
+                    Err(error @ VaultError::Audit(_)) => return Err(error),
+                    // One that does not open keeps no other from being settled.
+                    Err(error) => {
                         tracing::warn!(target = %name, %error, "the rotation of an admin login goes on later");
                         left = true;
                     }
-                    Err(error) => return Err(error),
                 }
             }
             match next {
                 Some(next) => after = Some(next),
-                None => break,
+                None => return Ok(!left),
             }
         }
-        self.links.logins_unsettled.store(left, Ordering::Release);
-        Ok(())
     }
 
     /// Has the target take the pending password, tries it, and forgets the old one.
     async fn finish(&self, intent: Option<u64>, name: &Name) -> Result<Target, VaultError> {
+        for _ in 0..TRIES {
+            match self.finish_once(intent, name).await {
+                // The target was changed meanwhile, or somebody else finished it.
+                Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
+                done => return done,
+            }
+        }
+        Err(VaultError::Contention { what: format!("target {name}") })
+    }
+
+    async fn finish_once(&self, intent: Option<u64>, name: &Name) -> Result<Target, VaultError> {
         let snapshot = self.storage.snapshot().await?;
         let (target, revision) = targets::find(self, snapshot.as_ref(), name).await?;
         let Some(pending) = &target.pending else {

@@ -1,6 +1,7 @@
 //! Targets: added with their admin login, which is proven by issuing and revoking once.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keystead_domain::id::RecordId;
@@ -132,8 +133,11 @@ pub(crate) async fn links(
     let (found, next) = page::<StoredTarget>(vault, snapshot, Keyspace::Targets, after, limit).await?;
     let mut links = Vec::with_capacity(found.len());
     for (target, _) in found {
-        let link = vault.link(snapshot, &target).await?;
-        links.push((target.record.name, target.record.id, link));
+        match vault.link(snapshot, &target).await {
+            Ok(link) => links.push((target.record.name, target.record.id, link)),
+            // A login that does not open, or settings that make no link: the others are there all the same.
+            Err(error) => tracing::error!(target = %target.record.name, %error, "a target is left out"),
+        }
     }
     Ok((links, next))
 }
@@ -170,6 +174,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
                 return Err(VaultError::Invalid { field: "login", rule });
             }
         };
+        let kept = old.as_ref().map(|(old, _)| old).filter(|_| op.login.is_none());
         let record = TargetRecord {
             id,
             name: op.name.clone(),
@@ -177,9 +182,11 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
             max_ttl: op.max_ttl,
             accepted: op.accept.clone(),
             created,
-            rotated: None,
+            rotated: kept.and_then(|old| old.record.rotated),
         };
-        let stored = StoredTarget { record, login, pending: None };
+        // A rotation under way goes forward: the target may have taken the new password already.
+        let pending = old.as_ref().and_then(|(old, _)| old.pending.clone());
+        let stored = StoredTarget { record, login, pending };
         let secret = match &op.login {
             Some(login) => keystead_crypto::secret::SecretBytes::copy_from(login.secret.expose()),
             None => vault.open_login(snapshot.as_ref(), id, &stored.login).await?,
@@ -206,6 +213,9 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         }
         match vault.commit(permit.intent(), batch).await {
             Ok(revision) => {
+                if stored.pending.is_some() {
+                    vault.links.logins_unsettled.store(true, Ordering::Release);
+                }
                 if let Some(replaced) = &replaced {
                     vault.forget_login(replaced).await?;
                 }
@@ -277,11 +287,17 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
         let mut batch = Batch::new();
         batch.require(Keyspace::Targets, at.clone(), Precondition::Revision(revision));
         batch.delete(Keyspace::Targets, at);
-        batch.delete(Keyspace::DataKeys, keyspace::data_key(stored.login.data_key.as_bytes()));
+        let logins: Vec<_> = std::iter::once(stored.login).chain(stored.pending).collect();
+        for login in &logins {
+            batch.delete(Keyspace::DataKeys, keyspace::data_key(login.data_key.as_bytes()));
+        }
         match vault.commit(permit.intent(), batch).await {
             Ok(_) => {
                 vault.links.forget(id);
-                return vault.forget_login(&stored.login).await;
+                for login in &logins {
+                    vault.forget_login(login).await?;
+                }
+                return Ok(());
             }
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
             Err(error) => return Err(error),

@@ -62,10 +62,7 @@ async fn put_target_at(
     let TargetSettings::Postgres(settings) = settings();
     let put = PutTarget {
         name: name(target),
-        settings: TargetSettings::Postgres(PostgresSettings {
-            host: Host::parse(host).unwrap(),
-            ..settings
-        }),
+        settings: TargetSettings::Postgres(PostgresSettings { host: Host::parse(host).unwrap(), ..settings }),
         login: Some(AdminLogin { secret: SecretBytes::copy_from(b"admin") }),
         max_ttl: secs(7_200),
         accept: accept.iter().map(|digest| (*digest).to_owned()).collect(),
@@ -466,7 +463,9 @@ async fn a_target_moves_only_while_no_lease_is_on_it_however_often_that_is_asked
     let lease = issue(&bench).await;
     let refused = put_target_at(&bench, DB, "second.example", &[]).await.unwrap_err();
     assert_eq!(refused.reason(), "IN_USE");
-    operation::run(&bench.opened(), bench.context(), RevokeLease { id: lease.id, force: false }).await.unwrap();
+    operation::run(&bench.opened(), bench.context(), RevokeLease { id: lease.id, force: false })
+        .await
+        .unwrap();
     look_after(&bench).await;
     put_target_at(&bench, DB, "second.example", &[]).await.unwrap();
 }
@@ -618,6 +617,57 @@ async fn a_rotation_of_the_admin_login_cut_off_anywhere_never_locks_the_vault_ou
         assert!(nth > 2, "{nth}");
         rotation_cut_off(None, fault, dies).await;
     }
+}
+
+#[tokio::test]
+async fn a_target_that_is_changed_while_its_admin_login_is_rotated_locks_nobody_out() {
+    for given in [None, Some(b"admin")] {
+        let mut bench = ready().await;
+        bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(100));
+        let changed = async {
+            // The new password is on its way to the target.
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            bench.targets.inside(DB, |inside| inside.takes = Duration::ZERO);
+            let put = PutTarget {
+                name: name(DB),
+                settings: settings(),
+                login: given.map(|secret| AdminLogin { secret: SecretBytes::copy_from(secret) }),
+                max_ttl: secs(600),
+                accept: Vec::new(),
+                etag: None,
+            };
+            operation::run(&bench.opened(), bench.context(), put).await.unwrap();
+        };
+        let (rotated, ()) = tokio::join!(rotate_login(&bench), changed);
+        assert!(rotated.unwrap().record.rotated.is_some());
+        assert_ne!(bench.targets.inside(DB, |inside| inside.admin.clone()), None);
+        bench.restart().await;
+        look_after(&bench).await;
+        issue(&bench).await;
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_rotated_yet_is_settled_although_another_one_was_meanwhile() {
+    let bench = ready().await;
+    put_target(&bench, "other-db", &[]).await.unwrap();
+    bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(100));
+    bench.targets.inside("other-db", |inside| inside.away = true);
+    let settled = async {
+        // The flag of the first rotation is being looked after, and what it stands for is read.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        bench.opened().settle_target_logins().await.unwrap();
+    };
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let rotate = RotateTargetLogin { name: name("other-db") };
+        operation::run(&bench.opened(), bench.context(), rotate).await.unwrap_err();
+    };
+    let (rotated, (), ()) = tokio::join!(rotate_login(&bench), settled, other);
+    rotated.unwrap();
+    bench.targets.inside("other-db", |inside| inside.away = false);
+    look_after(&bench).await;
+    assert_ne!(bench.targets.inside("other-db", |inside| inside.admin.clone()), None);
 }
 
 #[test]
