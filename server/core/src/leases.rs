@@ -28,8 +28,8 @@ pub use self::ops::{
     AcceptClock, LeasePage, ListLeases, ReadLease, RenewLease, Renewed, RevokeLease, Selector,
 };
 pub use self::reconcile::Reconciled;
-use self::revoker::UnderWay;
 pub(crate) use self::revoker::in_time;
+use self::revoker::{LeftOff, UnderWay};
 pub use self::revoker::{Revoked, Round};
 use self::scrub::Scrub;
 pub use self::scrub::Scrubbed;
@@ -63,6 +63,8 @@ pub(crate) struct Leases {
     pub(crate) abandoned: Abandoned,
     pub(crate) under_way: UnderWay,
     scrub: Scrub,
+    /// Where the last round left off, if it did not get to the end.
+    left_off: Mutex<Option<LeftOff>>,
     state: Mutex<State>,
 }
 
@@ -94,6 +96,7 @@ impl Leases {
             abandoned: Abandoned::default(),
             under_way: UnderWay::default(),
             scrub: Scrub::default(),
+            left_off: Mutex::default(),
             state: Mutex::new(state),
         }
     }
@@ -124,6 +127,10 @@ impl Leases {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn left_off(&self) -> MutexGuard<'_, Option<LeftOff>> {
+        self.left_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn low(&self, shard: u8) -> u32 {

@@ -18,7 +18,7 @@ use super::ops::change;
 use super::revoker::in_time;
 use super::store;
 use crate::credentials::{CredentialError, targets};
-use crate::engine::Link;
+use crate::engine::{EngineError, Link};
 use crate::error::VaultError;
 use crate::operation::{self, Detail};
 use crate::request::SystemPermit;
@@ -104,9 +104,22 @@ impl OpenVault {
                     Err(VaultError::CorruptRecord { .. }) => true,
                     Err(error) => return Err(error),
                 };
-                if !owned {
-                    self.remove_orphan(name, link, &found.handle).await?;
-                    done.orphans = done.orphans.saturating_add(1);
+                if owned {
+                    continue;
+                }
+                if self.closing() {
+                    return Ok(());
+                }
+                match self.remove_orphan(name, link, &found.handle).await {
+                    Ok(()) => done.orphans = done.orphans.saturating_add(1),
+                    // One that owns something elsewhere stays; the target goes on answering for the others.
+                    Err(VaultError::Credential(CredentialError::Engine(EngineError::Refused {
+                        what,
+                        ..
+                    }))) => {
+                        tracing::warn!(target = %name, login = %found.handle.name, %what, "a login that no lease owns is not removed");
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             if last {

@@ -122,6 +122,12 @@ impl UnderWay {
     }
 }
 
+/// A shard and a key of it: what a round begins with when the one before had looked at enough.
+pub(super) struct LeftOff {
+    shard: u8,
+    start: Vec<u8>,
+}
+
 fn jitter() -> u8 {
     let mut byte = [0];
     rng().fill_bytes(&mut byte);
@@ -164,17 +170,32 @@ impl OpenVault {
     /// # Errors
     /// Those of log and store; the next round goes on.
     pub async fn look_after_leases(&self) -> Result<Round, VaultError> {
-        self.settle_lease_clock().await?;
-        self.settle_target_logins().await?;
-        self.keep_lease_state().await?;
+        // None of them keeps logins from being removed.
+        for done in [
+            self.settle_lease_clock().await,
+            self.settle_target_logins().await,
+            self.keep_lease_state().await,
+            self.resume_lease_jobs().await.map(drop),
+        ] {
+            if let Err(error) = done {
+                tracing::warn!(%error, "something of leases could not be looked after; it is tried again");
+            }
+        }
         self.revoke_abandoned().await;
-        self.resume_lease_jobs().await?;
         let mut round = Round::default();
         let mut over = Vec::new();
         let mut looked = 0_usize;
-        for shard in 0..keyspace::LEASE_SHARDS {
-            self.look_at_shard(shard, &mut round, &mut over, &mut looked).await?;
-            if self.closing() || looked >= A_ROUND {
+        // What waits for a target that is away is passed over each time: others are behind it.
+        let mut from = self.leases.left_off().take();
+        let first = from.as_ref().map_or(0, |from| from.shard);
+        for shard in (first..keyspace::LEASE_SHARDS).chain(0..first) {
+            let from = from.take().map(|from| from.start);
+            let left = self.look_at_shard(shard, from, &mut round, &mut over, &mut looked).await?;
+            if left.is_some() {
+                *self.leases.left_off() = left;
+                break;
+            }
+            if self.closing() {
                 break;
             }
         }
@@ -184,18 +205,21 @@ impl OpenVault {
         Ok(round)
     }
 
+    /// Looks at what is due in one shard; says where to go on if that is enough for one round.
     async fn look_at_shard(
         &self,
         shard: u8,
+        from: Option<Vec<u8>>,
         round: &mut Round,
         over: &mut Vec<RecordId>,
         looked: &mut usize,
-    ) -> Result<(), VaultError> {
+    ) -> Result<Option<LeftOff>, VaultError> {
         let now = self.leases.clock.now();
         let (low, until) = (self.leases.low(shard), minute(now).saturating_add(1));
         let at_most = self.leases.options.revocations_per_target;
         let snapshot = self.storage.snapshot().await?;
-        let mut start = keyspace::lease_due_from(shard, low);
+        let from_the_first = from.is_none();
+        let mut start = from.unwrap_or_else(|| keyspace::lease_due_from(shard, low));
         let mut first_left = None;
         loop {
             let range = Range::between(start.clone(), keyspace::lease_due_from(shard, until));
@@ -235,19 +259,22 @@ impl OpenVault {
                 }
             }
             match page.last() {
-                Some((last, _)) if page.len() == PAGE && *looked < A_ROUND => {
+                Some((last, _)) if page.len() == PAGE => {
                     start = last.iter().copied().chain([0]).collect();
+                    if *looked >= A_ROUND {
+                        return Ok(Some(LeftOff { shard, start }));
+                    }
                 }
-                // The round ended early: what comes later was not looked at.
-                Some(_) if page.len() == PAGE => break,
                 _ => {
-                    let done = minute(now).saturating_sub(MARGIN);
-                    self.leases.raise_low(shard, first_left.unwrap_or(done).min(done));
-                    break;
+                    // What was seen from the midst says nothing of what is before it.
+                    if from_the_first {
+                        let done = minute(now).saturating_sub(MARGIN);
+                        self.leases.raise_low(shard, first_left.unwrap_or(done).min(done));
+                    }
+                    return Ok(None);
                 }
             }
         }
-        Ok(())
     }
 
     fn revoke_beside(&self, id: RecordId, target: RecordId) {

@@ -314,6 +314,68 @@ async fn a_target_that_is_away_keeps_its_leases_and_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn however_much_waits_for_a_target_that_is_away_others_are_got_to() {
+    let bench = ready().await;
+    put_target(&bench, "other-db", &[]).await.unwrap();
+    put_role(&bench, "other", "other-db", 50).await.unwrap();
+    let away = issue(&bench).await;
+    bench.targets.inside(DB, |inside| inside.away = true);
+    advance(&bench, 180);
+    look_after(&bench).await;
+    // More than one round looks at, in every shard.
+    let due = u32::try_from(away.expires.0 / 60_000).unwrap();
+    let ids: Vec<[u8; 16]> = (0..25_600_u32)
+        .map(|n| u128::from(n.rotate_right(8)).to_le_bytes())
+        .map(|mut id| {
+            id.rotate_left(3);
+            id
+        })
+        .collect();
+    for some in ids.chunks(60) {
+        let mut batch = Batch::new();
+        for id in some {
+            batch.put(Keyspace::LeaseIndex, keyspace::lease_due(due, id), away.target_id.as_bytes().to_vec());
+        }
+        bench.store.commit(batch).await.unwrap();
+    }
+    for _ in 0..40 {
+        let revoke =
+            RevokeLease { id: try_issue(&bench, "other", None).await.unwrap().lease.id, force: false };
+        operation::run(&bench.opened(), bench.context(), revoke).await.unwrap();
+    }
+    for _ in 0..4 {
+        look_after(&bench).await;
+    }
+    assert_eq!((bench.targets.logins(DB), bench.targets.logins("other-db")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_target_whose_admin_login_does_not_open_holds_up_no_other() {
+    async fn data_keys(bench: &Bench) -> Vec<Vec<u8>> {
+        let snapshot = bench.store.snapshot().await.unwrap();
+        let found = snapshot.range(Keyspace::DataKeys, Range::all(None), 1024).await.unwrap();
+        found.into_iter().map(|(key, _)| key.to_vec()).collect()
+    }
+    let mut bench = ready().await;
+    let before = data_keys(&bench).await;
+    put_target(&bench, "broken-db", &[]).await.unwrap();
+    bench.targets.inside("broken-db", |inside| inside.away = true);
+    let rotate = RotateTargetLogin { name: name("broken-db") };
+    operation::run(&bench.opened(), bench.context(), rotate).await.unwrap_err();
+    issue(&bench).await;
+    for key in data_keys(&bench).await.into_iter().filter(|key| !before.contains(key)) {
+        let mut batch = Batch::new();
+        batch.put(Keyspace::DataKeys, key, vec![7; 90]);
+        bench.store.commit(batch).await.unwrap();
+    }
+    bench.restart().await;
+    assert_eq!(reconcile(&bench).await.targets, 1);
+    advance(&bench, 180);
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
 async fn only_the_targets_word_closes_a_lease_or_an_operators_force_which_is_kept() {
     let bench = ready().await;
     let lease = issue(&bench).await;
@@ -566,6 +628,19 @@ async fn a_login_without_a_lease_is_removed_and_a_lease_without_a_login_is_ended
     assert_eq!(reconcile(&bench).await, Reconciled { targets: 1, ..Reconciled::default() });
     bench.targets.inside(DB, |inside| inside.away = true);
     assert_eq!(reconcile(&bench).await, Reconciled { away: 1, ..Reconciled::default() });
+}
+
+#[tokio::test]
+async fn a_login_that_cannot_be_removed_keeps_no_lease_from_being_compared() {
+    let bench = ready().await;
+    let lost = issue(&bench).await;
+    advance(&bench, 60);
+    bench.targets.inside(DB, |inside| {
+        let login = inside.logins.remove(&lost.handle.name).unwrap();
+        inside.logins.insert(format!("{ROLE}_{}", RecordId([9; 16])), login);
+        inside.keeps = true;
+    });
+    assert_eq!(reconcile(&bench).await, Reconciled { targets: 1, vanished: 1, ..Reconciled::default() });
 }
 
 async fn rotate_login(bench: &Bench) -> Result<Target, VaultError> {
