@@ -5,6 +5,7 @@
 
 mod echo;
 mod load;
+mod logins;
 mod machine;
 mod plan;
 mod report;
@@ -73,6 +74,18 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 500)]
         max_rewraps_per_second: u32,
     },
+    /// Logins in a real PostgreSQL
+    Logins {
+        /// Logins of a round
+        #[arg(long, default_value_t = 300)]
+        logins: usize,
+        /// How often each figure is taken; by hand and through the vault alternate
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=100))]
+        rounds: u8,
+        /// Live leases that are revoked by one call
+        #[arg(long, value_name = "N", default_value_t = 10_000)]
+        many: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -93,6 +106,11 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(Command::Rotation { keys, seconds, in_flight, max_rewraps_per_second }) = arguments.command {
         let plan = rotation::Plan { keys, seconds, in_flight, max_rewraps_per_second };
         let said = runtime.block_on(rotation::run(&plan, progress))?;
+        return Ok(std::io::stdout().lock().write_all(said.as_bytes())?);
+    }
+    if let Some(Command::Logins { logins, rounds, many }) = arguments.command {
+        let plan = logins::Plan { logins, rounds: rounds.into(), many };
+        let said = runtime.block_on(logins::run(&plan, progress))?;
         return Ok(std::io::stdout().lock().write_all(said.as_bytes())?);
     }
     let plan = Plan::of(&arguments)?;
