@@ -1,7 +1,7 @@
 //! What callers do with leases. An owner needs no further right for its own.
 
 use keystead_domain::id::RecordId;
-use keystead_domain::lease::{Closed, LeaseRecord, Why};
+use keystead_domain::lease::{Closed, LeaseRecord, Terms, Why};
 use keystead_domain::name::Name;
 use keystead_domain::policy::{Action, Resource, Verdict};
 use keystead_domain::principal::PrincipalName;
@@ -183,9 +183,18 @@ async fn renew(
     let link = vault.link(snapshot.as_ref(), &target).await?;
     drop(snapshot);
     vault.leases.check_clock(link.as_ref()).await?;
+    // What role and target allow today, whatever they allowed when it was issued.
+    let terms = Terms {
+        asked: Some(op.ttl.unwrap_or(stored.lease.period)),
+        default: definition.record.default_ttl,
+        role_max: definition.record.max_ttl,
+        target_max: target.record.max_ttl,
+        vault_max: vault.leases.options.max_ttl,
+    };
     let renewed = |lease: &mut LeaseRecord| {
         let now = vault.leases.clock.now();
-        lease.renew(op.ttl.map(|ttl| ttl.min(definition.record.max_ttl)), now).map_err(CredentialError::from)
+        lease.max_expires = lease.max_expires.min(lease.issued.plus(terms.longest()));
+        lease.renew(Some(terms.period()), now).map_err(CredentialError::from)
     };
     let until = renewed(&mut stored.lease.clone())?;
     // The target first: a login that ends a little later than its lease is removed with it all the same.

@@ -200,6 +200,33 @@ async fn renewing_keeps_it_up_to_its_longest_and_never_beyond() {
 }
 
 #[tokio::test]
+async fn renewing_keeps_to_what_the_role_allows_by_then() {
+    let bench = ready().await;
+    let lease = issue(&bench).await;
+    let put = PutRole {
+        name: name(ROLE),
+        target: name(DB),
+        declaration: Declaration::Postgres(PostgresRole::default()),
+        default_ttl: secs(60),
+        max_ttl: secs(60),
+        max_live: 50,
+        on_excess: OnExcess::Refuse,
+        etag: None,
+    };
+    operation::run(&bench.opened(), bench.context(), put).await.unwrap();
+    advance(&bench, 30);
+    let renew = || RenewLease { id: lease.id, ttl: None };
+    let renewed = operation::run(&bench.opened(), bench.context(), renew()).await.unwrap().lease;
+    assert_eq!(renewed.expires, UnixMillis(lease.issued.0 + 60_000));
+    advance(&bench, 10);
+    let refused = operation::run(&bench.opened(), bench.context(), renew()).await.err().unwrap();
+    assert_eq!(refused.reason(), "LEASE_AT_ITS_LONGEST");
+    advance(&bench, 20);
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
 async fn a_repeated_request_has_the_same_lease_and_another_password() {
     let bench = ready().await;
     let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap();
