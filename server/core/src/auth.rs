@@ -14,7 +14,7 @@ use keystead_domain::policy::Method;
 use keystead_domain::principal::{PrincipalName, PrincipalRecord};
 use keystead_domain::session::{SessionBinding, SessionRecord};
 use keystead_domain::time::UnixMillis;
-use keystead_storage::{Keyspace, Revision, Snapshot, keyspace};
+use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, keyspace};
 use quick_cache::sync::Cache;
 
 pub use self::principals::{
@@ -157,6 +157,33 @@ fn counts(
     // A session under another counts only once its parent can be looked up.
     let own = session.parent.is_none();
     own && bound && admitted && !session.has_expired(now) && session.belongs_to(record) && !record.disabled
+}
+
+/// Has a batch go in only while a caller's principal and session are there, as they are now: what ends them ends what hangs
+/// on them, and must find it.
+///
+/// # Errors
+/// `Unauthenticated` if they are not there any more.
+pub(crate) async fn require_still(
+    vault: &UnsealedVault,
+    batch: &mut Batch,
+    caller: &Caller,
+) -> Result<(), VaultError> {
+    let snapshot = vault.storage.snapshot().await?;
+    let key: Arc<[u8]> = keyspace::principal(&name_tag(&vault.keys, caller.principal())).into();
+    let stored = snapshot.get(Keyspace::Principals, &key).await?.ok_or(VaultError::Unauthenticated)?;
+    let record = load(vault, snapshot.as_ref(), &key).await?.ok_or(VaultError::Unauthenticated)?;
+    if record.disabled || record.generation() != caller.record().generation() {
+        return Err(VaultError::Unauthenticated);
+    }
+    batch.require(Keyspace::Principals, key.to_vec(), Precondition::Revision(stored.revision));
+    if let Some(session) = caller.session() {
+        if snapshot.get(Keyspace::Sessions, session).await?.is_none() {
+            return Err(VaultError::Unauthenticated);
+        }
+        batch.require(Keyspace::Sessions, session.to_vec(), Precondition::Exists);
+    }
+    Ok(())
 }
 
 async fn load(

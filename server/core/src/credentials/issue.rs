@@ -17,9 +17,11 @@ use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, Storag
 use super::roles::{self, StoredRole};
 use super::targets::StoredTarget;
 use super::{CredentialError, role_at, target_at};
+use crate::auth;
 use crate::engine::{Credential, EngineError, Issued, Link, Order, Plan};
 use crate::error::VaultError;
 use crate::keys::{fresh_id, rng};
+use crate::leases::in_time;
 use crate::leases::store::{self, Stored};
 use crate::operation::{Detail, Effect, Operation};
 use crate::request::Permit;
@@ -62,17 +64,17 @@ pub struct Undelivered {
     abandoned: Abandoned,
 }
 
-/// Leases whose logins nobody took.
+/// Leases whose logins nobody took, with how often they had been reissued then: whoever repeats the request has the login.
 #[derive(Clone, Default)]
-pub(crate) struct Abandoned(Arc<Mutex<Vec<RecordId>>>);
+pub(crate) struct Abandoned(Arc<Mutex<Vec<(RecordId, u32)>>>);
 
 impl Abandoned {
-    pub(crate) fn take(&self) -> Vec<RecordId> {
+    pub(crate) fn take(&self) -> Vec<(RecordId, u32)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn add(&self, lease: RecordId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
+    pub(crate) fn add(&self, lease: RecordId, reissues: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((lease, reissues));
     }
 }
 
@@ -85,8 +87,8 @@ impl Undelivered {
 
 impl Drop for Undelivered {
     fn drop(&mut self) {
-        if self.content.is_some() {
-            self.abandoned.add(self.lease);
+        if let Some(content) = &self.content {
+            self.abandoned.add(self.lease, content.lease.reissues);
         }
     }
 }
@@ -124,10 +126,10 @@ async fn issue(
             Seen::New(unanswered) => Some(unanswered),
             Seen::Answered(Answer::Lease(lease), unanswered) => {
                 match store::load(vault, snapshot.as_ref(), lease).await? {
-                    Some(stored) if !was_given_up(&stored) => {
+                    Some(stored) if answers(permit, &from, &stored.lease) => {
                         return again(vault, permit, from, stored).await;
                     }
-                    // It came to nothing, or ended so long ago that nobody remembers it.
+                    // It ended so long ago that nobody remembers it, nobody ever had it, or it was another's.
                     _ => Some(unanswered),
                 }
             }
@@ -155,6 +157,7 @@ async fn issue(
         target_at(&vault.keys, &from.target.record.name),
         Precondition::Revision(from.target_revision),
     );
+    auth::require_still(vault, &mut batch, permit.caller()).await?;
     if let Some(unanswered) = unanswered {
         request_ids::remember(vault, &mut batch, unanswered, Answer::Lease(lease.id))?;
     }
@@ -164,11 +167,6 @@ async fn issue(
     }
     let revision = committed?;
     made(vault, permit, &from, Stored { lease, revision }, plan).await
-}
-
-/// Whether the request came to nothing, so that the same one may try again.
-fn was_given_up(stored: &Stored) -> bool {
-    stored.lease.ending.as_ref().is_some_and(|ending| ending.why == Why::NotIssued)
 }
 
 fn limits(vault: &UnsealedVault, permit: &Permit<IssueCredential>, role: &StoredRole) -> [(Vec<u8>, u64); 2] {
@@ -217,8 +215,9 @@ async fn begin(
     };
     let mut max_expires = now.plus(terms.longest());
     if caller.session().is_some() {
-        // A lease never outlives the session that asked for it.
-        max_expires = max_expires.min(caller.expires());
+        // A lease never outlives the session that asked for it. Sessions go by the wall clock, leases by their own time.
+        let left = caller.expires().millis_since(vault.clock.now());
+        max_expires = max_expires.min(UnixMillis(now.0.saturating_add(left)));
     }
     let id = fresh_id();
     let plan = from.link.plan(role, id, &mut rng());
@@ -290,7 +289,7 @@ async fn activate(
     store::put(vault, &mut batch, &lease, Some(&stored))?;
     if let Err(error) = vault.commit(permit.intent(), batch).await {
         // It may be Active or Issuing in the store; whoever looks next revokes it.
-        vault.leases.abandoned.add(lease.id);
+        vault.leases.abandoned.add(lease.id, lease.reissues);
         return Err(error);
     }
     for right in &issued.excess {
@@ -327,6 +326,15 @@ async fn give_up(vault: &UnsealedVault, permit: &Permit<IssueCredential>, stored
     }
 }
 
+/// Whether a lease is what a repeated request is answered with: it went to this registration of the caller, from this role.
+fn answers(permit: &Permit<IssueCredential>, from: &From, lease: &LeaseRecord) -> bool {
+    let given_up = lease.ending.as_ref().is_some_and(|ending| ending.why == Why::NotIssued);
+    !given_up
+        && lease.owner_generation == permit.caller().record().generation()
+        && lease.role_id == from.role.record.id
+        && lease.target_id == from.target.record.id
+}
+
 /// The same request once more: the same lease, and a new password, since nobody kept the first.
 async fn again(
     vault: &UnsealedVault,
@@ -353,7 +361,9 @@ async fn again(
         match vault.commit(permit.intent(), batch).await {
             Ok(_) => {
                 // It lives on whatever comes of this: an earlier answer may have been taken.
-                let issued = ask(&from, &lease, &plan).await.map_err(|(error, _)| error)?;
+                let asked = ask(&from, &lease, &plan).await;
+                check_not_revoked(vault, &from, &lease).await?;
+                let issued = asked.map_err(|(error, _)| error)?;
                 return Ok(undelivered(vault, lease, issued));
             }
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {
@@ -365,6 +375,23 @@ async fn again(
         }
     }
     Err(VaultError::Contention { what: format!("lease {}", stored.lease.id) })
+}
+
+/// A lease whose login was set anew lives still. If not, its login may have been made anew after its removal.
+async fn check_not_revoked(
+    vault: &UnsealedVault,
+    from: &From,
+    lease: &LeaseRecord,
+) -> Result<(), VaultError> {
+    let snapshot = vault.storage.snapshot().await?;
+    let found = store::load(vault, snapshot.as_ref(), lease.id).await?;
+    if found.is_some_and(|found| found.lease.state == LeaseState::Active) {
+        return Ok(());
+    }
+    if let Err(error) = in_time(&lease.target, from.link.revoke(&lease.handle)).await {
+        tracing::warn!(lease = %lease.id, %error, "a login whose lease ended meanwhile is removed later");
+    }
+    Err(CredentialError::from(keystead_domain::lease::LeaseError::Over).into())
 }
 
 async fn look_up(

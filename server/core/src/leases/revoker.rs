@@ -381,19 +381,19 @@ impl UnsealedVault {
 
     /// Leases whose logins nobody took.
     async fn revoke_abandoned(&self) {
-        for id in self.leases.abandoned.take() {
-            if let Err(error) = self.abandon(id).await {
+        for (id, reissues) in self.leases.abandoned.take() {
+            if let Err(error) = self.abandon(id, reissues).await {
                 tracing::warn!(lease = %id, %error, "a lease that nobody took is revoked later");
-                self.leases.abandoned.add(id);
+                self.leases.abandoned.add(id, reissues);
             }
         }
     }
 
-    async fn abandon(&self, id: RecordId) -> Result<(), VaultError> {
+    async fn abandon(&self, id: RecordId, reissues: u32) -> Result<(), VaultError> {
         let work = |permit: SystemPermit<Revoke>| async move {
             let now = self.leases.clock.now();
             let marked = change(self, Some(permit.intent()), id, |lease| {
-                if !lease.state.is_live() {
+                if !lease.state.is_live() || lease.reissues != reissues {
                     return Ok(false);
                 }
                 lease.begin_revoking(Why::NotIssued, now).map_err(CredentialError::from)?;

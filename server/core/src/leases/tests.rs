@@ -253,6 +253,75 @@ async fn a_caller_that_hangs_up_leaves_no_login() {
 }
 
 #[tokio::test]
+async fn whoever_repeats_a_request_after_hanging_up_keeps_the_login() {
+    let bench = ready().await;
+    let request_id = Some(RequestId::parse("deploy-1").unwrap());
+    let issue = IssueCredential { role: name(ROLE), ttl: None, request_id };
+    drop(operation::run(&bench.opened(), bench.context(), issue).await.unwrap());
+    let again = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap();
+    look_after(&bench).await;
+    assert_eq!(read(&bench, again.lease.id).await.unwrap().state, LeaseState::Active);
+    assert_eq!(bench.targets.logins(DB), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_got_a_login_for_may_be_repeated() {
+    let bench = ready().await;
+    bench.targets.inside(DB, |inside| inside.away = true);
+    let refused = try_issue(&bench, ROLE, Some("deploy-1")).await.err().unwrap();
+    assert_eq!(refused.reason(), "TARGET_UNAVAILABLE");
+    bench.targets.inside(DB, |inside| inside.away = false);
+    let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap().lease;
+    assert_eq!(try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap().lease.id, first.id);
+    // One that somebody had is not given again.
+    operation::run(&bench.opened(), bench.context(), RevokeLease { id: first.id, force: false })
+        .await
+        .unwrap();
+    assert_eq!(try_issue(&bench, ROLE, Some("deploy-1")).await.err().unwrap().reason(), "LEASE_ENDED");
+}
+
+#[tokio::test]
+async fn a_lease_that_ends_while_its_password_is_set_anew_leaves_no_login() {
+    let bench = ready().await;
+    let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap().lease;
+    bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(200));
+    let revoked = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        bench.targets.inside(DB, |inside| inside.takes = Duration::ZERO);
+        let revoke = RevokeLease { id: first.id, force: false };
+        operation::run(&bench.opened(), bench.context(), revoke).await.unwrap();
+        look_after(&bench).await;
+        assert_eq!(bench.targets.logins(DB), 0);
+    };
+    let (again, ()) = tokio::join!(try_issue(&bench, ROLE, Some("deploy-1")), revoked);
+    assert_eq!(again.err().unwrap().reason(), "LEASE_ENDED");
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
+async fn no_lease_is_begun_for_a_session_that_ended_meanwhile() {
+    let mut bench = ready().await;
+    bench.opened().keep_lease_state().await.unwrap();
+    bench.kill();
+    advance(&bench, 7_200);
+    bench.unseal().await.unwrap();
+    // Asking the target what time it is takes a while.
+    let now = bench.vault.clock().now();
+    bench.targets.inside(DB, |inside| {
+        inside.clock = Some(now);
+        inside.takes = Duration::from_millis(100);
+    });
+    let ended = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        bench.targets.inside(DB, |inside| inside.takes = Duration::ZERO);
+        operation::run(&bench.opened(), bench.context(), RevokeSelf).await.unwrap();
+    };
+    let (issued, ()) = tokio::join!(try_issue(&bench, ROLE, None), ended);
+    assert_eq!(issued.err().unwrap().reason(), "UNAUTHENTICATED");
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
 async fn a_login_that_was_made_without_an_answer_is_removed_once_nothing_can_come_any_more() {
     let bench = ready().await;
     bench.targets.inside(DB, |inside| inside.silent = true);
@@ -466,6 +535,11 @@ async fn a_clock_that_is_stepped_ends_no_lease_and_lengthens_none() {
         advance(&bench, 181);
         look_after(&bench).await;
         assert_eq!(bench.targets.logins(DB), 0, "it lived as long as it was to");
+        if back {
+            // The session's end is behind the time of leases by now, and a day away by the clock that it goes by.
+            advance(&bench, DAY / 1000);
+            issue(&bench).await;
+        }
     }
 }
 
