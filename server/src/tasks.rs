@@ -19,6 +19,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const UNSEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const UNSEAL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 const LEASES_EVERY: Duration = Duration::from_secs(1);
+const TARGETS_EVERY: Duration = Duration::from_secs(1);
 const RECONCILE_EVERY: Duration = Duration::from_secs(600);
 const ROTATE_EVERY: Duration = Duration::from_secs(1);
 const ROTATE_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
@@ -161,21 +162,55 @@ pub(crate) async fn look_after_leases(
     stop: CancellationToken,
 ) {
     let mut told = ClockState::Agreed;
-    let mut reconciled: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LEASES_EVERY) => {}
             () = vault.leases_wanted() => {}
         }
+        let Ok(open) = vault.unsealed() else { continue };
+        match open.look_after_leases().await {
+            Ok(round) => metrics.leases(round.waiting, round.broken),
+            Err(error) => tracing::warn!(%error, "leases could not be looked after; it is tried again"),
+        }
+        let clock = open.lease_clock();
+        if std::mem::discriminant(&clock) != std::mem::discriminant(&told) {
+            told = clock;
+            match clock {
+                ClockState::Agreed => tracing::info!("the server's clock agrees with the time of leases"),
+                ClockState::Doubted { ahead } => tracing::warn!(
+                    ahead_s = ahead / 1000,
+                    "the server's clock is far ahead of when the vault was last open: leases stand still until a target's clock agrees, or an operator says `keystead lease accept-clock`"
+                ),
+                ClockState::Stepped { by } => tracing::warn!(
+                    by_s = by / 1000,
+                    "the server's clock was stepped: leases go by the time that passed, and none ends early or late"
+                ),
+            }
+        }
+    }
+}
+
+/// Compares targets and the index with leases, and ends rotations of their admin logins that were cut off. Apart from revocations, which
+/// wait for no target that does not answer. Runs until `stop`.
+pub(crate) async fn look_after_targets(
+    vault: Arc<Vault>,
+    metrics: Arc<ServerMetrics>,
+    stop: CancellationToken,
+) {
+    let mut reconciled: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TARGETS_EVERY) => {}
+        }
         let Ok(open) = vault.unsealed() else {
             // Whatever happened while it was shut is found when it opens.
             reconciled = None;
             continue;
         };
-        match open.look_after_leases().await {
-            Ok(round) => metrics.leases(round.waiting, round.broken),
-            Err(error) => tracing::warn!(%error, "leases could not be looked after; it is tried again"),
+        if let Err(error) = open.settle_target_logins().await {
+            tracing::warn!(%error, "rotations of admin logins could not be settled; it is tried again");
         }
         match open.scrub_leases().await {
             Ok(scrubbed) => {
@@ -193,21 +228,6 @@ pub(crate) async fn look_after_leases(
                 }
             }
             reconciled = Some(tokio::time::Instant::now());
-        }
-        let clock = open.lease_clock();
-        if std::mem::discriminant(&clock) != std::mem::discriminant(&told) {
-            told = clock;
-            match clock {
-                ClockState::Agreed => tracing::info!("the server's clock agrees with the time of leases"),
-                ClockState::Doubted { ahead } => tracing::warn!(
-                    ahead_s = ahead / 1000,
-                    "the server's clock is far ahead of when the vault was last open: leases stand still until a target's clock agrees, or an operator says `keystead lease accept-clock`"
-                ),
-                ClockState::Stepped { by } => tracing::warn!(
-                    by_s = by / 1000,
-                    "the server's clock was stepped: leases go by the time that passed, and none ends early or late"
-                ),
-            }
         }
     }
 }

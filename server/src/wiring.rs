@@ -206,6 +206,7 @@ impl Server {
         background.spawn(tasks::rotate(Arc::clone(&self.vault), Arc::clone(&self.metrics), cancel.clone()));
         let (vault, metrics) = (Arc::clone(&self.vault), Arc::clone(&self.metrics));
         background.spawn(tasks::look_after_leases(Arc::clone(&vault), Arc::clone(&metrics), cancel.clone()));
+        background.spawn(tasks::look_after_targets(Arc::clone(&vault), Arc::clone(&metrics), cancel.clone()));
         if let Some(every) = self.config.audit.anchor_interval {
             let (vault, metrics) = (Arc::clone(&vault), Arc::clone(&metrics));
             background.spawn(tasks::keep_anchored(vault, metrics, every, cancel.clone()));

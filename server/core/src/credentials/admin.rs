@@ -33,11 +33,11 @@ pub struct RotateTargetLogin {
 }
 
 impl UnsealedVault {
-    /// Ends rotations of admin logins that were cut off.
+    /// Ends rotations of admin logins that were cut off. It waits for targets, so it is called beside what must not.
     ///
     /// # Errors
     /// Those of log and store; a target that is away is looked at the next time.
-    pub(crate) async fn settle_target_logins(&self) -> Result<(), VaultError> {
+    pub async fn settle_target_logins(&self) -> Result<(), VaultError> {
         // Taken down first: a rotation that begins meanwhile puts it up again.
         if !self.links.logins_unsettled.swap(false, Ordering::AcqRel) {
             return Ok(());

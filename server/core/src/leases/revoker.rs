@@ -173,7 +173,6 @@ impl OpenVault {
         // None of them keeps logins from being removed.
         for done in [
             self.settle_lease_clock().await,
-            self.settle_target_logins().await,
             self.keep_lease_state().await,
             self.resume_lease_jobs().await.map(drop),
         ] {

@@ -117,8 +117,12 @@ async fn list(bench: &Bench, of: Selector) -> Vec<LeaseRecord> {
     operation::run(&bench.opened(), bench.context(), list).await.unwrap().leases
 }
 
-/// Rounds of the server's task, until one begins nothing and nothing is under way.
+/// Rounds of the server's tasks, until one begins nothing and nothing is under way.
 async fn look_after(bench: &Bench) -> Round {
+    match bench.opened().settle_target_logins().await {
+        Ok(()) | Err(VaultError::Storage(_)) => {}
+        Err(error) => panic!("{error}"),
+    }
     for _ in 0..200 {
         let open = bench.opened();
         let idle = open.leases.under_way.is_idle();
@@ -821,6 +825,21 @@ async fn a_target_that_is_changed_while_its_admin_login_is_rotated_locks_nobody_
         look_after(&bench).await;
         issue(&bench).await;
     }
+}
+
+#[tokio::test]
+async fn revocations_do_not_wait_for_a_rotation_on_a_slow_target() {
+    let bench = ready().await;
+    put_target(&bench, "slow-db", &[]).await.unwrap();
+    bench.targets.inside("slow-db", |inside| inside.away = true);
+    let rotate = RotateTargetLogin { name: name("slow-db") };
+    operation::run(&bench.opened(), bench.context(), rotate).await.unwrap_err();
+    bench.targets.inside("slow-db", |inside| inside.takes = Duration::from_secs(10));
+    issue(&bench).await;
+    advance(&bench, 180);
+    let open = bench.opened();
+    let round = tokio::time::timeout(Duration::from_secs(5), open.look_after_leases()).await;
+    assert_eq!(round.unwrap().unwrap().begun, 1);
 }
 
 #[tokio::test]
