@@ -191,6 +191,8 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
             Some(login) => keystead_crypto::secret::SecretBytes::copy_from(login.secret.expose()),
             None => vault.open_login(snapshot.as_ref(), id, &stored.login).await?,
         };
+        // Nothing is purged from the store's files that a snapshot can still see.
+        drop(snapshot);
         let link = vault.new_link(&stored, secret)?;
         let probe = probe(&op.name, link.as_ref()).await?;
         let findings: Vec<_> =
@@ -283,6 +285,7 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
             0 => {}
             leases => return Err(in_use(leases, "live leases", "revoke them first").into()),
         }
+        drop(snapshot);
         let at = target_at(&vault.keys, name);
         let mut batch = Batch::new();
         batch.require(Keyspace::Targets, at.clone(), Precondition::Revision(revision));
