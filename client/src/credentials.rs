@@ -152,6 +152,7 @@ impl Credentials {
     pub async fn delete_target(&self, name: &str) -> Result<(), Error> {
         let request = v1::DeleteTargetRequest { name: name.to_owned() };
         self.caller
+            .patient(TARGET)
             .call(Repeat::Never, request, |request| {
                 let mut rpc = self.rpc();
                 async move { rpc.delete_target(request).await }
@@ -252,6 +253,7 @@ impl Credentials {
     pub async fn delete_role(&self, name: &str) -> Result<(), Error> {
         let request = v1::DeleteRoleRequest { name: name.to_owned() };
         self.caller
+            .patient(TARGET)
             .call(Repeat::Never, request, |request| {
                 let mut rpc = self.rpc();
                 async move { rpc.delete_role(request).await }

@@ -71,7 +71,9 @@ pub(crate) enum CliError {
     #[error("there is no address of {host}")]
     Host { host: String, source: io::Error },
     #[error("signals cannot be waited for, so that the lease might be left behind")]
-    Signals,
+    Signals(#[source] io::Error),
+    #[error("interrupted; the command was not run")]
+    Interrupted,
     #[error("cannot run {command:?}")]
     Exec { command: String, source: io::Error },
     #[error("there is no vault yet: make one with `keystead init`")]

@@ -14,6 +14,7 @@ mod audit;
 mod bootstrap;
 mod canaries;
 mod ceremony;
+mod creds_command;
 mod hsm_check;
 mod init;
 mod leases;

@@ -79,14 +79,15 @@ pub(crate) async fn run(
         (None, None) => Period::OfRole,
     };
     let client = connect.connect().await?;
+    let signals = if args.exec.is_empty() { None } else { Some(during::Signals::take()?) };
     let options = IssueOptions { period, request_id: args.request_id };
     let issued = client.credentials().issue_with(&args.role, options).await?;
-    if args.exec.is_empty() {
+    let Some(signals) = signals else {
         let Issued { lease, credential, excess } = &issued;
         return show(lease, credential, excess, output).map(|()| ExitCode::SUCCESS);
-    }
+    };
     remark_excess(&issued.excess, output);
-    during::run(&args.exec, issued, !args.no_renew, &client.leases(), output).await
+    during::run(&args.exec, issued, !args.no_renew, signals, &client.leases(), output).await
 }
 
 /// Prints a lease with what its holder logs in with.

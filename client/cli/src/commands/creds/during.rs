@@ -16,7 +16,7 @@ use keystead_client::{Error, Issued, Lease, Leases, PostgresCredential};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind};
 use tokio::time::Instant;
 
 use super::postgres;
@@ -33,12 +33,14 @@ pub(super) async fn run(
     words: &[OsString],
     issued: Issued,
     renew: bool,
+    mut signals: Signals,
     leases: &Leases,
     output: &Output,
 ) -> Result<ExitCode, CliError> {
     let Issued { lease, credential, .. } = issued;
     let ended = match postgres(&credential) {
-        Ok(login) => attended(words, login, &lease, renew, leases, output).await,
+        Ok(_) if signals.came().await => Err(CliError::Interrupted),
+        Ok(login) => attended(words, login, &lease, renew, &mut signals, leases, output).await,
         Err(error) => Err(error),
     };
     // The password is wiped before anything else takes its time.
@@ -69,20 +71,12 @@ async fn attended(
     login: &PostgresCredential,
     lease: &Lease,
     renew: bool,
+    signals: &mut Signals,
     leases: &Leases,
     output: &Output,
 ) -> Result<ExitStatus, CliError> {
     let program = words.first().map_or(OsStr::new(""), OsString::as_os_str);
     let failed = |source| CliError::Exec { command: program.to_string_lossy().into_owned(), source };
-    // Before the command is there: none of these may end this program and leave the lease behind.
-    let mut of_terminal = [SignalKind::interrupt(), SignalKind::quit()].map(signal);
-    let mut passed_on = [(SignalKind::terminate(), Signal::TERM), (SignalKind::hangup(), Signal::HUP)]
-        .map(|(kind, passed)| signal(kind).map(|stream| (stream, passed)));
-    let [Ok(interrupt), Ok(quit)] = &mut of_terminal else { return Err(CliError::Signals) };
-    let [Ok((terminate, as_term)), Ok((hangup, as_hup))] = &mut passed_on else {
-        return Err(CliError::Signals);
-    };
-
     let ca_file = private_file(&login.ca_pem)?;
     let mut command = Command::new(program);
     command.args(words.iter().skip(1));
@@ -104,11 +98,44 @@ async fn attended(
         tokio::select! {
             ended = child.wait() => return ended.map_err(failed),
             // The terminal sends these to the command as well.
-            _ = interrupt.recv() => {}
-            _ = quit.recv() => {}
-            _ = terminate.recv() => pass(&child, *as_term),
-            _ = hangup.recv() => pass(&child, *as_hup),
+            _ = signals.interrupt.recv() => {}
+            _ = signals.quit.recv() => {}
+            _ = signals.terminate.recv() => pass(&child, Signal::TERM),
+            _ = signals.hangup.recv() => pass(&child, Signal::HUP),
             () = &mut keeping, if kept => kept = false,
+        }
+    }
+}
+
+/// Signals that would end this program and leave the lease behind.
+pub(super) struct Signals {
+    interrupt: unix::Signal,
+    quit: unix::Signal,
+    terminate: unix::Signal,
+    hangup: unix::Signal,
+}
+
+impl Signals {
+    /// Takes them from now on: before there is a lease.
+    pub(super) fn take() -> Result<Self, CliError> {
+        let of = |kind| unix::signal(kind).map_err(CliError::Signals);
+        Ok(Self {
+            interrupt: of(SignalKind::interrupt())?,
+            quit: of(SignalKind::quit())?,
+            terminate: of(SignalKind::terminate())?,
+            hangup: of(SignalKind::hangup())?,
+        })
+    }
+
+    /// Whether one came already.
+    async fn came(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            _ = self.interrupt.recv() => true,
+            _ = self.quit.recv() => true,
+            _ = self.terminate.recv() => true,
+            _ = self.hangup.recv() => true,
+            () = std::future::ready(()) => false,
         }
     }
 }
