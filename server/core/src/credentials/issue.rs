@@ -140,10 +140,11 @@ async fn issue(
     };
     drop(snapshot);
     let limits = limits(vault, permit, &from.role);
-    let place = match vault.leases.counts.take(vault.storage.as_ref(), &limits).await? {
-        Ok(place) => place,
-        Err(full) => return Err(limit_reached(permit, &from.role, &limits, full).into()),
-    };
+    let place =
+        match vault.leases.counts.take(vault.storage.as_ref(), &limits, vault.clock.monotonic()).await? {
+            Ok(place) => place,
+            Err(full) => return Err(limit_reached(permit, &from.role, &limits, full).into()),
+        };
     let (lease, plan) = begin(vault, permit, &op, &from).await?;
     let mut batch = Batch::new();
     store::put(vault, &mut batch, &lease, None)?;
@@ -162,7 +163,7 @@ async fn issue(
         request_ids::remember(vault, &mut batch, unanswered, Answer::Lease(lease.id))?;
     }
     let committed = vault.commit(permit.intent(), batch).await;
-    if !matches!(&committed, Err(VaultError::Storage(StorageError::Conflict { .. }))) {
+    if matches!(&committed, Ok(_) | Err(VaultError::Storage(StorageError::UnknownOutcome { .. }))) {
         place.keep();
     }
     let revision = committed?;

@@ -288,7 +288,7 @@ async fn a_request_that_nobody_got_a_login_for_may_be_repeated() {
 async fn a_lease_that_ends_while_its_password_is_set_anew_leaves_no_login() {
     let bench = ready().await;
     let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap().lease;
-    bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(200));
+    bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(600));
     let revoked = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         bench.targets.inside(DB, |inside| inside.takes = Duration::ZERO);
@@ -313,7 +313,7 @@ async fn no_lease_is_begun_for_a_session_that_ended_meanwhile() {
     let now = bench.vault.clock().now();
     bench.targets.inside(DB, |inside| {
         inside.clock = Some(now);
-        inside.takes = Duration::from_millis(100);
+        inside.takes = Duration::from_millis(500);
     });
     let ended = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -347,7 +347,7 @@ async fn a_login_that_was_made_without_an_answer_is_removed_once_nothing_can_com
 async fn a_lease_that_is_revoked_while_its_login_is_made_is_not_closed_before_that() {
     for forget in [false, true] {
         let bench = ready().await;
-        bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(200));
+        bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(600));
         let revoked = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             bench.targets.inside(DB, |inside| inside.takes = Duration::ZERO);
@@ -518,6 +518,21 @@ async fn limits_refuse_early_and_name_themselves() {
     bench.restart().await;
     let full = try_issue(&bench, "few", None).await.err().unwrap();
     assert_eq!(full.reason(), "LEASE_LIMIT");
+}
+
+#[tokio::test]
+async fn a_write_that_failed_or_ended_unknown_takes_no_place_for_ever() {
+    for (nth, fault) in [(1, CommitFault::Unavailable), (1, CommitFault::UnknownAndLost)] {
+        let bench = ready().await;
+        put_role(&bench, "few", DB, 1).await.unwrap();
+        bench.faults.on_commit(nth, fault);
+        try_issue(&bench, "few", None).await.err().unwrap();
+        if fault != CommitFault::Unavailable {
+            advance(&bench, 11);
+        }
+        try_issue(&bench, "few", None).await.unwrap();
+        assert_eq!(try_issue(&bench, "few", None).await.err().unwrap().reason(), "LEASE_LIMIT");
+    }
 }
 
 #[tokio::test]
@@ -803,10 +818,10 @@ async fn a_rotation_of_the_admin_login_cut_off_anywhere_never_locks_the_vault_ou
 async fn a_target_that_is_changed_while_its_admin_login_is_rotated_locks_nobody_out() {
     for given in [None, Some(b"admin")] {
         let mut bench = ready().await;
-        bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(100));
+        bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(600));
         let changed = async {
             // The new password is on its way to the target.
-            tokio::time::sleep(Duration::from_millis(150)).await;
+            tokio::time::sleep(Duration::from_millis(700)).await;
             bench.targets.inside(DB, |inside| inside.takes = Duration::ZERO);
             let put = PutTarget {
                 name: name(DB),
