@@ -12,12 +12,14 @@
     reason = "a test fails by panicking, in its fixtures too"
 )]
 
+mod database;
 mod errors;
 mod links;
 mod page;
 mod programs;
 mod session;
 
+use database::Database;
 use page::Page;
 use programs::{DevServer, Programs};
 use session::Session;
@@ -40,6 +42,18 @@ fn keys_are_rotated_as_the_guide_says() {
 #[test]
 fn the_ceremonies_go_as_their_checklists_say() {
     against_a_dev_vault("docs/guides/ceremonies.md");
+}
+
+#[test]
+fn the_guide_to_postgresql_makes_logins_in_one_and_removes_them() {
+    let programs = Programs::find();
+    let mut session = Session::new(&programs);
+    let server = DevServer::start(&programs, &session.place("server"));
+    let database = Database::start(&session.dir().join("db-ca.pem"));
+    let environment: Vec<_> = server.environment().iter().cloned().chain(database.environment()).collect();
+    session.set_environment(&environment);
+    session.run(&Page::read("docs/guides/postgresql.md"));
+    server.stop();
 }
 
 #[test]

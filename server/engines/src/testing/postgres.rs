@@ -203,6 +203,11 @@ impl PostgresServer {
         Ok(client)
     }
 
+    /// Where its superuser comes in without a password: the directory of its socket, and the port.
+    pub fn superusers_door(&self) -> (&Path, u16) {
+        (self.dir.path(), self.port)
+    }
+
     /// How it demands passwords over the network from now on: `scram-sha-256`, `password`, `md5` or `trust`.
     pub async fn take_passwords_by(&self, method: &str) -> Result<(), ServerError> {
         let path = self.dir.path().join("data/pg_hba.conf");
