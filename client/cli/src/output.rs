@@ -139,7 +139,8 @@ fn failure_text(error: &CliError, hint: Option<&str>, colored: bool) -> String {
         }
         // What the reason or the message says already is not said again.
         let said = |found: &&Precondition| {
-            found.kind == refusal.reason || refusal.message.contains(&found.description)
+            let of_the_whole = found.kind == refusal.reason && found.subject == "vault";
+            of_the_whole || refusal.message.contains(&found.description)
         };
         for found in refusal.preconditions.iter().filter(|found| !said(found)) {
             let (subject, description) = (escaped(&found.subject), escaped(&found.description));
@@ -340,19 +341,24 @@ mod tests {
             message: "path: ends with a dot".into(),
             metadata: std::collections::BTreeMap::new(),
             fields: vec![rule("path", "ends with a dot"), rule("size", "is too large")],
-            preconditions: ["INVALID_ARGUMENT", "OTHER"]
-                .map(|kind| Precondition {
-                    kind: kind.into(),
-                    subject: "vault".into(),
-                    description: format!("mend {kind}"),
-                })
-                .into(),
+            preconditions: [
+                ("INVALID_ARGUMENT", "vault"),
+                ("OTHER", "vault"),
+                ("INVALID_ARGUMENT", "e7e7d8350b5a0ca0"),
+            ]
+            .map(|(kind, subject)| Precondition {
+                kind: kind.into(),
+                subject: subject.into(),
+                description: format!("mend {kind}"),
+            })
+            .into(),
             retry_after: None,
         };
         let error = CliError::Client(keystead_client::Error::InvalidArgument(Box::new(refusal)));
         assert_eq!(
             failure_text(&error, None, false),
-            "keystead: path: ends with a dot [INVALID_ARGUMENT]\n  size: is too large\n  vault: mend OTHER\n"
+            "keystead: path: ends with a dot [INVALID_ARGUMENT]\n  size: is too large\n  vault: mend OTHER\n  \
+             e7e7d8350b5a0ca0: mend INVALID_ARGUMENT\n"
         );
     }
 

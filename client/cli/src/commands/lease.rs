@@ -177,7 +177,12 @@ async fn renew(args: RenewArgs, connect: Connect<'_>, output: &Output) -> Result
     if let Some(credential) = &renewed.credential {
         return creds::show(lease, credential, &[], output);
     }
-    let sentence = format!("The lease ends at {} unless renewed.", time(lease.expires));
+    let ends = time(lease.expires);
+    let sentence = if lease.expires == lease.max_expires {
+        format!("The lease ends at {ends}, which is the latest: issue a new one before.")
+    } else {
+        format!("The lease ends at {ends} unless renewed.")
+    };
     output.sentence(&sentence, &json!({ "lease": as_json(lease) }))
 }
 
@@ -200,7 +205,7 @@ async fn revoke(args: RevokeArgs, connect: Connect<'_>, output: &Output) -> Resu
         (LeaseState::Revoked, Some(by)) => {
             format!("Lease {id} was closed by {by}; its login may still be there.")
         }
-        _ => format!("Lease {id} is being revoked: its login in target {} is removed.", lease.target),
+        _ => format!("Lease {id} is being revoked: its login in target {} is being removed.", lease.target),
     };
     output.sentence(&sentence, &json!({ "lease": as_json(&lease) }))
 }

@@ -42,7 +42,8 @@ pub struct Role {
     pub definition: Option<Definition>,
 }
 
-/// Defines a role, or changes it. It is put into practice in its target before it is stored.
+/// Defines a role, or changes it. It is stored first, and then put into practice in its target: one that cannot be stays stored,
+/// to be mended or deleted.
 pub struct PutRole {
     /// Its name.
     pub name: Name,

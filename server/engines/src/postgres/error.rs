@@ -25,6 +25,8 @@ pub(super) enum Failure {
 
 const SET_UP: &str =
     "if a set-up function is missing, older, or not this login's to call, run the set-up statements again";
+const CEILING: &str = "the vault gives only what it was granted WITH GRANT OPTION; `keystead target setup-sql` with \
+     --role-file prints the statement";
 
 impl Failure {
     /// With the names that the port wants. `role` stands for itself where none is involved.
@@ -46,7 +48,11 @@ impl Failure {
     /// Of an attempt to connect.
     pub(super) fn from_connecting(error: tokio_postgres::Error) -> Self {
         if let Some(said) = error.as_db_error() {
-            return Self::from_server(said);
+            return match Self::from_server(said) {
+                // Closed for maintenance: ALLOW_CONNECTIONS false.
+                Self::Refused(text) if said.code().code() == "55000" => Self::Unavailable(text),
+                failure => failure,
+            };
         }
         let Some(source) = error.source() else {
             return Self::Unavailable("the connection ended".to_owned());
@@ -88,6 +94,10 @@ impl Failure {
     /// Of a grant: what lacks is the right to give it, or the object.
     pub(super) fn in_definition(self, object: &str) -> Self {
         match self {
+            Self::Admin(what) if what.starts_with("42501") => {
+                let said = what.strip_suffix(SET_UP).unwrap_or(&what);
+                Self::Definition(format!("{object}: {said}{CEILING}"))
+            }
             Self::Admin(what) | Self::Refused(what) | Self::Definition(what) => {
                 Self::Definition(format!("{object}: {what}"))
             }

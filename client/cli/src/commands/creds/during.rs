@@ -177,7 +177,9 @@ async fn keep(lease: &Lease, renew: bool, leases: &Leases, output: &Output) {
                 }
                 (ends, expires) = (ends + gained, renewed.lease.expires);
             }
-            Err(Error::Precondition(_)) => return output.remark(&at_its_longest(lease)),
+            Err(Error::Precondition(refusal)) if refusal.reason == "LEASE_AT_ITS_LONGEST" => {
+                return output.remark(&at_its_longest(lease));
+            }
             Err(error) if may_pass(&error) => {}
             Err(error) => return output.remark(&format!("The lease cannot be renewed: {error}")),
         }
