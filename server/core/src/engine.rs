@@ -33,6 +33,14 @@ pub enum EngineError {
         /// What was seen.
         what: String,
     },
+    /// It could not be asked: nothing was sent, so nothing can come of it.
+    #[error("target {target} does not answer: {what}")]
+    NotAsked {
+        /// Which.
+        target: String,
+        /// What was seen.
+        what: String,
+    },
     /// It answered and said no.
     #[error("target {target} refused: {what}")]
     Refused {
@@ -251,7 +259,7 @@ pub trait Link: Send + Sync {
     /// Makes a login and reads it back; one that is there already gets this secret.
     ///
     /// # Errors
-    /// `Excess`, and the others. After any of them the login may exist.
+    /// `Excess`, and the others. After any of them but `NotAsked` the login may exist.
     async fn issue(&self, order: Order<'_>) -> Result<Issued, EngineError>;
 
     /// Lets a login go on until `not_after`.

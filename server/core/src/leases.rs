@@ -1,7 +1,7 @@
 //! Leases: who holds which login, until when, and how it is taken away.
 //!
-//! Invariant: a login is removed by its lease and by nothing else; a lease is closed when the target confirmed that, or an
-//! operator took it upon them. What is due is found by time, so that opening the vault reads nothing that is not.
+//! Invariant: a login is removed by its lease and by nothing else; a lease is closed when the target confirmed that, when
+//! the target was never asked for the login, or when an operator took it upon them. What is due is found by time, so that opening the vault reads nothing that is not.
 
 pub(crate) mod clock;
 pub(crate) mod counts;

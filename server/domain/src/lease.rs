@@ -2,7 +2,7 @@
 //!
 //! Invariant: the moves are Issuing → Active → Revoking → Revoked, and Issuing → Revoking; no other exists, and none goes
 //! back. A lease never lives longer than `max_expires`, whatever renews it. A lease is closed only by a revocation that the
-//! target confirmed, or by force, which it remembers. Absent: the secret, which exists only with its holder.
+//! target confirmed, because the target was never asked for its login, or by force, which it remembers. Absent: the secret, which exists only with its holder.
 
 mod backoff;
 mod record;

@@ -95,7 +95,7 @@ impl CredentialError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Engine(error) => match error {
-                EngineError::Unavailable { .. } => "TARGET_UNAVAILABLE",
+                EngineError::Unavailable { .. } | EngineError::NotAsked { .. } => "TARGET_UNAVAILABLE",
                 EngineError::Refused { .. } => "TARGET_REFUSED",
                 EngineError::Admin { .. } => "TARGET_ADMIN_LOGIN",
                 EngineError::Identity { .. } => "TARGET_UNTRUSTED",

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use keystead_domain::id::{RecordId, RequestId};
-use keystead_domain::lease::{LeaseRecord, LeaseState, NewLease, Terms, Why};
+use keystead_domain::lease::{Closed, LeaseRecord, LeaseState, NewLease, Terms, Why};
 use keystead_domain::name::Name;
 use keystead_domain::policy::{Action, Resource};
 use keystead_domain::rights::Right;
@@ -257,8 +257,17 @@ async fn made(
     }
 }
 
-/// Asks the target; an error comes with how long its effect may still come.
-async fn ask(from: &From, lease: &LeaseRecord, plan: &Plan) -> Result<Issued, (CredentialError, u64)> {
+/// What may be left of an issue that failed.
+#[derive(Clone, Copy)]
+enum Leftover {
+    /// Nothing: the target was not asked.
+    None,
+    /// A login, perhaps; for so many milliseconds it may still come.
+    Perhaps(u64),
+}
+
+/// Asks the target; an error comes with what may be left of it.
+async fn ask(from: &From, lease: &LeaseRecord, plan: &Plan) -> Result<Issued, (CredentialError, Leftover)> {
     let order = Order {
         role: &from.role.record,
         accepted: &from.target.record.accepted,
@@ -268,12 +277,15 @@ async fn ask(from: &From, lease: &LeaseRecord, plan: &Plan) -> Result<Issued, (C
     match tokio::time::timeout(ISSUE_AT_MOST, from.link.issue(order)).await {
         Ok(Ok(issued)) => Ok(issued),
         // The connection may have broken after the statement was sent.
-        Ok(Err(error @ EngineError::Unavailable { .. })) => Err((error.into(), SETTLES_AFTER)),
-        Ok(Err(error)) => Err((error.into(), 0)),
+        Ok(Err(error @ EngineError::Unavailable { .. })) => {
+            Err((error.into(), Leftover::Perhaps(SETTLES_AFTER)))
+        }
+        Ok(Err(error @ EngineError::NotAsked { .. })) => Err((error.into(), Leftover::None)),
+        Ok(Err(error)) => Err((error.into(), Leftover::Perhaps(0))),
         Err(_) => {
             let target = lease.target.to_string();
             let slow = CredentialError::Slow { target, seconds: ISSUE_AT_MOST.as_secs() };
-            Err((slow, SETTLES_AFTER))
+            Err((slow, Leftover::Perhaps(SETTLES_AFTER)))
         }
     }
 }
@@ -307,13 +319,17 @@ fn undelivered(vault: &UnsealedVault, lease: LeaseRecord, issued: Issued) -> Und
     }
 }
 
-async fn give_up(vault: &UnsealedVault, permit: &Permit<IssueCredential>, stored: Stored, pause: u64) {
+/// A login that may be there is revoked; one that cannot be is no reason to keep its lease until the target is back.
+async fn give_up(vault: &UnsealedVault, permit: &Permit<IssueCredential>, stored: Stored, left: Leftover) {
     let now = vault.leases.clock.now();
     let mut lease = stored.lease.clone();
     let mut batch = Batch::new();
     let put = lease
         .begin_revoking(Why::NotIssued, now)
-        .and_then(|()| lease.try_at(UnixMillis(now.0.saturating_add(pause))))
+        .and_then(|()| match left {
+            Leftover::None => lease.close(Closed::Confirmed { at: now }),
+            Leftover::Perhaps(pause) => lease.try_at(UnixMillis(now.0.saturating_add(pause))),
+        })
         .map_err(|error| VaultError::from(CredentialError::from(error)))
         .and_then(|()| store::put(vault, &mut batch, &lease, Some(&stored)));
     let given_up = match put {
@@ -321,7 +337,10 @@ async fn give_up(vault: &UnsealedVault, permit: &Permit<IssueCredential>, stored
         Err(error) => Err(error),
     };
     match given_up {
-        Ok(()) => vault.leases.wake.notify_one(),
+        Ok(()) => {
+            store::committed(vault, stored.lease.state, &lease);
+            vault.leases.wake.notify_one();
+        }
         // It is Issuing, and revoked when its time to be made is over.
         Err(error) => tracing::warn!(lease = %lease.id, %error, "a lease is given up later"),
     }

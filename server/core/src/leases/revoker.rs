@@ -285,7 +285,9 @@ impl OpenVault {
                 Err(VaultError::Credential(
                     CredentialError::Slow { .. }
                         | CredentialError::Engine(
-                            EngineError::Unavailable { .. } | EngineError::Identity { .. }
+                            EngineError::Unavailable { .. }
+                                | EngineError::NotAsked { .. }
+                                | EngineError::Identity { .. }
                         )
                 ))
             );

@@ -667,7 +667,10 @@ async fn a_target_whose_baseline_nobody_accepted_is_not_added() {
     bench.targets.inside(DB, |inside| inside.baseline.push(finding));
     let refused = put_target(&bench, DB, &[]).await.unwrap_err();
     assert_eq!(refused.reason(), "BASELINE_NOT_ACCEPTED");
-    assert!(refused.to_string().contains("REVOKE CREATE ON SCHEMA public FROM PUBLIC"), "{refused}");
+    let VaultError::Credential(CredentialError::Baseline { findings, .. }) = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(findings[0].closed_by, "REVOKE CREATE ON SCHEMA public FROM PUBLIC;");
     assert_eq!(put_target(&bench, DB, &["b1"]).await.unwrap().record.accepted, ["b1"]);
 }
 
@@ -953,4 +956,19 @@ async fn an_entry_that_is_lost_comes_back_and_one_that_leads_nowhere_goes() {
     assert_eq!(scrub(&bench).await, 0);
     look_after(&bench).await;
     assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
+async fn a_target_that_is_away_takes_no_place_among_its_callers_leases() {
+    let bench = ready().await;
+    put_role(&bench, "few", DB, 2).await.unwrap();
+    bench.targets.inside(DB, |inside| inside.away = true);
+    for _ in 0..5 {
+        let refused = try_issue(&bench, "few", None).await.err().unwrap();
+        assert_eq!(refused.reason(), "TARGET_UNAVAILABLE");
+    }
+    assert_eq!(list(&bench, Selector::Mine).await, []);
+    bench.targets.inside(DB, |inside| inside.away = false);
+    try_issue(&bench, "few", None).await.unwrap();
+    try_issue(&bench, "few", None).await.unwrap();
 }

@@ -158,6 +158,9 @@ impl Link for MemoryLink {
     }
 
     async fn issue(&self, order: Order<'_>) -> Result<Issued, EngineError> {
+        if self.targets.inside(&self.name, |inside| inside.away) {
+            return Err(EngineError::NotAsked { target: self.name.clone(), what: "it is away".to_owned() });
+        }
         let silent = self
             .there(|inside| {
                 let secret = order.plan.secret.expose().to_vec();

@@ -121,7 +121,7 @@ pub struct Ending {
 /// How a lease was closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Closed {
-    /// The target confirmed that the login is gone.
+    /// The login is gone by the target's word, or the target was never asked for it.
     Confirmed {
         /// When.
         at: UnixMillis,

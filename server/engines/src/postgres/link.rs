@@ -266,7 +266,10 @@ impl Link for PostgresLink {
 
     async fn issue(&self, order: Order<'_>) -> Result<Issued, EngineError> {
         let named = |failure: Failure| failure.of(&self.name, order.role.name.as_str());
-        let session = self.session().await.map_err(named)?;
+        let session = self.session().await.map_err(|failure| match named(failure) {
+            EngineError::Unavailable { target, what } => EngineError::NotAsked { target, what },
+            other => other,
+        })?;
         let done = within(self.make(&session, &order)).await;
         let excess = settle(session, done).map_err(named)?;
         let settings = self.settings();

@@ -153,7 +153,7 @@ fn code(error: &VaultError) -> Code {
 
 fn credential_code(error: &CredentialError) -> Code {
     match error {
-        CredentialError::Engine(EngineError::Unavailable { .. })
+        CredentialError::Engine(EngineError::Unavailable { .. } | EngineError::NotAsked { .. })
         | CredentialError::Slow { .. }
         | CredentialError::StillIssuing => Code::Unavailable,
         CredentialError::Limit { .. } => Code::ResourceExhausted,
