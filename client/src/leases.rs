@@ -43,12 +43,8 @@ pub enum EndReason {
     NotIssued,
     /// Its session ended.
     SessionEnded,
-    /// Its owner is no principal any more, or another one of that name.
+    /// Its owner was disabled or deleted.
     OwnerGone,
-    /// Its role was deleted.
-    RoleGone,
-    /// Its target was deleted.
-    TargetGone,
     /// Somebody else removed its login.
     LoginGone,
     /// A reason that this client does not know.
@@ -394,8 +390,6 @@ impl From<v1::LeaseEnding> for LeaseEnding {
                 v1::LeaseEndReason::NotIssued => EndReason::NotIssued,
                 v1::LeaseEndReason::SessionEnded => EndReason::SessionEnded,
                 v1::LeaseEndReason::OwnerGone => EndReason::OwnerGone,
-                v1::LeaseEndReason::RoleGone => EndReason::RoleGone,
-                v1::LeaseEndReason::TargetGone => EndReason::TargetGone,
                 v1::LeaseEndReason::LoginGone => EndReason::LoginGone,
                 v1::LeaseEndReason::Unspecified => EndReason::Unknown,
             },

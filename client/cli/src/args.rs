@@ -3,6 +3,7 @@
 //! Each command keeps its own arguments beside its code in `commands`; values with a form of their own are in
 //! `args::values`.
 
+pub(crate) mod named;
 pub(crate) mod span;
 pub(crate) mod values;
 

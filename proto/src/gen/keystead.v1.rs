@@ -2684,14 +2684,10 @@ pub enum LeaseEndReason {
     NotIssued = 3,
     /// Its session ended.
     SessionEnded = 4,
-    /// Its owner is no principal any more, or another one of that name.
+    /// Its owner was disabled or deleted.
     OwnerGone = 5,
-    /// Its role was deleted.
-    RoleGone = 6,
-    /// Its target was deleted.
-    TargetGone = 7,
     /// Somebody else removed its login.
-    LoginGone = 8,
+    LoginGone = 6,
 }
 impl LeaseEndReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2706,8 +2702,6 @@ impl LeaseEndReason {
             Self::NotIssued => "LEASE_END_REASON_NOT_ISSUED",
             Self::SessionEnded => "LEASE_END_REASON_SESSION_ENDED",
             Self::OwnerGone => "LEASE_END_REASON_OWNER_GONE",
-            Self::RoleGone => "LEASE_END_REASON_ROLE_GONE",
-            Self::TargetGone => "LEASE_END_REASON_TARGET_GONE",
             Self::LoginGone => "LEASE_END_REASON_LOGIN_GONE",
         }
     }
@@ -2720,8 +2714,6 @@ impl LeaseEndReason {
             "LEASE_END_REASON_NOT_ISSUED" => Some(Self::NotIssued),
             "LEASE_END_REASON_SESSION_ENDED" => Some(Self::SessionEnded),
             "LEASE_END_REASON_OWNER_GONE" => Some(Self::OwnerGone),
-            "LEASE_END_REASON_ROLE_GONE" => Some(Self::RoleGone),
-            "LEASE_END_REASON_TARGET_GONE" => Some(Self::TargetGone),
             "LEASE_END_REASON_LOGIN_GONE" => Some(Self::LoginGone),
             _ => None,
         }

@@ -10,12 +10,15 @@ mod links;
 pub mod roles;
 pub mod targets;
 
+use std::time::Duration;
+
 use keystead_domain::name::Name;
 use keystead_storage::{Keyspace, Range, Revision, Snapshot, keyspace};
 use serde::de::DeserializeOwned;
 
 pub use self::error::CredentialError;
 pub(crate) use self::links::Links;
+use crate::engine::EngineError;
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};
 use crate::records;
@@ -23,6 +26,20 @@ use crate::unsealed::UnsealedVault;
 
 /// Tries of one change against other writers.
 const TRIES: usize = 8;
+/// A target has so long for one thing: to renew or remove a login, to tell the time.
+pub(crate) const ONE_CALL: Duration = Duration::from_secs(20);
+
+/// A call to a target, with a deadline. Whoever waits here holds no snapshot: nothing that a snapshot can see is purged.
+pub(crate) async fn in_time<T>(
+    target: &Name,
+    at_most: Duration,
+    call: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, CredentialError> {
+    match tokio::time::timeout(at_most, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(CredentialError::Slow { target: target.to_string(), seconds: at_most.as_secs() }),
+    }
+}
 
 fn target_at(keys: &Keys, name: &Name) -> Vec<u8> {
     keyspace::target(&keys.lookup.tag("target", &[name.as_str().as_bytes()]))

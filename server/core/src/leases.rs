@@ -1,7 +1,8 @@
 //! Leases: who holds which login, until when, and how it is taken away.
 //!
 //! Invariant: a login is removed by its lease and by nothing else; a lease is closed when the target confirmed that, when
-//! the target was never asked for the login, or when an operator took it upon them. What is due is found by time, so that opening the vault reads nothing that is not.
+//! the target was never asked for the login, or when an operator took it upon them. What is due is found by time, so that
+//! opening the vault reads nothing that is not.
 
 pub(crate) mod clock;
 pub(crate) mod counts;
@@ -15,6 +16,7 @@ pub(crate) mod store;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use keystead_domain::name::Name;
 use keystead_domain::time::{Ttl, UnixMillis};
 use keystead_storage::{Batch, Keyspace, Precondition, Snapshot, keyspace};
 use serde::{Deserialize, Serialize};
@@ -28,14 +30,13 @@ pub use self::ops::{
     AcceptClock, LeasePage, ListLeases, ReadLease, RenewLease, Renewed, RevokeLease, Selector,
 };
 pub use self::reconcile::Reconciled;
-pub(crate) use self::revoker::in_time;
 use self::revoker::{LeftOff, UnderWay};
 pub use self::revoker::{Revoked, Round};
 use self::scrub::Scrub;
 pub use self::scrub::Scrubbed;
 use crate::clock::Clock;
 use crate::credentials::issue::Abandoned;
-use crate::credentials::{CredentialError, targets};
+use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
 use crate::engine::Link;
 use crate::error::VaultError;
 use crate::keys::corrupt;
@@ -153,9 +154,9 @@ impl Leases {
     ///
     /// # Errors
     /// `ClockDoubted`.
-    pub(crate) async fn check_clock(&self, link: &dyn Link) -> Result<(), VaultError> {
+    pub(crate) async fn check_clock(&self, target: &Name, link: &dyn Link) -> Result<(), VaultError> {
         let ClockState::Doubted { ahead } = self.clock.look() else { return Ok(()) };
-        let said = link.now().await.map_err(CredentialError::from)?;
+        let said = in_time(target, ONE_CALL, link.now()).await?;
         if said.is_some_and(|said| self.clock.hear(said)) {
             tracing::info!(ahead_s = ahead / 1000, "a target's clock agrees with the server's: leases go on");
             return Ok(());
@@ -179,6 +180,7 @@ impl UnsealedVault {
         }
         let snapshot = self.storage.snapshot().await?;
         let (links, _) = targets::links(self, snapshot.as_ref(), None, ASKED).await?;
+        drop(snapshot);
         let asked = links.iter().map(|(_, _, link)| tokio::time::timeout(ANSWERS_WITHIN, link.now()));
         for said in futures::future::join_all(asked).await {
             if let Ok(Ok(Some(said))) = said

@@ -1,10 +1,13 @@
 //! Logins in a real PostgreSQL, from the request to the last trace.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use keystead_client::{Issued, KeeperEvent, LeaseSelector, LeaseState, v1};
+use keystead_client::{Issued, KeeperEvent, LeaseSelector, LeaseState, SecretBytes, v1};
 use keystead_tests::peers::{self, Shop};
 use keystead_tests::{TestVault, until};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
 
 use crate::reason;
 
@@ -222,4 +225,72 @@ async fn a_kept_login_that_an_operator_revoked_is_replaced_when_the_database_ref
 
     drop(kept);
     assert_eq!(shop.logins().await, [login.username.as_str()], "dropping says nothing to the vault");
+}
+
+/// A way to the database that can be cut: from then on it takes connections and says nothing.
+struct Wire {
+    port: u16,
+    cut: watch::Sender<bool>,
+    silent: Arc<Notify>,
+}
+
+impl Wire {
+    async fn to(port: u32) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let wire = Self {
+            port: listener.local_addr().unwrap().port(),
+            cut: watch::Sender::new(false),
+            silent: Arc::default(),
+        };
+        let (cut, silent) = (wire.cut.subscribe(), Arc::clone(&wire.silent));
+        tokio::spawn(async move {
+            let port = u16::try_from(port).unwrap();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (mut cut, silent) = (cut.clone(), Arc::clone(&silent));
+                tokio::spawn(async move {
+                    if *cut.borrow() {
+                        silent.notify_one();
+                        std::future::pending::<()>().await;
+                    }
+                    let mut far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.wait_for(|cut| *cut) => {}
+                    }
+                });
+            }
+        });
+        wire
+    }
+}
+
+#[tokio::test]
+async fn destroying_a_secret_waits_for_no_target_that_does_not_answer() {
+    let vault = TestVault::start().await;
+    let operator = vault.operator();
+    let shop = Shop::start(&operator).await;
+    let mut target = shop.target("shop-db");
+    let Some(v1::target::Settings::Postgres(postgres)) = &mut target.settings else { panic!("another kind") };
+    let wire = Wire::to(postgres.port).await;
+    postgres.port = wire.port.into();
+    let password = SecretBytes::from(peers::ADMIN_PASSWORD.as_bytes().to_vec());
+    operator.credentials().put_target(target, Some(password)).await.unwrap();
+    operator.credentials().put_role(peers::orders_role(ROLE)).await.unwrap();
+    wire.cut.send_replace(true);
+
+    for look in ["check", "define", "verify"] {
+        let (credentials, path) = (operator.credentials(), format!("shop/{look}"));
+        crate::put(&operator, &path, "x").await;
+        let asking = tokio::spawn(async move {
+            match look {
+                "check" => credentials.check_target("shop-db").await.map(drop),
+                "define" => credentials.put_role(peers::orders_role(ROLE)).await.map(drop),
+                _ => credentials.verify_role(ROLE).await.map(drop),
+            }
+        });
+        wire.silent.notified().await;
+        operator.secrets().destroy(&path, &[1]).await.unwrap();
+        assert!(!asking.is_finished(), "{look} was over already");
+        asking.abort();
+    }
 }

@@ -298,8 +298,6 @@ fn reason(reason: EndReason) -> &'static str {
         EndReason::NotIssued => "not-issued",
         EndReason::SessionEnded => "session-ended",
         EndReason::OwnerGone => "owner-gone",
-        EndReason::RoleGone => "role-gone",
-        EndReason::TargetGone => "target-gone",
         EndReason::LoginGone => "login-gone",
         _ => "unknown",
     }

@@ -7,6 +7,7 @@ use keystead_client::v1::{Policy, PolicyDecision};
 use serde_json::{Value, json};
 
 use super::{Connect, timestamp};
+use crate::args::named::{DeleteArgs, NameArgs};
 use crate::error::CliError;
 use crate::output::{Output, escaped};
 use crate::prompt;
@@ -42,21 +43,6 @@ pub(crate) struct PutArgs {
     /// Only if the policy's etag is this one
     #[arg(long)]
     etag: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NameArgs {
-    /// Its name
-    name: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeleteArgs {
-    /// Its name
-    name: String,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
 }
 
 #[derive(Debug, Args)]

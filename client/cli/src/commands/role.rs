@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use self::file::RoleFile;
 use super::{Connect, rights, timestamp};
+use crate::args::named::{DeleteArgs, NameArgs};
 use crate::args::span::Span;
 use crate::error::CliError;
 use crate::output::{Output, escaped};
@@ -84,21 +85,6 @@ pub(crate) struct PutArgs {
     /// Only if the role's etag is this one
     #[arg(long)]
     etag: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NameArgs {
-    /// Its name
-    name: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeleteArgs {
-    /// Its name
-    name: String,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
 }
 
 pub(crate) async fn run(command: RoleCommand, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {

@@ -12,6 +12,7 @@ use keystead_client::{Error, ProbedTarget};
 use serde_json::{Value, json};
 
 use super::{Connect, rights, role, timestamp, yes_or_no};
+use crate::args::named::{DeleteArgs, NameArgs};
 use crate::args::span::Span;
 use crate::error::CliError;
 use crate::output::Output;
@@ -104,12 +105,6 @@ pub(crate) struct PutArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct NameArgs {
-    /// Its name
-    name: String,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
     /// The name that the target is to have
     name: String,
@@ -122,15 +117,6 @@ pub(crate) struct SetupArgs {
     /// Grant what a role file declares; may be repeated
     #[arg(long = "role-file", value_name = "FILE")]
     role_files: Vec<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeleteArgs {
-    /// Its name
-    name: String,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
 }
 
 pub(crate) async fn run(

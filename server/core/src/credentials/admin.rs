@@ -12,11 +12,10 @@ use keystead_domain::policy::{Action, Resource};
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, StorageError, keyspace};
 
 use super::targets::{self, StoredTarget, Target};
-use super::{CredentialError, TRIES, page, seal, target_at};
+use super::{CredentialError, ONE_CALL, TRIES, in_time, page, seal, target_at};
 use crate::engine::{EngineError, Link};
 use crate::error::VaultError;
 use crate::keys::rng;
-use crate::leases::in_time;
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, SystemPermit};
 use crate::unsealed::UnsealedVault;
@@ -101,10 +100,10 @@ impl UnsealedVault {
         let new = self.open_login(snapshot.as_ref(), target.record.id, pending).await?;
         let link = self.link(snapshot.as_ref(), &target).await?;
         drop(snapshot);
-        if !in_time(name, link.admin_secret_works(&new)).await? {
+        if !in_time(name, ONE_CALL, link.admin_secret_works(&new)).await? {
             // An answer that was lost may still come true: what counts is whether it is taken.
-            let changed = in_time(name, link.change_admin_secret(&new)).await;
-            if !in_time(name, link.admin_secret_works(&new)).await? {
+            let changed = in_time(name, ONE_CALL, link.change_admin_secret(&new)).await;
+            if !in_time(name, ONE_CALL, link.admin_secret_works(&new)).await? {
                 changed?;
                 let (target, what) = (name.to_string(), "the new password is not taken".to_owned());
                 return Err(CredentialError::from(EngineError::Admin { target, what }).into());
@@ -133,7 +132,7 @@ impl UnsealedVault {
         let revision = self.commit(intent, batch).await?;
         let link: Arc<dyn Link> = self.new_link(&target, new)?;
         self.links.keep(&target, link);
-        self.forget_login(&old).await?;
+        self.forget_login(&old).await;
         Ok(Target { record: target.record, etag: revision.to_string(), probe: None })
     }
 }

@@ -16,12 +16,11 @@ use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, Storag
 
 use super::roles::{self, StoredRole};
 use super::targets::StoredTarget;
-use super::{CredentialError, role_at, target_at};
+use super::{CredentialError, ONE_CALL, in_time, role_at, target_at};
 use crate::auth;
 use crate::engine::{Credential, EngineError, Issued, Link, Order, Plan};
 use crate::error::VaultError;
 use crate::keys::{fresh_id, rng};
-use crate::leases::in_time;
 use crate::leases::store::{self, Stored};
 use crate::operation::{Detail, Effect, Operation};
 use crate::request::Permit;
@@ -119,19 +118,16 @@ async fn issue(
 ) -> Result<Undelivered, VaultError> {
     let snapshot = vault.storage.snapshot().await?;
     let from = from(vault, snapshot.as_ref(), &op.role).await?;
-    vault.leases.check_clock(from.link.as_ref()).await?;
+    let mut answered = None;
     let unanswered = match &op.request_id {
         None => None,
         Some(id) => match look_up(vault, snapshot.as_ref(), permit, id, &op).await? {
             Seen::New(unanswered) => Some(unanswered),
             Seen::Answered(Answer::Lease(lease), unanswered) => {
-                match store::load(vault, snapshot.as_ref(), lease).await? {
-                    Some(stored) if answers(permit, &from, &stored.lease) => {
-                        return again(vault, permit, from, stored).await;
-                    }
-                    // It ended so long ago that nobody remembers it, nobody ever had it, or it was another's.
-                    _ => Some(unanswered),
-                }
+                // None: it ended so long ago that nobody remembers it, nobody ever had it, or it was another's.
+                let found = store::load(vault, snapshot.as_ref(), lease).await?;
+                answered = found.filter(|stored| answers(permit, &from, &stored.lease));
+                Some(unanswered)
             }
             Seen::Answered(Answer::Version(_), _) => {
                 return Err(VaultError::RequestIdReused { id: id.as_str().to_owned() });
@@ -139,6 +135,10 @@ async fn issue(
         },
     };
     drop(snapshot);
+    vault.leases.check_clock(&from.target.record.name, from.link.as_ref()).await?;
+    if let Some(stored) = answered {
+        return again(vault, permit, from, stored).await;
+    }
     let limits = limits(vault, permit, &from.role);
     let place =
         match vault.leases.counts.take(vault.storage.as_ref(), &limits, vault.clock.monotonic()).await? {
@@ -274,20 +274,17 @@ async fn ask(from: &From, lease: &LeaseRecord, plan: &Plan) -> Result<Issued, (C
         plan,
         not_after: UnixMillis(lease.expires.0.saturating_add(GRACE)),
     };
-    match tokio::time::timeout(ISSUE_AT_MOST, from.link.issue(order)).await {
-        Ok(Ok(issued)) => Ok(issued),
-        // The connection may have broken after the statement was sent.
-        Ok(Err(error @ EngineError::Unavailable { .. })) => {
-            Err((error.into(), Leftover::Perhaps(SETTLES_AFTER)))
-        }
-        Ok(Err(error @ EngineError::NotAsked { .. })) => Err((error.into(), Leftover::None)),
-        Ok(Err(error)) => Err((error.into(), Leftover::Perhaps(0))),
-        Err(_) => {
-            let target = lease.target.to_string();
-            let slow = CredentialError::Slow { target, seconds: ISSUE_AT_MOST.as_secs() };
-            Err((slow, Leftover::Perhaps(SETTLES_AFTER)))
-        }
-    }
+    in_time(&lease.target, ISSUE_AT_MOST, from.link.issue(order)).await.map_err(|error| {
+        let left = match &error {
+            CredentialError::Engine(EngineError::NotAsked { .. }) => Leftover::None,
+            // The connection may have broken after the statement was sent.
+            CredentialError::Engine(EngineError::Unavailable { .. }) | CredentialError::Slow { .. } => {
+                Leftover::Perhaps(SETTLES_AFTER)
+            }
+            _ => Leftover::Perhaps(0),
+        };
+        (error, left)
+    })
 }
 
 async fn activate(
@@ -408,7 +405,7 @@ async fn check_not_revoked(
     if found.is_some_and(|found| found.lease.state == LeaseState::Active) {
         return Ok(());
     }
-    if let Err(error) = in_time(&lease.target, from.link.revoke(&lease.handle)).await {
+    if let Err(error) = in_time(&lease.target, ONE_CALL, from.link.revoke(&lease.handle)).await {
         tracing::warn!(lease = %lease.id, %error, "a login whose lease ended meanwhile is removed later");
     }
     Err(CredentialError::from(keystead_domain::lease::LeaseError::Over).into())

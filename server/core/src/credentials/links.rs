@@ -134,12 +134,14 @@ impl UnsealedVault {
             .map_err(|_| corrupt(Keyspace::Targets, target.as_bytes()))
     }
 
-    /// Removes the key of a login that is not used any more, from the store's files too. Its record has left already.
-    pub(super) async fn forget_login(&self, login: &StoredLogin) -> Result<(), VaultError> {
+    /// Removes the key of a login that is not used any more, from the store's files too. Its record has left already, and
+    /// what was asked for is done: a file that cannot go now goes with a later compaction.
+    pub(super) async fn forget_login(&self, login: &StoredLogin) {
         self.keys.forget_data_key(login.data_key);
         let at = keyspace::data_key(login.data_key.as_bytes());
-        self.storage.purge(Keyspace::DataKeys, &at).await?;
+        if let Err(error) = self.storage.purge(Keyspace::DataKeys, &at).await {
+            tracing::warn!(%error, "the key of a former admin login is still in the store's files");
+        }
         self.keys.forget_data_key(login.data_key);
-        Ok(())
     }
 }

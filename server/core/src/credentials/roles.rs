@@ -1,5 +1,6 @@
 //! Roles: defined in their target when they are written, and read back whole.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_domain::id::RecordId;
@@ -10,9 +11,9 @@ use keystead_domain::time::Ttl;
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, StorageError, keyspace};
 use serde::{Deserialize, Serialize};
 
-use super::targets::{self, StoredTarget, engine_error};
-use super::{CredentialError, TRIES, etag_matches, load, page, role_at, seal, target_at};
-use crate::engine::{Definition, EngineError, Link};
+use super::targets::{self, StoredTarget};
+use super::{CredentialError, TRIES, etag_matches, in_time, load, page, role_at, seal, target_at};
+use crate::engine::{Definition, Link};
 use crate::error::VaultError;
 use crate::keys::fresh_id;
 use crate::leases::counts;
@@ -159,19 +160,6 @@ fn check(op: &PutRole) -> Result<(), VaultError> {
     declared.check().map_err(|error| VaultError::Invalid { field: "declaration", rule: error.to_string() })
 }
 
-async fn in_time<T>(
-    target: &Name,
-    call: impl Future<Output = Result<T, EngineError>>,
-) -> Result<T, VaultError> {
-    match tokio::time::timeout(DEFINE_AT_MOST, call).await {
-        Ok(answer) => answer.map_err(engine_error),
-        Err(_) => {
-            let seconds = DEFINE_AT_MOST.as_secs();
-            Err(CredentialError::Slow { target: target.to_string(), seconds }.into())
-        }
-    }
-}
-
 async fn put(vault: &UnsealedVault, permit: &Permit<PutRole>, op: PutRole) -> Result<Role, VaultError> {
     check(&op)?;
     let what = format!("role {}", op.name);
@@ -224,8 +212,9 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutRole>, op: PutRole) -> Re
         match vault.commit(permit.intent(), batch).await {
             Ok(revision) => {
                 let link = vault.link(snapshot.as_ref(), &target).await?;
-                let definition =
-                    in_time(&op.target, link.define(&stored.record, &target.record.accepted)).await?;
+                drop(snapshot);
+                let define = link.define(&stored.record, &target.record.accepted);
+                let definition = in_time(&op.target, DEFINE_AT_MOST, define).await?;
                 let etag = revision.to_string();
                 return Ok(Role { record: stored.record, etag, definition: Some(definition) });
             }
@@ -238,14 +227,15 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutRole>, op: PutRole) -> Re
 
 /// First nothing is issued any more, then the target forgets the role, then the vault.
 async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteRole>, name: &Name) -> Result<(), VaultError> {
-    let (mut stored, revision, target, link) = leave(vault, permit, name).await?;
+    let Leaving { mut stored, revision, target } = leave(vault, permit, name).await?;
     let prefix = keyspace::leases_of_role(stored.record.id.as_bytes());
     let count = counts::in_index(vault.storage.as_ref(), &prefix).await?;
-    let undefined = match count {
-        0 => in_time(&target, link.undefine(stored.record.id)).await,
-        count => {
+    let undefined = match (count, target) {
+        (0, Some((target, link))) => in_time(&target, DEFINE_AT_MOST, link.undefine(stored.record.id)).await,
+        (0, None) => Ok(()),
+        (count, _) => {
             let (what, mend) = (format!("role {name}"), "revoke them first (`keystead lease revoke --role`)");
-            Err(CredentialError::InUse { what, count, of: "live leases", mend }.into())
+            Err(CredentialError::InUse { what, count, of: "live leases", mend })
         }
     };
     let at = role_at(&vault.keys, name);
@@ -258,10 +248,16 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteRole>, name: &Name)
         batch.put(Keyspace::Roles, at.clone(), seal(&vault.keys, Keyspace::Roles, &at, &stored)?);
     }
     vault.commit(permit.intent(), batch).await?;
-    undefined
+    Ok(undefined?)
 }
 
-type Leaving = (StoredRole, Revision, Name, std::sync::Arc<dyn Link>);
+/// A role from which nothing is issued any more.
+struct Leaving {
+    stored: StoredRole,
+    revision: Revision,
+    /// None if it was deleted, and perhaps added anew: nothing of the role is there.
+    target: Option<(Name, Arc<dyn Link>)>,
+}
 
 async fn leave(
     vault: &UnsealedVault,
@@ -271,15 +267,24 @@ async fn leave(
     for _ in 0..TRIES {
         let snapshot = vault.storage.snapshot().await?;
         let (mut stored, revision) = find(vault, snapshot.as_ref(), name).await?;
-        let (target, _) = target_of(vault, snapshot.as_ref(), &stored.record).await?;
-        let link = vault.link(snapshot.as_ref(), &target).await?;
+        let target = match target_of(vault, snapshot.as_ref(), &stored.record).await {
+            Ok((target, _)) => {
+                let link = vault.link(snapshot.as_ref(), &target).await?;
+                Some((target.record.name, link))
+            }
+            Err(
+                VaultError::NotFound { .. } | VaultError::Credential(CredentialError::OtherTarget { .. }),
+            ) => None,
+            Err(error) => return Err(error),
+        };
+        drop(snapshot);
         stored.leaving = true;
         let at = role_at(&vault.keys, name);
         let mut batch = Batch::new();
         batch.require(Keyspace::Roles, at.clone(), Precondition::Revision(revision));
         batch.put(Keyspace::Roles, at.clone(), seal(&vault.keys, Keyspace::Roles, &at, &stored)?);
         match vault.commit(permit.intent(), batch).await {
-            Ok(revision) => return Ok((stored, revision, target.record.name, link)),
+            Ok(revision) => return Ok(Leaving { stored, revision, target }),
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
             Err(error) => return Err(error),
         }
@@ -396,8 +401,10 @@ impl Operation for VerifyRole {
         let (stored, revision) = find(vault, &*snapshot, &self.name).await?;
         let (target, _) = target_of(vault, &*snapshot, &stored.record).await?;
         let link = vault.link(&*snapshot, &target).await?;
-        let definition =
-            in_time(&target.record.name, link.verify(&stored.record, &target.record.accepted)).await?;
+        drop(snapshot);
+        drop(permit);
+        let verify = link.verify(&stored.record, &target.record.accepted);
+        let definition = in_time(&target.record.name, DEFINE_AT_MOST, verify).await?;
         Ok(Role { record: stored.record, etag: revision.to_string(), definition: Some(definition) })
     }
 

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::links::StoredLogin;
 use super::roles::StoredRole;
-use super::{CredentialError, TRIES, etag_matches, load, page, seal, target_at};
-use crate::engine::{AdminLogin, EngineError, Link, Probe, Setup};
+use super::{CredentialError, TRIES, etag_matches, in_time, load, page, seal, target_at};
+use crate::engine::{AdminLogin, Link, Probe, Setup};
 use crate::error::VaultError;
 use crate::keys::fresh_id;
 use crate::leases::counts;
@@ -142,13 +142,6 @@ pub(crate) async fn links(
     Ok((links, next))
 }
 
-async fn probe(target: &Name, link: &dyn Link) -> Result<Probe, CredentialError> {
-    match tokio::time::timeout(PROBE_AT_MOST, link.probe()).await {
-        Ok(probe) => Ok(probe?),
-        Err(_) => Err(CredentialError::Slow { target: target.to_string(), seconds: PROBE_AT_MOST.as_secs() }),
-    }
-}
-
 async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -> Result<Target, VaultError> {
     let what = format!("target {}", op.name);
     let at = target_at(&vault.keys, &op.name);
@@ -194,7 +187,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         // Nothing is purged from the store's files that a snapshot can still see.
         drop(snapshot);
         let link = vault.new_link(&stored, secret)?;
-        let probe = probe(&op.name, link.as_ref()).await?;
+        let probe = in_time(&op.name, PROBE_AT_MOST, link.probe()).await?;
         let findings: Vec<_> =
             probe.baseline.iter().filter(|found| !op.accept.contains(&found.digest)).cloned().collect();
         if !findings.is_empty() {
@@ -219,7 +212,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
                     vault.links.logins_unsettled.store(true, Ordering::Release);
                 }
                 if let Some(replaced) = &replaced {
-                    vault.forget_login(replaced).await?;
+                    vault.forget_login(replaced).await;
                 }
                 return Ok(Target { record: stored.record, etag: revision.to_string(), probe: Some(probe) });
             }
@@ -298,7 +291,7 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
             Ok(_) => {
                 vault.links.forget(id);
                 for login in &logins {
-                    vault.forget_login(login).await?;
+                    vault.forget_login(login).await;
                 }
                 return Ok(());
             }
@@ -413,7 +406,8 @@ impl Operation for ProbeTarget {
         let snapshot = vault.storage.snapshot().await?;
         let (stored, revision) = find(vault, snapshot.as_ref(), &self.name).await?;
         let link = vault.link(snapshot.as_ref(), &stored).await?;
-        let probe = probe(&self.name, link.as_ref()).await?;
+        drop(snapshot);
+        let probe = in_time(&self.name, PROBE_AT_MOST, link.probe()).await?;
         Ok(Target { record: stored.record, etag: revision.to_string(), probe: Some(probe) })
     }
 
@@ -438,9 +432,4 @@ impl Operation for TargetSetup {
     fn detail(_: &String) -> Detail {
         Detail::new()
     }
-}
-
-/// A target that refused or did not answer.
-pub(super) fn engine_error(error: EngineError) -> VaultError {
-    CredentialError::from(error).into()
 }

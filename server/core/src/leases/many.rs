@@ -234,6 +234,6 @@ impl Operation for RevokeLeases {
 /// A job as its page says.
 #[cfg(test)]
 pub(super) fn vector() -> Vec<u8> {
-    let job = Job { prefix: keyspace::leases_of_role(&[0xc2; 16]), why: Why::RoleGone, after: None };
+    let job = Job { prefix: keyspace::leases_of_role(&[0xc2; 16]), why: Why::OwnerGone, after: None };
     records::encode(&job).unwrap()
 }

@@ -11,7 +11,7 @@ use keystead_storage::{Batch, Keyspace, Range, Snapshot, StorageError, keyspace}
 use super::clock::ClockState;
 use super::store::{self, Stored};
 use crate::credentials::issue::GRACE;
-use crate::credentials::{CredentialError, roles, targets};
+use crate::credentials::{CredentialError, ONE_CALL, in_time, roles, targets};
 use crate::engine::{Credential, Renewal};
 use crate::error::VaultError;
 use crate::operation::{Detail, Effect, Grant, Operation};
@@ -182,7 +182,7 @@ async fn renew(
     let (target, _) = targets::find(vault, snapshot.as_ref(), &stored.lease.target).await?;
     let link = vault.link(snapshot.as_ref(), &target).await?;
     drop(snapshot);
-    vault.leases.check_clock(link.as_ref()).await?;
+    vault.leases.check_clock(&stored.lease.target, link.as_ref()).await?;
     // What role and target allow today, whatever they allowed when it was issued.
     let terms = Terms {
         asked: Some(op.ttl.unwrap_or(stored.lease.period)),
@@ -200,7 +200,7 @@ async fn renew(
     // The target first: a login that ends a little later than its lease is removed with it all the same.
     let not_after = UnixMillis(until.0.saturating_add(GRACE));
     let call = link.renew(&stored.lease.handle, not_after);
-    let credential = match super::revoker::in_time(&stored.lease.target, call).await? {
+    let credential = match in_time(&stored.lease.target, ONE_CALL, call).await? {
         Renewal::Renewed => None,
         Renewal::Reissued(credential) => Some(credential),
     };

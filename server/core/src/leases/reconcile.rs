@@ -14,10 +14,9 @@ use keystead_domain::policy::Resource;
 use keystead_domain::time::UnixMillis;
 use keystead_storage::{Keyspace, Range, keyspace};
 
-use super::ops::change;
-use super::revoker::in_time;
+use super::ops::{change, find};
 use super::store;
-use crate::credentials::{CredentialError, targets};
+use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
 use crate::engine::{EngineError, Link};
 use crate::error::VaultError;
 use crate::operation::{self, Detail};
@@ -91,15 +90,15 @@ impl OpenVault {
         let mut there: HashSet<RecordId> = HashSet::new();
         let mut after: Option<String> = None;
         loop {
-            let page = in_time(name, link.list(after.as_deref(), PAGE)).await?;
+            let page = in_time(name, ONE_CALL, link.list(after.as_deref(), PAGE)).await?;
             let Some(page) = page else { return Ok(()) };
             let last = page.len() < PAGE;
             for found in page {
                 after = Some(found.handle.name.clone());
                 there.insert(found.lease);
-                let snapshot = self.storage.snapshot().await?;
-                let owned = match store::load(self, snapshot.as_ref(), found.lease).await {
-                    Ok(stored) => stored.is_some_and(|stored| stored.lease.state.is_live()),
+                let owned = match find(self, found.lease).await {
+                    Ok(stored) => stored.lease.state.is_live(),
+                    Err(VaultError::NotFound { .. }) => false,
                     // It may own the login: a person has to look.
                     Err(VaultError::CorruptRecord { .. }) => true,
                     Err(error) => return Err(error),
@@ -138,7 +137,7 @@ impl OpenVault {
         tracing::warn!(target = %name, login = %handle.name, "a login that no lease owns is removed");
         let detail: Detail = vec![("login", handle.name.clone())];
         let work = |_: SystemPermit<RemoveOrphan>| async move {
-            in_time(name, link.revoke(handle)).await?;
+            in_time(name, ONE_CALL, link.revoke(handle)).await?;
             Ok(())
         };
         operation::run_job(self, "remove-orphan", Resource::Target(name.clone()), detail, work).await

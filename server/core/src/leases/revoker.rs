@@ -5,13 +5,11 @@
 //! lease at a time until it answers.
 
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keystead_domain::id::RecordId;
 use keystead_domain::lease::{Backoff, Closed, LeaseRecord, LeaseState, Why};
-use keystead_domain::name::Name;
 use keystead_domain::policy::Resource;
 use keystead_domain::time::UnixMillis;
 use keystead_storage::{Batch, Keyspace, Range, StorageError, keyspace};
@@ -19,7 +17,7 @@ use rand_core::Rng;
 
 use super::ops::{change, find};
 use super::store::{self, minute};
-use crate::credentials::{CredentialError, targets};
+use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
 use crate::engine::EngineError;
 use crate::error::VaultError;
 use crate::keys::rng;
@@ -29,8 +27,6 @@ use crate::rotation::Beside;
 use crate::unsealed::UnsealedVault;
 use crate::vault::OpenVault;
 
-/// A target has so long to remove or renew a login.
-const CALL_AT_MOST: Duration = Duration::from_secs(20);
 /// Index entries read in one go, and looked at in one round.
 const PAGE: usize = 512;
 const A_ROUND: usize = 20_000;
@@ -133,17 +129,6 @@ fn jitter() -> u8 {
     rng().fill_bytes(&mut byte);
     let [byte] = byte;
     byte
-}
-
-/// A call to a target, with a deadline.
-pub(crate) async fn in_time<T>(
-    target: &Name,
-    call: impl Future<Output = Result<T, EngineError>>,
-) -> Result<T, CredentialError> {
-    match tokio::time::timeout(CALL_AT_MOST, call).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(CredentialError::Slow { target: target.to_string(), seconds: CALL_AT_MOST.as_secs() }),
-    }
 }
 
 /// What is due of a lease.
@@ -376,7 +361,7 @@ impl UnsealedVault {
         }
         let link = self.link(snapshot.as_ref(), &target).await?;
         drop(snapshot);
-        in_time(&lease.target, link.revoke(&lease.handle)).await?;
+        in_time(&lease.target, ONE_CALL, link.revoke(&lease.handle)).await?;
         Ok(())
     }
 

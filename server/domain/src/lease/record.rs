@@ -77,10 +77,6 @@ pub enum Why {
     SessionEnded,
     /// Its owner was disabled or deleted.
     OwnerGone,
-    /// Its role was deleted.
-    RoleGone,
-    /// Its target was deleted.
-    TargetGone,
     /// Somebody else removed its login.
     LoginGone,
 }
@@ -94,8 +90,6 @@ impl Why {
             Self::NotIssued => "not-issued",
             Self::SessionEnded => "session-ended",
             Self::OwnerGone => "owner-gone",
-            Self::RoleGone => "role-gone",
-            Self::TargetGone => "target-gone",
             Self::LoginGone => "login-gone",
         }
     }

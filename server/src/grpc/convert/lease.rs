@@ -106,8 +106,6 @@ fn ending(ending: &Ending) -> v1::LeaseEnding {
             Why::NotIssued => v1::LeaseEndReason::NotIssued,
             Why::SessionEnded => v1::LeaseEndReason::SessionEnded,
             Why::OwnerGone => v1::LeaseEndReason::OwnerGone,
-            Why::RoleGone => v1::LeaseEndReason::RoleGone,
-            Why::TargetGone => v1::LeaseEndReason::TargetGone,
             Why::LoginGone => v1::LeaseEndReason::LoginGone,
         }
         .into(),

@@ -1,0 +1,181 @@
+//! Targets under their leases, and their admin logins.
+
+use super::*;
+
+#[tokio::test]
+async fn what_leases_hang_on_is_not_deleted_under_them() {
+    let bench = ready().await;
+    let lease = issue(&bench).await;
+    let open = bench.opened();
+    let role = || DeleteRole { name: name(ROLE) };
+    let target = || DeleteTarget { name: name(DB) };
+    assert_eq!(operation::run(&open, bench.context(), role()).await.unwrap_err().reason(), "IN_USE");
+    assert_eq!(operation::run(&open, bench.context(), target()).await.unwrap_err().reason(), "IN_USE");
+    // It was left as it was.
+    issue(&bench).await;
+    operation::run(&open, bench.context(), RevokeLeases { of: Selector::Mine }).await.unwrap();
+    drop(open);
+    look_after(&bench).await;
+    let open = bench.opened();
+    operation::run(&open, bench.context(), role()).await.unwrap();
+    assert_eq!(bench.targets.inside(DB, |inside| inside.roles.len()), 0);
+    operation::run(&open, bench.context(), target()).await.unwrap();
+    // Added anew under the name, it inherits nothing.
+    put_target(&bench, DB, &[]).await.unwrap();
+    put_role(&bench, ROLE, DB, 50).await.unwrap();
+    let anew = issue(&bench).await;
+    assert!(anew.target_id != lease.target_id && anew.role_id != lease.role_id);
+}
+
+#[tokio::test]
+async fn a_target_moves_only_while_no_lease_is_on_it_however_often_that_is_asked() {
+    let bench = ready().await;
+    // Asked while there is none, and again once there is one.
+    put_target_at(&bench, DB, "first.example", &[]).await.unwrap();
+    let lease = issue(&bench).await;
+    let refused = put_target_at(&bench, DB, "second.example", &[]).await.unwrap_err();
+    assert_eq!(refused.reason(), "IN_USE");
+    operation::run(&bench.opened(), bench.context(), RevokeLease { id: lease.id, force: false })
+        .await
+        .unwrap();
+    look_after(&bench).await;
+    put_target_at(&bench, DB, "second.example", &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_target_whose_baseline_nobody_accepted_is_not_added() {
+    let bench = Bench::open(&["one"], RotationOptions::default()).await;
+    let finding = Finding {
+        digest: "b1".to_owned(),
+        right: Right {
+            object: "schema public".to_owned(),
+            privilege: "CREATE".to_owned(),
+            through: Some("PUBLIC".to_owned()),
+        },
+        closed_by: "REVOKE CREATE ON SCHEMA public FROM PUBLIC;".to_owned(),
+    };
+    bench.targets.inside(DB, |inside| inside.baseline.push(finding));
+    let refused = put_target(&bench, DB, &[]).await.unwrap_err();
+    assert_eq!(refused.reason(), "BASELINE_NOT_ACCEPTED");
+    let VaultError::Credential(CredentialError::Baseline { findings, .. }) = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(findings[0].closed_by, "REVOKE CREATE ON SCHEMA public FROM PUBLIC;");
+    assert_eq!(put_target(&bench, DB, &["b1"]).await.unwrap().record.accepted, ["b1"]);
+}
+
+async fn rotate_login(bench: &Bench) -> Result<Target, VaultError> {
+    let rotate = RotateTargetLogin { name: name(DB) };
+    operation::run(&bench.opened(), bench.context(), rotate).await
+}
+
+#[tokio::test]
+async fn the_admin_login_gets_a_password_that_only_the_vault_knows() {
+    let mut bench = ready().await;
+    assert!(rotate_login(&bench).await.unwrap().record.rotated.is_some());
+    let first = bench.targets.inside(DB, |inside| inside.admin.clone().unwrap());
+    issue(&bench).await;
+    rotate_login(&bench).await.unwrap();
+    assert_ne!(bench.targets.inside(DB, |inside| inside.admin.clone().unwrap()), first);
+    bench.restart().await;
+    issue(&bench).await;
+}
+
+/// Rotates with the nth write failing, or with the target's answer lost; the vault still gets in.
+async fn rotation_cut_off(nth: Option<u64>, fault: CommitFault, dies: bool) -> bool {
+    let mut bench = ready().await;
+    let commits = bench.faults.commits();
+    match nth {
+        Some(nth) => bench.faults.on_commit(nth, fault),
+        None => bench.targets.inside(DB, |inside| inside.silent = true),
+    }
+    drop(rotate_login(&bench).await);
+    let reached = nth.is_none_or(|nth| bench.faults.commits() >= commits + nth);
+    bench.targets.inside(DB, |inside| inside.silent = false);
+    if dies {
+        bench.restart().await;
+    }
+    look_after(&bench).await;
+    issue(&bench).await;
+    assert!(rotate_login(&bench).await.unwrap().record.rotated.is_some());
+    issue(&bench).await;
+    reached
+}
+
+#[tokio::test]
+async fn a_rotation_of_the_admin_login_cut_off_anywhere_never_locks_the_vault_out() {
+    let faults = [CommitFault::Unavailable, CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied];
+    for (fault, dies) in faults.into_iter().flat_map(|fault| [(fault, false), (fault, true)]) {
+        let mut nth = 1;
+        while rotation_cut_off(Some(nth), fault, dies).await {
+            nth += 1;
+        }
+        assert!(nth > 2, "{nth}");
+        rotation_cut_off(None, fault, dies).await;
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_is_changed_while_its_admin_login_is_rotated_locks_nobody_out() {
+    for given in [None, Some(b"admin")] {
+        let mut bench = ready().await;
+        bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(600));
+        let changed = async {
+            // The new password is on its way to the target.
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            bench.targets.inside(DB, |inside| inside.takes = Duration::ZERO);
+            let put = PutTarget {
+                name: name(DB),
+                settings: settings(),
+                login: given.map(|secret| AdminLogin { secret: SecretBytes::copy_from(secret) }),
+                max_ttl: secs(600),
+                accept: Vec::new(),
+                etag: None,
+            };
+            operation::run(&bench.opened(), bench.context(), put).await.unwrap();
+        };
+        let (rotated, ()) = tokio::join!(rotate_login(&bench), changed);
+        assert!(rotated.unwrap().record.rotated.is_some());
+        assert_ne!(bench.targets.inside(DB, |inside| inside.admin.clone()), None);
+        bench.restart().await;
+        look_after(&bench).await;
+        issue(&bench).await;
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_rotated_yet_is_settled_although_another_one_was_meanwhile() {
+    let bench = ready().await;
+    put_target(&bench, "other-db", &[]).await.unwrap();
+    bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(100));
+    bench.targets.inside("other-db", |inside| inside.away = true);
+    let settled = async {
+        // The flag of the first rotation is being looked after, and what it stands for is read.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        bench.opened().settle_target_logins().await.unwrap();
+    };
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let rotate = RotateTargetLogin { name: name("other-db") };
+        operation::run(&bench.opened(), bench.context(), rotate).await.unwrap_err();
+    };
+    let (rotated, (), ()) = tokio::join!(rotate_login(&bench), settled, other);
+    rotated.unwrap();
+    bench.targets.inside("other-db", |inside| inside.away = false);
+    look_after(&bench).await;
+    assert_ne!(bench.targets.inside("other-db", |inside| inside.admin.clone()), None);
+}
+
+/// The two were asked for at once: the role was stored just before its target went.
+#[tokio::test]
+async fn a_role_whose_target_is_gone_can_be_deleted() {
+    let bench = ready().await;
+    let at = keyspace::target(&bench.opened().keys.lookup.tag("target", &[DB.as_bytes()]));
+    let mut batch = Batch::new();
+    batch.delete(Keyspace::Targets, at);
+    bench.store.commit(batch).await.unwrap();
+    let role = || DeleteRole { name: name(ROLE) };
+    operation::run(&bench.opened(), bench.context(), role()).await.unwrap();
+    let again = operation::run(&bench.opened(), bench.context(), role()).await.unwrap_err();
+    assert_eq!(again.reason(), "NOT_FOUND");
+}
