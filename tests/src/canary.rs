@@ -3,9 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE32_NOPAD, BASE64, BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
+
+const SEARCHES: u32 = 20;
 
 /// Values to look for, by name.
 #[derive(Default)]
@@ -64,13 +67,21 @@ impl Canaries {
         assert!(found.is_empty(), "{place} holds {found:?}");
     }
 
-    /// The files below a directory that hold one of the values, and which.
+    /// The files below a directory that hold one of the values, and which. A file that goes away while it is searched may
+    /// have moved its content to one that was not there before (a compaction of tables does): then all is searched again.
     pub fn found_below(&self, dir: &Path) -> Vec<(PathBuf, Vec<String>)> {
-        let found = files_below(dir).into_iter().filter_map(|path| {
-            let names = self.found_in(fs::read(&path).ok()?);
-            (!names.is_empty()).then_some((path, names))
-        });
-        found.collect()
+        for _ in 0..SEARCHES {
+            let read = files_below(dir).into_iter().map(|path| match fs::read(&path) {
+                Ok(bytes) => Ok((path, self.found_in(bytes))),
+                Err(error) => Err(error),
+            });
+            match read.collect::<Result<Vec<_>, _>>() {
+                Ok(read) => return read.into_iter().filter(|(_, names)| !names.is_empty()).collect(),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => panic!("{} cannot be searched: {error}", dir.display()),
+            }
+        }
+        panic!("files below {} went away in each of {SEARCHES} searches", dir.display());
     }
 }
 

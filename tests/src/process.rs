@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -21,6 +22,7 @@ pub struct ServerProcess {
     settings: Vec<(String, String)>,
     child: Option<Child>,
     said: Arc<Mutex<String>>,
+    listener: Option<JoinHandle<()>>,
     metrics: Option<SocketAddr>,
 }
 
@@ -60,6 +62,7 @@ impl ServerProcess {
             settings: settings.collect(),
             child: None,
             said: Arc::default(),
+            listener: None,
             metrics: None,
         }
     }
@@ -87,12 +90,12 @@ impl ServerProcess {
         let mut child = self.command().spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let (said, before) = (Arc::clone(&self.said), self.stderr().len());
-        std::thread::spawn(move || {
+        self.listener = Some(std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
                 writeln!(said, "{line}").unwrap();
             }
-        });
+        }));
         self.child = Some(child);
         let child = Mutex::new(self.child.as_mut().unwrap());
         let said = &self.said;
@@ -153,10 +156,15 @@ impl ServerProcess {
 
     async fn ended(&mut self) -> ExitStatus {
         let child = Mutex::new(self.child.take().unwrap());
-        until("the server ends", || async {
+        let status = until("the server ends", || async {
             child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().unwrap()
         })
-        .await
+        .await;
+        // What it said last is heard too; its own children end with it, and with them the last writer.
+        if let Some(listener) = self.listener.take() {
+            until("its last words are heard", || async { listener.is_finished().then_some(()) }).await;
+        }
+        status
     }
 }
 
