@@ -351,7 +351,7 @@ fn duration(span: Option<prost_types::Duration>) -> Duration {
     span.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default()
 }
 
-fn time(time: Option<prost_types::Timestamp>) -> Option<SystemTime> {
+pub(crate) fn time(time: Option<prost_types::Timestamp>) -> Option<SystemTime> {
     time.and_then(|time| SystemTime::try_from(time).ok())
 }
 

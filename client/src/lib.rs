@@ -71,6 +71,7 @@ mod pager;
 mod policies;
 mod retry;
 mod secrets;
+mod static_roles;
 mod status;
 mod system;
 mod tls;
@@ -95,6 +96,7 @@ pub use retry::RetryPolicy;
 pub use secrets::{
     DestroyedVersions, History, ListEntry, PutOptions, Secret, SecretVersion, Secrets, VersionState,
 };
+pub use static_roles::{StaticCredential, StaticPasswords, StaticRoles};
 pub use system::{InitRequest, InitialShare, Initialized, Submitted, System};
 pub use tonic::Code;
 pub use value::{SecretBytes, SecretValue};
@@ -141,6 +143,11 @@ impl Client {
     /// The keys behind every secret, and their rotation.
     pub fn keys(&self) -> Keys {
         Keys::new(self.caller.clone())
+    }
+
+    /// Logins that somebody else made, whose passwords the vault keeps and changes.
+    pub fn static_roles(&self) -> StaticRoles {
+        StaticRoles::new(self.caller.clone())
     }
 
     /// Targets, roles, and the credentials that are issued from them.

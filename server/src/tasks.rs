@@ -25,13 +25,14 @@ const ROTATE_EVERY: Duration = Duration::from_secs(1);
 const ROTATE_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Services that need an open vault.
-const NEED_OPEN: [&str; 7] = [
+const NEED_OPEN: [&str; 8] = [
     "keystead.v1.SecretsService",
     "keystead.v1.AuthService",
     "keystead.v1.PoliciesService",
     "keystead.v1.AuditService",
     "keystead.v1.KeysService",
     "keystead.v1.CredentialsService",
+    "keystead.v1.StaticRolesService",
     "keystead.v1.LeasesService",
 ];
 
@@ -228,6 +229,20 @@ pub(crate) async fn look_after_targets(
                 }
             }
             reconciled = Some(tokio::time::Instant::now());
+        }
+    }
+}
+
+/// Changes passwords of static roles that are due: apart from all that waits for no target. Runs until `stop`.
+pub(crate) async fn look_after_static_roles(vault: Arc<Vault>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TARGETS_EVERY) => {}
+        }
+        let Ok(open) = vault.unsealed() else { continue };
+        if let Err(error) = open.look_after_static_roles().await {
+            tracing::warn!(%error, "static roles could not be looked after; it is tried again");
         }
     }
 }

@@ -27,6 +27,7 @@ use keystead_proto::v1::keys_service_server::KeysServiceServer;
 use keystead_proto::v1::leases_service_server::LeasesServiceServer;
 use keystead_proto::v1::policies_service_server::PoliciesServiceServer;
 use keystead_proto::v1::secrets_service_server::SecretsServiceServer;
+use keystead_proto::v1::static_roles_service_server::StaticRolesServiceServer;
 use keystead_proto::v1::system_service_server::SystemServiceServer;
 use keystead_storage::{Storage, StorageError};
 use keystead_storage_rocksdb::{Options as RocksOptions, RocksStorage};
@@ -207,6 +208,7 @@ impl Server {
         let (vault, metrics) = (Arc::clone(&self.vault), Arc::clone(&self.metrics));
         background.spawn(tasks::look_after_leases(Arc::clone(&vault), Arc::clone(&metrics), cancel.clone()));
         background.spawn(tasks::look_after_targets(Arc::clone(&vault), Arc::clone(&metrics), cancel.clone()));
+        background.spawn(tasks::look_after_static_roles(Arc::clone(&vault), cancel.clone()));
         if let Some(every) = self.config.audit.anchor_interval {
             let (vault, metrics) = (Arc::clone(&vault), Arc::clone(&metrics));
             background.spawn(tasks::keep_anchored(vault, metrics, every, cancel.clone()));
@@ -314,6 +316,7 @@ fn router(
         .add_service(SecretsServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(CredentialsServiceServer::new(api.clone()).max_decoding_message_size(largest))
+        .add_service(StaticRolesServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(LeasesServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(KeysServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(PoliciesServiceServer::new(api.clone()).max_decoding_message_size(largest))

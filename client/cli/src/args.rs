@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     audit, ceremony, completions, creds, exec, init, keys, lease, policy, principal, role, seal_record,
-    secret, share, target, unseal,
+    secret, share, static_role, target, unseal,
 };
 
 const EXAMPLES: &str = "\
@@ -114,7 +114,10 @@ pub(crate) enum Command {
     /// What one service needs in a target
     #[command(subcommand)]
     Role(role::RoleCommand),
-    /// Get a login of a role
+    /// Logins that somebody else made, whose passwords the vault keeps and changes
+    #[command(subcommand)]
+    StaticRole(static_role::StaticRoleCommand),
+    /// Get a login of a role, or of a static role
     #[command(subcommand)]
     Creds(creds::CredsCommand),
     /// See, renew and revoke the leases of logins

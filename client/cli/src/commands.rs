@@ -17,6 +17,7 @@ pub(crate) mod role;
 pub(crate) mod seal_record;
 pub(crate) mod secret;
 pub(crate) mod share;
+pub(crate) mod static_role;
 pub(crate) mod status;
 pub(crate) mod target;
 pub(crate) mod unseal;
@@ -47,6 +48,7 @@ pub(crate) async fn run(global: &Global, command: Command, output: &Output) -> R
         Command::Secret(command) => secret::run(command, connect, output).await,
         Command::Target(command) => target::run(command, connect, output).await,
         Command::Role(command) => role::run(command, connect, output).await,
+        Command::StaticRole(command) => static_role::run(command, connect, output).await,
         Command::Creds(command) => return creds::run(command, connect, output).await,
         Command::Lease(command) => lease::run(command, connect, output).await,
         Command::Keys(command) => keys::run(command, connect, output).await,

@@ -8086,3 +8086,952 @@ pub mod secrets_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Logins in a PostgreSQL server, by their names as they are stored.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PostgresStaticLogins {
+    /// The only one, or the one that is handed out first.
+    #[prost(string, tag = "1")]
+    pub first: ::prost::alloc::string::String,
+    /// Another one with the same rights, or empty. With two, what was handed out before a rotation works until the next.
+    #[prost(string, tag = "2")]
+    pub second: ::prost::alloc::string::String,
+}
+/// Which password counts, and when it changes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StaticRotation {
+    /// The login that is handed out.
+    #[prost(string, tag = "1")]
+    pub login: ::prost::alloc::string::String,
+    /// Rotations that ended; 0 while the password is the one that the vault was given.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    /// When the last one ended; not set before the first.
+    #[prost(message, optional, tag = "3")]
+    pub rotate_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the next one is due; not set if only when somebody asks.
+    #[prost(message, optional, tag = "4")]
+    pub next_rotate_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// How far one is that is under way.
+    #[prost(enumeration = "StaticRotationStep", tag = "5")]
+    pub step: i32,
+    /// Tries of it that failed.
+    #[prost(uint32, tag = "6")]
+    pub failures: u32,
+    /// When it is tried next.
+    #[prost(message, optional, tag = "7")]
+    pub next_try_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// What the last try that failed said.
+    #[prost(string, tag = "8")]
+    pub last_error: ::prost::alloc::string::String,
+}
+/// A static role.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StaticRole {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The name of its target. It cannot change.
+    #[prost(string, tag = "2")]
+    pub target: ::prost::alloc::string::String,
+    /// How long a password stays, in whole seconds: 60 seconds to 400 days; not set means until somebody asks.
+    #[prost(message, optional, tag = "4")]
+    pub rotation_period: ::core::option::Option<::prost_types::Duration>,
+    /// What happens when a login can do more than a service's login needs, such as `SUPERUSER`.
+    #[prost(enumeration = "ExcessHandling", tag = "5")]
+    pub on_excess: i32,
+    /// When it was first defined.
+    #[prost(message, optional, tag = "6")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When this definition was written.
+    #[prost(message, optional, tag = "7")]
+    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Which password counts, and when it changes.
+    #[prost(message, optional, tag = "8")]
+    pub rotation: ::core::option::Option<StaticRotation>,
+    /// Changes with each write; send it back to replace just what was read.
+    #[prost(string, tag = "9")]
+    pub etag: ::prost::alloc::string::String,
+    /// Its logins, by the kind of the target. They cannot change.
+    #[prost(oneof = "static_role::Logins", tags = "3")]
+    pub logins: ::core::option::Option<static_role::Logins>,
+}
+/// Nested message and enum types in `StaticRole`.
+pub mod static_role {
+    /// Its logins, by the kind of the target. They cannot change.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Logins {
+        /// In a PostgreSQL server.
+        #[prost(message, tag = "3")]
+        Postgres(super::PostgresStaticLogins),
+    }
+}
+/// Request of PutStaticRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct PutStaticRoleRequest {
+    /// The static role; with an `etag`, it must be unchanged since. Times and `rotation` are ignored.
+    #[prost(message, optional, tag = "1")]
+    pub role: ::core::option::Option<StaticRole>,
+    /// The password that the first login has now; empty means the one that the vault has already.
+    #[prost(bytes = "vec", tag = "2")]
+    pub first_password: ::prost::alloc::vec::Vec<u8>,
+    /// The same of the second.
+    #[prost(bytes = "vec", tag = "3")]
+    pub second_password: ::prost::alloc::vec::Vec<u8>,
+}
+/// Response of PutStaticRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutStaticRoleResponse {
+    /// As stored.
+    #[prost(message, optional, tag = "1")]
+    pub role: ::core::option::Option<StaticRole>,
+}
+/// Request of GetStaticRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStaticRoleRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of GetStaticRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStaticRoleResponse {
+    /// The static role.
+    #[prost(message, optional, tag = "1")]
+    pub role: ::core::option::Option<StaticRole>,
+}
+/// Request of ListStaticRoles.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListStaticRolesRequest {
+    /// At most this many; 0 means 100, the limit is 1,000.
+    #[prost(uint32, tag = "1")]
+    pub page_size: u32,
+    /// From the answer before.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Response of ListStaticRoles.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListStaticRolesResponse {
+    /// In a stable order.
+    #[prost(message, repeated, tag = "1")]
+    pub roles: ::prost::alloc::vec::Vec<StaticRole>,
+    /// Empty at the end.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Request of DeleteStaticRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteStaticRoleRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of DeleteStaticRole.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteStaticRoleResponse {}
+/// Request of RotateStaticRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateStaticRoleRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of RotateStaticRole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateStaticRoleResponse {
+    /// As it is now.
+    #[prost(message, optional, tag = "1")]
+    pub role: ::core::option::Option<StaticRole>,
+}
+/// Request of GetStaticCredential.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStaticCredentialRequest {
+    /// The name of the static role.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of GetStaticCredential.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStaticCredentialResponse {
+    /// What to log in with.
+    #[prost(message, optional, tag = "1")]
+    pub credential: ::core::option::Option<Credential>,
+    /// Rotations that ended: another number means another password.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    /// When the next one is due: ask again then. Not set if only when somebody asks.
+    #[prost(message, optional, tag = "3")]
+    pub next_rotate_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// How far a rotation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StaticRotationStep {
+    /// None is under way.
+    Unspecified = 0,
+    /// The new password is kept; the target may have heard of it.
+    Created = 1,
+    /// The target has taken it.
+    Set = 2,
+    /// The login got in with it.
+    Tested = 3,
+}
+impl StaticRotationStep {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STATIC_ROTATION_STEP_UNSPECIFIED",
+            Self::Created => "STATIC_ROTATION_STEP_CREATED",
+            Self::Set => "STATIC_ROTATION_STEP_SET",
+            Self::Tested => "STATIC_ROTATION_STEP_TESTED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STATIC_ROTATION_STEP_UNSPECIFIED" => Some(Self::Unspecified),
+            "STATIC_ROTATION_STEP_CREATED" => Some(Self::Created),
+            "STATIC_ROTATION_STEP_SET" => Some(Self::Set),
+            "STATIC_ROTATION_STEP_TESTED" => Some(Self::Tested),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod static_roles_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// StaticRolesService is for what cannot do with logins that come and go: replication, owners of schemas, programs that read
+    /// one name from one file. Where a login may come and go, use a role and its leases.
+    ///
+    /// Names are `[a-z0-9][a-z0-9-]{0,62}`. Reading a static role and getting its login are different rights.
+    #[derive(Debug, Clone)]
+    pub struct StaticRolesServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl StaticRolesServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> StaticRolesServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> StaticRolesServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            StaticRolesServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Defines a static role or changes it. Each password that is given is tried before it is kept.
+        pub async fn put_static_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PutStaticRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutStaticRoleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.StaticRolesService/PutStaticRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.StaticRolesService", "PutStaticRole"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reads a static role, never a password.
+        pub async fn get_static_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetStaticRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStaticRoleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.StaticRolesService/GetStaticRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.StaticRolesService", "GetStaticRole"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists static roles in a stable order.
+        pub async fn list_static_roles(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListStaticRolesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListStaticRolesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.StaticRolesService/ListStaticRoles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.StaticRolesService", "ListStaticRoles"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Forgets a static role. Its logins stay in the target, with passwords that nobody has then.
+        pub async fn delete_static_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteStaticRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteStaticRoleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.StaticRolesService/DeleteStaticRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.StaticRolesService", "DeleteStaticRole"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes the password now; of two logins, that of the one that is not handed out, which is handed out from then on. One
+        /// that was cut off goes on by itself.
+        pub async fn rotate_static_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateStaticRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateStaticRoleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.StaticRolesService/RotateStaticRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keystead.v1.StaticRolesService", "RotateStaticRole"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gets the login that is handed out, with its password.
+        pub async fn get_static_credential(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetStaticCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStaticCredentialResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.StaticRolesService/GetStaticCredential",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "keystead.v1.StaticRolesService",
+                        "GetStaticCredential",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod static_roles_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with StaticRolesServiceServer.
+    #[async_trait]
+    pub trait StaticRolesService: std::marker::Send + std::marker::Sync + 'static {
+        /// Defines a static role or changes it. Each password that is given is tried before it is kept.
+        async fn put_static_role(
+            &self,
+            request: tonic::Request<super::PutStaticRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutStaticRoleResponse>,
+            tonic::Status,
+        >;
+        /// Reads a static role, never a password.
+        async fn get_static_role(
+            &self,
+            request: tonic::Request<super::GetStaticRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStaticRoleResponse>,
+            tonic::Status,
+        >;
+        /// Lists static roles in a stable order.
+        async fn list_static_roles(
+            &self,
+            request: tonic::Request<super::ListStaticRolesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListStaticRolesResponse>,
+            tonic::Status,
+        >;
+        /// Forgets a static role. Its logins stay in the target, with passwords that nobody has then.
+        async fn delete_static_role(
+            &self,
+            request: tonic::Request<super::DeleteStaticRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteStaticRoleResponse>,
+            tonic::Status,
+        >;
+        /// Changes the password now; of two logins, that of the one that is not handed out, which is handed out from then on. One
+        /// that was cut off goes on by itself.
+        async fn rotate_static_role(
+            &self,
+            request: tonic::Request<super::RotateStaticRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateStaticRoleResponse>,
+            tonic::Status,
+        >;
+        /// Gets the login that is handed out, with its password.
+        async fn get_static_credential(
+            &self,
+            request: tonic::Request<super::GetStaticCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStaticCredentialResponse>,
+            tonic::Status,
+        >;
+    }
+    /// StaticRolesService is for what cannot do with logins that come and go: replication, owners of schemas, programs that read
+    /// one name from one file. Where a login may come and go, use a role and its leases.
+    ///
+    /// Names are `[a-z0-9][a-z0-9-]{0,62}`. Reading a static role and getting its login are different rights.
+    #[derive(Debug)]
+    pub struct StaticRolesServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> StaticRolesServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for StaticRolesServiceServer<T>
+    where
+        T: StaticRolesService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/keystead.v1.StaticRolesService/PutStaticRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutStaticRoleSvc<T: StaticRolesService>(pub Arc<T>);
+                    impl<
+                        T: StaticRolesService,
+                    > tonic::server::UnaryService<super::PutStaticRoleRequest>
+                    for PutStaticRoleSvc<T> {
+                        type Response = super::PutStaticRoleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PutStaticRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StaticRolesService>::put_static_role(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutStaticRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.StaticRolesService/GetStaticRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetStaticRoleSvc<T: StaticRolesService>(pub Arc<T>);
+                    impl<
+                        T: StaticRolesService,
+                    > tonic::server::UnaryService<super::GetStaticRoleRequest>
+                    for GetStaticRoleSvc<T> {
+                        type Response = super::GetStaticRoleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetStaticRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StaticRolesService>::get_static_role(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetStaticRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.StaticRolesService/ListStaticRoles" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListStaticRolesSvc<T: StaticRolesService>(pub Arc<T>);
+                    impl<
+                        T: StaticRolesService,
+                    > tonic::server::UnaryService<super::ListStaticRolesRequest>
+                    for ListStaticRolesSvc<T> {
+                        type Response = super::ListStaticRolesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListStaticRolesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StaticRolesService>::list_static_roles(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListStaticRolesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.StaticRolesService/DeleteStaticRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteStaticRoleSvc<T: StaticRolesService>(pub Arc<T>);
+                    impl<
+                        T: StaticRolesService,
+                    > tonic::server::UnaryService<super::DeleteStaticRoleRequest>
+                    for DeleteStaticRoleSvc<T> {
+                        type Response = super::DeleteStaticRoleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteStaticRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StaticRolesService>::delete_static_role(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteStaticRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.StaticRolesService/RotateStaticRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateStaticRoleSvc<T: StaticRolesService>(pub Arc<T>);
+                    impl<
+                        T: StaticRolesService,
+                    > tonic::server::UnaryService<super::RotateStaticRoleRequest>
+                    for RotateStaticRoleSvc<T> {
+                        type Response = super::RotateStaticRoleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateStaticRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StaticRolesService>::rotate_static_role(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateStaticRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.StaticRolesService/GetStaticCredential" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetStaticCredentialSvc<T: StaticRolesService>(pub Arc<T>);
+                    impl<
+                        T: StaticRolesService,
+                    > tonic::server::UnaryService<super::GetStaticCredentialRequest>
+                    for GetStaticCredentialSvc<T> {
+                        type Response = super::GetStaticCredentialResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetStaticCredentialRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StaticRolesService>::get_static_credential(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetStaticCredentialSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for StaticRolesServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "keystead.v1.StaticRolesService";
+    impl<T> tonic::server::NamedService for StaticRolesServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}

@@ -58,6 +58,16 @@ impl ::core::fmt::Debug for PostgresCredential {
     }
 }
 
+impl ::core::fmt::Debug for PutStaticRoleRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("PutStaticRoleRequest")
+            .field("role", &self.role)
+            .field("first_password", &crate::redact::Redacted)
+            .field("second_password", &crate::redact::Redacted)
+            .finish()
+    }
+}
+
 impl ::core::fmt::Debug for PutTargetRequest {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.debug_struct("PutTargetRequest")

@@ -8,6 +8,7 @@ mod error;
 pub mod issue;
 mod links;
 pub mod roles;
+pub mod static_roles;
 pub mod targets;
 
 use std::time::Duration;
@@ -90,7 +91,18 @@ async fn page<T: DeserializeOwned>(
     after: Option<&[u8]>,
     limit: usize,
 ) -> Result<Page<T>, VaultError> {
-    let stored = snapshot.range(keyspace, Range::all(after), limit.saturating_add(1)).await?;
+    page_of(vault, snapshot, keyspace, Range::all(after), limit).await
+}
+
+/// The same within a range of keys.
+async fn page_of<T: DeserializeOwned>(
+    vault: &UnsealedVault,
+    snapshot: &dyn Snapshot,
+    keyspace: Keyspace,
+    range: Range,
+    limit: usize,
+) -> Result<Page<T>, VaultError> {
+    let stored = snapshot.range(keyspace, range, limit.saturating_add(1)).await?;
     let more = stored.len() > limit;
     let mut found = Vec::with_capacity(stored.len().min(limit));
     let mut last = None;

@@ -275,14 +275,32 @@ pub trait Link: Send + Sync {
     /// The target's own clock, where it has one: it is asked when the vault's own made a jump.
     async fn now(&self) -> Result<Option<UnixMillis>, EngineError>;
 
-    /// A fresh password for the admin login. No I/O.
-    fn new_admin_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes;
+    /// A fresh password. No I/O.
+    fn new_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes;
 
     /// Gives the admin login this password. The link uses the new one once the target has taken it.
     async fn change_admin_secret(&self, new: &SecretBytes) -> Result<(), EngineError>;
 
     /// Whether the admin login is taken with this secret.
     async fn admin_secret_works(&self, secret: &SecretBytes) -> Result<bool, EngineError>;
+
+    /// Tries a login that somebody else made: `None` if it is not let in with this secret, otherwise what it can do that no
+    /// login of a service needs (attributes such as `SUPERUSER`).
+    ///
+    /// # Errors
+    /// `Refused` also for the admin login and for those of the vault's own.
+    async fn try_login(&self, login: &str, secret: &SecretBytes) -> Result<Option<Vec<Right>>, EngineError>;
+
+    /// Gives a login that somebody else made another secret, by the one that it has. Its sessions go on.
+    async fn change_login_secret(
+        &self,
+        login: &str,
+        old: &SecretBytes,
+        new: &SecretBytes,
+    ) -> Result<(), EngineError>;
+
+    /// What a holder of a login logs in with. No I/O.
+    fn credential(&self, login: &str, secret: SecretBytes) -> Credential;
 }
 
 /// The engines of a server, by kind.

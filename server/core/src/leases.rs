@@ -216,4 +216,4 @@ impl UnsealedVault {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -29,6 +29,10 @@ pub mod label {
     pub const TARGET_LOGIN: &str = "keystead/v1/target-login";
     /// A role.
     pub const ROLE: &str = "keystead/v1/role";
+    /// A static role.
+    pub const STATIC_ROLE: &str = "keystead/v1/static-role";
+    /// A password of a static role.
+    pub const STATIC_LOGIN: &str = "keystead/v1/static-login";
     /// A lease.
     pub const LEASE: &str = "keystead/v1/lease";
     /// A revocation of many leases.

@@ -18,6 +18,7 @@ pub mod seal;
 pub mod secret_value;
 pub mod secret_version;
 pub mod session;
+pub mod static_role;
 pub mod target;
 pub mod time;
 

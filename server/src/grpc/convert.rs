@@ -3,6 +3,7 @@
 
 pub mod lease;
 pub mod role;
+pub mod static_role;
 pub mod target;
 
 use keystead_core::error::VaultError;

@@ -10,6 +10,7 @@ pub mod layers;
 pub mod leases;
 pub mod policies;
 pub mod secrets;
+pub mod static_roles;
 pub mod status;
 pub mod system;
 

@@ -42,11 +42,13 @@ pub enum Keyspace {
     Roles,
     /// Targets, by hidden name.
     Targets,
+    /// Static roles, by hidden name; and whose each of their logins is.
+    StaticRoles,
 }
 
 impl Keyspace {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Meta,
         Self::Seal,
         Self::DataKeys,
@@ -65,6 +67,7 @@ impl Keyspace {
         Self::LeaseIndex,
         Self::Roles,
         Self::Targets,
+        Self::StaticRoles,
     ];
 
     /// The name that engines and authenticated data use. It never changes.
@@ -89,6 +92,7 @@ impl Keyspace {
             Self::LeaseIndex => "lease_index",
             Self::Roles => "roles",
             Self::Targets => "targets",
+            Self::StaticRoles => "static_roles",
         }
     }
 }
@@ -253,6 +257,21 @@ pub fn role(tag: &[u8; 33]) -> Vec<u8> {
 #[must_use]
 pub fn target(tag: &[u8; 33]) -> Vec<u8> {
     tag.to_vec()
+}
+
+/// [`Keyspace::StaticRoles`]: what every static role begins with.
+pub const STATIC_ROLES: &[u8] = b"r";
+
+/// [`Keyspace::StaticRoles`]: a static role, by the look-up tag of its name.
+#[must_use]
+pub fn static_role(tag: &[u8; 33]) -> Vec<u8> {
+    [STATIC_ROLES, tag].concat()
+}
+
+/// [`Keyspace::StaticRoles`]: whose a login is, by the look-up tag of its target and name.
+#[must_use]
+pub fn static_login(tag: &[u8; 33]) -> Vec<u8> {
+    [b"l", tag.as_slice()].concat()
 }
 
 /// [`Keyspace::Leases`]: lease id.

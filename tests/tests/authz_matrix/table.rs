@@ -125,6 +125,17 @@ fn own_leases() -> v1::LeaseSelector {
     v1::LeaseSelector { which: Some(v1::lease_selector::Which::Own(v1::OwnLeases {})) }
 }
 
+fn static_role_of_no_target() -> v1::PutStaticRoleRequest {
+    let logins = v1::PostgresStaticLogins { first: "app".to_owned(), second: String::new() };
+    let role = v1::StaticRole {
+        name: "no-such-role".to_owned(),
+        target: "no-such-target".to_owned(),
+        logins: Some(v1::static_role::Logins::Postgres(logins)),
+        ..Default::default()
+    };
+    v1::PutStaticRoleRequest { role: Some(role), first_password: b"secret".to_vec(), ..Default::default() }
+}
+
 /// Every rpc. The last row takes the bootstrap token away.
 pub(crate) const TABLE: &[Row] = &[
     Row {
@@ -506,6 +517,54 @@ pub(crate) const TABLE: &[Row] = &[
             v1::IssueCredentialRequest { role: "no-such-role".to_owned(), ..Default::default() }
                 .encode_to_vec()
         },
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "StaticRolesService/PutStaticRole",
+        message: |_| static_role_of_no_target().encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "StaticRolesService/GetStaticRole",
+        message: |_| v1::GetStaticRoleRequest { name: "no-such-role".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "StaticRolesService/ListStaticRoles",
+        message: |_| v1::ListStaticRolesRequest::default().encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, OK),
+        absent: OK,
+    },
+    Row {
+        rpc: "StaticRolesService/DeleteStaticRole",
+        message: |_| v1::DeleteStaticRoleRequest { name: "no-such-role".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "StaticRolesService/RotateStaticRole",
+        message: |_| v1::RotateStaticRoleRequest { name: "no-such-role".to_owned() }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
+        rpc: "StaticRolesService/GetStaticCredential",
+        message: |_| v1::GetStaticCredentialRequest { name: "no-such-role".to_owned() }.encode_to_vec(),
         uninitialized: UNMADE,
         sealed: SHUT,
         unsealed: gated(NO, NONE),

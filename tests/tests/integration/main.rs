@@ -28,6 +28,7 @@ mod services;
 mod shares;
 mod signals;
 mod start;
+mod static_roles;
 mod tls;
 mod token;
 

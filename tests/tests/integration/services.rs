@@ -12,7 +12,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::{put, reason};
 
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
     "SystemService",
     "SecretsService",
     "AuthService",
@@ -20,6 +20,7 @@ const OWN: [&str; 8] = [
     "AuditService",
     "KeysService",
     "CredentialsService",
+    "StaticRolesService",
     "LeasesService",
 ];
 

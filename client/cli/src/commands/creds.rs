@@ -1,4 +1,4 @@
-//! `creds issue`: a login of a role, printed or handed to a command.
+//! `creds`: a login of a role or of a static role, printed or handed to a command.
 
 mod during;
 
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use keystead_client::v1::Right;
-use keystead_client::{Credential, IssueOptions, Issued, Lease, Period};
+use keystead_client::{Credential, IssueOptions, Issued, Lease, Period, StaticCredential};
 use serde::{Serialize, Serializer};
 
 use super::{Connect, lease, rights, time};
@@ -26,11 +26,31 @@ Examples:
 and PGPASSWORD, and the CA in PGSSLROOTCERT with PGSSLMODE=verify-full. The lease is renewed while the command runs and revoked
 when it ends; its exit code is passed on. It does not see KEYSTEAD_TOKEN.";
 
+const READ: &str = "\
+Examples:
+  keystead creds read ledger
+  keystead creds read ledger --exec psql
+
+The password is changed on the static role's schedule. A command that was given it by --exec is told of nothing; of a static role with
+two logins it works until the rotation after the next.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum CredsCommand {
     /// Make a login of a role: print it, or run a command with it
     #[command(after_help = EXAMPLES)]
     Issue(IssueArgs),
+    /// Get the login of a static role: print it, or run a command with it
+    #[command(after_help = READ)]
+    Read(ReadArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// The static role
+    name: String,
+    /// Run this command with the login in its environment; takes the rest of the line
+    #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
+    exec: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -70,7 +90,47 @@ pub(crate) async fn run(
     connect: Connect<'_>,
     output: &Output,
 ) -> Result<ExitCode, CliError> {
-    let CredsCommand::Issue(args) = command;
+    match command {
+        CredsCommand::Issue(args) => issue(args, connect, output).await,
+        CredsCommand::Read(args) => read(args, connect, output).await,
+    }
+}
+
+async fn read(args: ReadArgs, connect: Connect<'_>, output: &Output) -> Result<ExitCode, CliError> {
+    let client = connect.connect().await?;
+    let signals = if args.exec.is_empty() { None } else { Some(during::Signals::take()?) };
+    let read = client.static_roles().credential(&args.name).await?;
+    match signals {
+        Some(signals) => during::run_static(&args.exec, read.credential, signals).await,
+        None => show_static(&read, output).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn show_static(read: &StaticCredential, output: &Output) -> Result<(), CliError> {
+    if output.is_json() {
+        return output.json(&ShownStatic {
+            version: read.version,
+            next_rotate_time: time(read.next_rotation),
+            credential: &read.credential,
+        });
+    }
+    let login = postgres(&read.credential)?;
+    output.facts(
+        &[
+            ("Version", read.version.to_string()),
+            ("Changes", time(read.next_rotation)),
+            ("Host", login.host.clone()),
+            ("Port", login.port.to_string()),
+            ("Server name", login.server_name.clone().unwrap_or_default()),
+            ("Database", login.database.clone()),
+            ("Login", login.username.clone()),
+        ],
+        &(),
+    )?;
+    output.secret_line("Password     ", &login.password)
+}
+
+async fn issue(args: IssueArgs, connect: Connect<'_>, output: &Output) -> Result<ExitCode, CliError> {
     let period = match (args.ttl, args.class) {
         (Some(ttl), _) => Period::Ttl(ttl.duration()),
         (None, Some(Class::Fast)) => Period::Fast,
@@ -148,6 +208,15 @@ struct Shown<'a> {
     #[serde(serialize_with = "credential")]
     credential: &'a Credential,
     excess: Vec<serde_json::Value>,
+}
+
+/// The same of a static role's login.
+#[derive(Serialize)]
+struct ShownStatic<'a> {
+    version: u64,
+    next_rotate_time: String,
+    #[serde(serialize_with = "credential")]
+    credential: &'a Credential,
 }
 
 #[derive(Serialize)]

@@ -11,6 +11,7 @@ use keystead_domain::name::Name;
 use keystead_domain::policy::{Action, Resource};
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, StorageError, keyspace};
 
+use super::links::Whose;
 use super::targets::{self, StoredTarget, Target};
 use super::{CredentialError, ONE_CALL, TRIES, in_time, page, seal, target_at};
 use crate::engine::{EngineError, Link};
@@ -97,7 +98,7 @@ impl UnsealedVault {
         let Some(pending) = &target.pending else {
             return Ok(Target { record: target.record, etag: revision.to_string(), probe: None });
         };
-        let new = self.open_login(snapshot.as_ref(), target.record.id, pending).await?;
+        let new = self.open_login(snapshot.as_ref(), Whose::admin(target.record.id), pending).await?;
         let link = self.link(snapshot.as_ref(), &target).await?;
         drop(snapshot);
         if !in_time(name, ONE_CALL, link.admin_secret_works(&new)).await? {
@@ -152,8 +153,8 @@ async fn begin(
         let link = vault.link(snapshot.as_ref(), &target).await?;
         drop(snapshot);
         let mut batch = Batch::new();
-        let new = link.new_admin_secret(&mut rng());
-        let pending = vault.seal_login(&mut batch, target.record.id, &new).await?;
+        let new = link.new_secret(&mut rng());
+        let pending = vault.seal_login(&mut batch, Whose::admin(target.record.id), &new).await?;
         let data_key = pending.data_key;
         target.pending = Some(pending);
         let at = target_at(&vault.keys, name);

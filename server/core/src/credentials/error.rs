@@ -72,6 +72,28 @@ pub enum CredentialError {
         /// The target's name.
         target: String,
     },
+    /// A static role's password is not taken.
+    #[error(
+        "login {login} of static role {role} is not let in to target {target} with the password that the vault has; somebody else changed it: set one there, and give it to the vault with `keystead static-role put`"
+    )]
+    StaticLogin {
+        /// The static role.
+        role: String,
+        /// The target.
+        target: String,
+        /// The login.
+        login: String,
+    },
+    /// A login belongs to one static role.
+    #[error(
+        "login {login} on target {target} is another static role's already; two would change its password behind each other"
+    )]
+    LoginTaken {
+        /// The target.
+        target: String,
+        /// The login.
+        login: String,
+    },
     /// The right that the lease stands on is gone.
     #[error(
         "role {role} does not issue to this caller any more, so its lease is not renewed; it ends when it ends"
@@ -113,6 +135,8 @@ impl CredentialError {
             Self::StillIssuing => "LEASE_BEING_ISSUED",
             Self::InUse { .. } => "IN_USE",
             Self::OtherTarget { .. } => "ROLE_OF_ANOTHER_TARGET",
+            Self::StaticLogin { .. } => "STATIC_LOGIN_REFUSED",
+            Self::LoginTaken { .. } => "STATIC_LOGIN_TAKEN",
             Self::MayNotIssue { .. } => "LEASE_NOT_RENEWED",
             Self::ClockDoubted { .. } => "CLOCK_IN_DOUBT",
         }

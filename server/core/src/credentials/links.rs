@@ -1,7 +1,7 @@
 //! Links to targets, made when first needed and kept while the target's record is the same.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keystead_crypto::aad::label;
@@ -28,20 +28,51 @@ pub(crate) struct Links {
     kept: Mutex<Kept>,
     /// A rotation of an admin login may have been cut off.
     pub(super) logins_unsettled: AtomicBool,
+    /// When a static role is due next, by the time of leases in milliseconds.
+    pub(super) static_roles_due: AtomicU64,
 }
 
-/// An admin login as stored.
+/// Whose password it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whose {
+    label: &'static str,
+    keyspace: Keyspace,
+    id: RecordId,
+}
+
+impl Whose {
+    /// The admin login's of a target.
+    pub(super) const fn admin(target: RecordId) -> Self {
+        Self { label: label::TARGET_LOGIN, keyspace: Keyspace::Targets, id: target }
+    }
+
+    /// A login's of a static role.
+    pub(super) const fn of_static_role(role: RecordId) -> Self {
+        Self { label: label::STATIC_LOGIN, keyspace: Keyspace::StaticRoles, id: role }
+    }
+
+    fn corrupt(self) -> VaultError {
+        corrupt(self.keyspace, self.id.as_bytes())
+    }
+}
+
+/// A password as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StoredLogin {
     /// Its data key.
     pub(super) data_key: RecordId,
-    /// The login, sealed under it.
+    /// The password, sealed under it.
     pub(super) sealed: Vec<u8>,
 }
 
 impl Links {
     pub(crate) fn new(engines: Engines) -> Self {
-        Self { engines, kept: Mutex::default(), logins_unsettled: AtomicBool::new(true) }
+        Self {
+            engines,
+            kept: Mutex::default(),
+            logins_unsettled: AtomicBool::new(true),
+            static_roles_due: AtomicU64::new(0),
+        }
     }
 
     /// The engine of a kind of target.
@@ -91,24 +122,24 @@ impl UnsealedVault {
         {
             return Ok(Arc::clone(link));
         }
-        let secret = self.open_login(snapshot, id, &target.login).await?;
+        let secret = self.open_login(snapshot, Whose::admin(id), &target.login).await?;
         let link = self.new_link(target, secret)?;
         self.links.keep(target, Arc::clone(&link));
         Ok(link)
     }
 
-    /// Seals an admin login under a data key of its own.
+    /// Seals a password under a data key of its own.
     pub(super) async fn seal_login(
         &self,
         batch: &mut Batch,
-        target: RecordId,
+        whose: Whose,
         secret: &SecretBytes,
     ) -> Result<StoredLogin, VaultError> {
         let id = fresh_id();
         let NewDataKey { key, record: wrapped } = self.create_data_key(id).await?;
-        let aad = self.keys.aad(label::TARGET_LOGIN, Keyspace::Targets, target.as_bytes(), 0);
-        let sealed = record::seal_single(key, *id.as_bytes(), &aad, secret.expose())
-            .map_err(|_| corrupt(Keyspace::Targets, target.as_bytes()))?;
+        let aad = self.keys.aad(whose.label, whose.keyspace, whose.id.as_bytes(), 0);
+        let sealed =
+            record::seal_single(key, *id.as_bytes(), &aad, secret.expose()).map_err(|_| whose.corrupt())?;
         wrapped.put(batch);
         Ok(StoredLogin { data_key: id, sealed })
     }
@@ -116,7 +147,7 @@ impl UnsealedVault {
     pub(super) async fn open_login(
         &self,
         snapshot: &dyn Snapshot,
-        target: RecordId,
+        whose: Whose,
         login: &StoredLogin,
     ) -> Result<SecretBytes, VaultError> {
         let id = login.data_key;
@@ -129,9 +160,8 @@ impl UnsealedVault {
                 self.keys.open_data_key(id, &stored.value).await?
             }
         };
-        let aad = self.keys.aad(label::TARGET_LOGIN, Keyspace::Targets, target.as_bytes(), 0);
-        record::open_single(&key, *id.as_bytes(), &aad, &login.sealed)
-            .map_err(|_| corrupt(Keyspace::Targets, target.as_bytes()))
+        let aad = self.keys.aad(whose.label, whose.keyspace, whose.id.as_bytes(), 0);
+        record::open_single(&key, *id.as_bytes(), &aad, &login.sealed).map_err(|_| whose.corrupt())
     }
 
     /// Removes the key of a login that is not used any more, from the store's files too. Its record has left already, and
@@ -140,7 +170,7 @@ impl UnsealedVault {
         self.keys.forget_data_key(login.data_key);
         let at = keyspace::data_key(login.data_key.as_bytes());
         if let Err(error) = self.storage.purge(Keyspace::DataKeys, &at).await {
-            tracing::warn!(%error, "the key of a former admin login is still in the store's files");
+            tracing::warn!(%error, "the key of a former password is still in the store's files");
         }
         self.keys.forget_data_key(login.data_key);
     }

@@ -12,8 +12,9 @@ use keystead_domain::time::Ttl;
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, StorageError, keyspace};
 use serde::{Deserialize, Serialize};
 
-use super::links::StoredLogin;
+use super::links::{StoredLogin, Whose};
 use super::roles::StoredRole;
+use super::static_roles;
 use super::{CredentialError, TRIES, etag_matches, in_time, load, page, seal, target_at};
 use crate::engine::{AdminLogin, Link, Probe, Setup};
 use crate::error::VaultError;
@@ -160,7 +161,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
             None => (fresh_id(), vault.clock.now()),
         };
         let login = match (&op.login, &old) {
-            (Some(login), _) => vault.seal_login(&mut batch, id, &login.secret).await?,
+            (Some(login), _) => vault.seal_login(&mut batch, Whose::admin(id), &login.secret).await?,
             (None, Some((old, _))) => old.login.clone(),
             (None, None) => {
                 let rule = "a new target needs the password of its admin login".to_owned();
@@ -182,7 +183,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         let stored = StoredTarget { record, login, pending };
         let secret = match &op.login {
             Some(login) => keystead_crypto::secret::SecretBytes::copy_from(login.secret.expose()),
-            None => vault.open_login(snapshot.as_ref(), id, &stored.login).await?,
+            None => vault.open_login(snapshot.as_ref(), Whose::admin(id), &stored.login).await?,
         };
         // Nothing is purged from the store's files that a snapshot can still see.
         drop(snapshot);
@@ -235,6 +236,14 @@ async fn check_moves(vault: &UnsealedVault, old: &StoredTarget, op: &PutTarget) 
         let what = format!("target {}", op.name);
         return Err(CredentialError::InUse { what, count, of: "live leases", mend }.into());
     }
+    // Their passwords would be sent to the other place.
+    let snapshot = vault.storage.snapshot().await?;
+    let count = static_roles::on_target(vault, snapshot.as_ref(), old.record.id).await?;
+    if count > 0 {
+        let mend = "add the other database as a target of its own, and define them there";
+        let what = format!("target {}", op.name);
+        return Err(CredentialError::InUse { what, count, of: "static roles", mend }.into());
+    }
     Ok(())
 }
 
@@ -273,6 +282,10 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
         match roles_on(vault, snapshot.as_ref(), id).await? {
             0 => {}
             roles => return Err(in_use(roles, "roles", "delete them first").into()),
+        }
+        match static_roles::on_target(vault, snapshot.as_ref(), id).await? {
+            0 => {}
+            roles => return Err(in_use(roles, "static roles", "delete them first").into()),
         }
         match live_on(vault, id).await? {
             0 => {}

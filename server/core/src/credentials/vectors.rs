@@ -1,4 +1,4 @@
-//! The vectors of docs/storage-format.md for targets and roles.
+//! The vectors of docs/storage-format.md for targets, roles and static roles.
 
 use std::num::NonZeroU16;
 
@@ -9,11 +9,13 @@ use keystead_domain::rights::postgres::{
     TablePrivilege,
 };
 use keystead_domain::role::{Declaration, OnExcess, RoleRecord};
+use keystead_domain::static_role::{Schedule, StaticLogins, StaticRoleRecord, Step, Which};
 use keystead_domain::target::{Host, PostgresSettings, TargetRecord, TargetSettings};
 use keystead_domain::time::{Ttl, UnixMillis};
 
 use super::links::StoredLogin;
 use super::roles::StoredRole;
+use super::static_roles::StoredStaticRole;
 use super::targets::StoredTarget;
 use crate::records;
 use crate::records::vectors::check;
@@ -89,4 +91,34 @@ fn role() {
         changed: UnixMillis(MADE.0 + 1),
     };
     check("record.role", &records::encode(&StoredRole { record, leaving: false }).unwrap());
+}
+
+#[test]
+fn static_role() {
+    let logins = StaticLogins::Postgres { first: pg("ledger_a"), second: Some(pg("ledger_b")) };
+    let period = Some(Ttl::from_secs(86_400).unwrap());
+    let mut schedule = Schedule::new(period, MADE);
+    assert_eq!(schedule.begin(&logins, UnixMillis(MADE.0 + 1)), Which::Second);
+    schedule.advance(Step::Set);
+    schedule.failed("away".to_owned(), UnixMillis(MADE.0 + 2), 0);
+    let record = StaticRoleRecord {
+        id: RecordId([0xc4; 16]),
+        name: Name::parse("ledger").unwrap(),
+        target: Name::parse("shop-db").unwrap(),
+        target_id: RecordId([0xc1; 16]),
+        logins,
+        period,
+        on_excess: OnExcess::Refuse,
+        created: MADE,
+        changed: UnixMillis(MADE.0 + 1),
+        schedule,
+    };
+    let login = |key| StoredLogin { data_key: RecordId([key; 16]), sealed: vec![0xee; 3] };
+    let stored = StoredStaticRole {
+        record,
+        first: login(0xd1),
+        second: Some(login(0xd2)),
+        pending: Some(login(0xd3)),
+    };
+    check("record.static-role", &records::encode(&stored).unwrap());
 }

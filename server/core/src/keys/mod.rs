@@ -417,6 +417,7 @@ fn label_of(keyspace: Keyspace) -> &'static str {
         Keyspace::Meta => label::KEYRING,
         Keyspace::Targets => label::TARGET,
         Keyspace::Roles => label::ROLE,
+        Keyspace::StaticRoles => label::STATIC_ROLE,
         Keyspace::Leases => label::LEASE,
         Keyspace::LeaseIndex => label::LEASE_JOB,
         _ => label::OTHER_RECORD,

@@ -31,18 +31,18 @@ use crate::rotation::RotationOptions;
 use crate::testing::Bench;
 use keystead_crypto::secret::SecretBytes;
 
-const DB: &str = "shop-db";
+pub(crate) const DB: &str = "shop-db";
 const ROLE: &str = "orders-rw";
 
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
-fn secs(seconds: u64) -> Ttl {
+pub(crate) fn secs(seconds: u64) -> Ttl {
     Ttl::from_secs(seconds).unwrap()
 }
 
-fn settings() -> TargetSettings {
+pub(crate) fn settings() -> TargetSettings {
     TargetSettings::Postgres(PostgresSettings {
         host: Host::parse("localhost").unwrap(),
         port: NonZeroU16::new(5432).unwrap(),
@@ -54,11 +54,11 @@ fn settings() -> TargetSettings {
     })
 }
 
-async fn put_target(bench: &Bench, target: &str, accept: &[&str]) -> Result<Target, VaultError> {
+pub(crate) async fn put_target(bench: &Bench, target: &str, accept: &[&str]) -> Result<Target, VaultError> {
     put_target_at(bench, target, "localhost", accept).await
 }
 
-async fn put_target_at(
+pub(crate) async fn put_target_at(
     bench: &Bench,
     target: &str,
     host: &str,

@@ -20,7 +20,7 @@ use crate::request::SystemPermit;
 use crate::unsealed::UnsealedVault;
 
 /// Every keyspace that holds records of system keys, in the order of the pass.
-const SPACES: [Keyspace; 13] = [
+const SPACES: [Keyspace; 14] = [
     Keyspace::Meta,
     Keyspace::SecretMeta,
     Keyspace::Directory,
@@ -34,6 +34,7 @@ const SPACES: [Keyspace; 13] = [
     Keyspace::Roles,
     Keyspace::Leases,
     Keyspace::LeaseIndex,
+    Keyspace::StaticRoles,
 ];
 /// What is kept of the passes and of the keys themselves: written anew by its owner, which knows its revision.
 fn has_an_owner(space: Keyspace, key: &[u8]) -> bool {

@@ -44,6 +44,8 @@ pub(crate) struct Inside {
     pub(crate) revocations: usize,
     /// The admin login's password, once it was changed.
     pub(crate) admin: Option<Vec<u8>>,
+    /// Passwords of logins that the vault did not make.
+    pub(crate) others: BTreeMap<String, Vec<u8>>,
 }
 
 /// All targets of a bench, by name.
@@ -221,7 +223,7 @@ impl Link for MemoryLink {
         self.there(|inside| Ok(inside.clock)).await
     }
 
-    fn new_admin_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes {
+    fn new_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes {
         let mut secret = vec![0; 16];
         rng.fill_bytes(&mut secret);
         SecretBytes::new(secret)
@@ -247,5 +249,35 @@ impl Link for MemoryLink {
         }
         let taken = self.targets.inside(&self.name, |inside| inside.admin.clone());
         Ok(taken.as_deref().unwrap_or(b"admin") == secret.expose())
+    }
+
+    async fn try_login(&self, login: &str, secret: &SecretBytes) -> Result<Option<Vec<Right>>, EngineError> {
+        self.there(|inside| {
+            let taken = inside.others.get(login).is_some_and(|password| password == secret.expose());
+            Ok(taken.then(|| inside.excess.clone()))
+        })
+        .await
+    }
+
+    async fn change_login_secret(
+        &self,
+        login: &str,
+        old: &SecretBytes,
+        new: &SecretBytes,
+    ) -> Result<(), EngineError> {
+        let refused = EngineError::Refused { target: self.name.clone(), what: "another password".to_owned() };
+        let silent = self
+            .there(|inside| {
+                let password = inside.others.get_mut(login).filter(|password| *password == old.expose());
+                *password.ok_or(refused)? = new.expose().to_vec();
+                Ok(inside.silent)
+            })
+            .await?;
+        if silent { Err(self.unavailable()) } else { Ok(()) }
+    }
+
+    fn credential(&self, login: &str, secret: SecretBytes) -> Credential {
+        let login = Field::Plain(login.to_owned());
+        Credential(vec![("username", login), ("password", Field::Secret(secret))])
     }
 }

@@ -89,6 +89,18 @@ actions! {
     RolesList = "roles:list", System, ADMIN;
     /// Issue a credential from a role.
     RolesIssue = "roles:issue", Role, None;
+    /// Read a static role's definition, never a password.
+    StaticRolesRead = "static-roles:read", StaticRole, READ;
+    /// Define a static role, or give the vault the password of its login.
+    StaticRolesWrite = "static-roles:write", StaticRole, ADMIN;
+    /// Change the password of a static role now.
+    StaticRolesRotate = "static-roles:rotate", StaticRole, ADMIN;
+    /// Delete a static role.
+    StaticRolesDelete = "static-roles:delete", StaticRole, ADMIN;
+    /// List static roles.
+    StaticRolesList = "static-roles:list", System, ADMIN;
+    /// Get the login of a static role, with its password.
+    StaticRolesCredential = "static-roles:credential", StaticRole, None;
     /// Read a target's settings, never its login.
     TargetsRead = "targets:read", Target, ADMIN;
     /// Add or change a target.

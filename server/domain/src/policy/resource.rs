@@ -20,6 +20,8 @@ pub enum Resource {
     Folder(FolderPath),
     /// A role.
     Role(Name),
+    /// A static role.
+    StaticRole(Name),
     /// A target.
     Target(Name),
     /// A lease.
@@ -43,6 +45,8 @@ pub enum ResourceKind {
     Folder,
     /// A role.
     Role,
+    /// A static role.
+    StaticRole,
     /// A target.
     Target,
     /// A lease.
@@ -59,10 +63,11 @@ pub enum ResourceKind {
 
 impl ResourceKind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Secret,
         Self::Folder,
         Self::Role,
+        Self::StaticRole,
         Self::Target,
         Self::Lease,
         Self::Principal,
@@ -77,6 +82,7 @@ impl ResourceKind {
             Self::Secret => "Secret",
             Self::Folder => "Folder",
             Self::Role => "Role",
+            Self::StaticRole => "StaticRole",
             Self::Target => "Target",
             Self::Lease => "Lease",
             Self::Principal => "Principal",
@@ -92,7 +98,7 @@ impl ResourceKind {
 pub enum ResourceError {
     /// It begins with no known word.
     #[error(
-        "resource: expected audit, system, or secret/, folder/, role/, target/, lease/, principal/ or policy/ and a name"
+        "resource: expected audit, system, or secret/, folder/, role/, static-role/, target/, lease/, principal/ or policy/ and a name"
     )]
     Kind,
     /// The path is wrong.
@@ -110,8 +116,8 @@ pub enum ResourceError {
 }
 
 impl Resource {
-    /// Reads `secret/a/b`, `folder/a` (`folder/` is the root), `role/x`, `target/x`, `lease/<id>`,
-    /// `principal/service/x`, `policy/x`, `audit` or `system`.
+    /// Reads `secret/a/b`, `folder/a` (`folder/` is the root), `role/x`, `static-role/x`, `target/x`,
+    /// `lease/<id>`, `principal/service/x`, `policy/x`, `audit` or `system`.
     pub fn parse(text: &str) -> Result<Self, ResourceError> {
         match text {
             "audit" => return Ok(Self::Audit),
@@ -123,6 +129,7 @@ impl Resource {
             "secret" => Self::Secret(SecretPath::parse(rest)?),
             "folder" => Self::Folder(FolderPath::parse(rest)?),
             "role" => Self::Role(Name::parse_as("role", rest)?),
+            "static-role" => Self::StaticRole(Name::parse_as("static role", rest)?),
             "target" => Self::Target(Name::parse_as("target", rest)?),
             "lease" => Self::Lease(rest.parse()?),
             "principal" => Self::Principal(PrincipalName::parse(rest)?),
@@ -137,6 +144,7 @@ impl Resource {
             Self::Secret(_) => ResourceKind::Secret,
             Self::Folder(_) => ResourceKind::Folder,
             Self::Role(_) => ResourceKind::Role,
+            Self::StaticRole(_) => ResourceKind::StaticRole,
             Self::Target(_) => ResourceKind::Target,
             Self::Lease(_) => ResourceKind::Lease,
             Self::Principal(_) => ResourceKind::Principal,
@@ -152,6 +160,7 @@ impl Resource {
             ResourceKind::Secret => Self::Secret(SecretPath::parse(id)?),
             ResourceKind::Folder => Self::Folder(FolderPath::parse(id)?),
             ResourceKind::Role => Self::Role(Name::parse_as("role", id)?),
+            ResourceKind::StaticRole => Self::StaticRole(Name::parse_as("static role", id)?),
             ResourceKind::Target => Self::Target(Name::parse_as("target", id)?),
             ResourceKind::Lease => Self::Lease(id.parse()?),
             ResourceKind::Principal => Self::Principal(PrincipalName::parse(id)?),
@@ -166,7 +175,7 @@ impl Resource {
         match self {
             Self::Secret(path) => path.to_string(),
             Self::Folder(path) => path.to_string(),
-            Self::Role(name) | Self::Target(name) => name.to_string(),
+            Self::Role(name) | Self::StaticRole(name) | Self::Target(name) => name.to_string(),
             Self::Lease(id) => id.to_string(),
             Self::Principal(name) => name.to_string(),
             Self::Policy(name) => name.to_string(),
@@ -182,6 +191,7 @@ impl fmt::Display for Resource {
             Self::Secret(path) => write!(f, "secret/{path}"),
             Self::Folder(path) => write!(f, "folder/{path}"),
             Self::Role(name) => write!(f, "role/{name}"),
+            Self::StaticRole(name) => write!(f, "static-role/{name}"),
             Self::Target(name) => write!(f, "target/{name}"),
             Self::Lease(id) => write!(f, "lease/{id}"),
             Self::Principal(name) => write!(f, "principal/{name}"),

@@ -261,6 +261,7 @@ fn every_action_can_be_granted_by_name_except_initializing() {
             ResourceKind::Secret => "secret/a/b".to_owned(),
             ResourceKind::Folder => "folder/".to_owned(),
             ResourceKind::Role => "role/app".to_owned(),
+            ResourceKind::StaticRole => "static-role/app".to_owned(),
             ResourceKind::Target => "target/db".to_owned(),
             ResourceKind::Lease => format!("lease/{}", RecordId([1; 16])),
             ResourceKind::Principal => "principal/service/api".to_owned(),

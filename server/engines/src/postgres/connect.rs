@@ -68,18 +68,27 @@ impl Connector {
         *self.secret.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(secret);
     }
 
-    /// A connection with this password, within the time for one.
+    /// A connection of the admin login with this password, within the time for one.
     pub(super) async fn connect_with(&self, secret: &SecretBytes) -> Result<ClientWrapper, Failure> {
-        tokio::time::timeout(CONNECT, self.open(secret))
+        self.connect_as(self.settings.admin.as_str(), secret).await
+    }
+
+    /// A connection of any login.
+    pub(super) async fn connect_as(
+        &self,
+        login: &str,
+        secret: &SecretBytes,
+    ) -> Result<ClientWrapper, Failure> {
+        tokio::time::timeout(CONNECT, self.open(login, secret))
             .await
             .map_err(|_| Failure::Unavailable("no session within 10 s".to_owned()))?
     }
 
-    async fn open(&self, secret: &SecretBytes) -> Result<ClientWrapper, Failure> {
+    async fn open(&self, login: &str, secret: &SecretBytes) -> Result<ClientWrapper, Failure> {
         let stream = self.offered_tls().await?;
         let mut config = tokio_postgres::Config::new();
         config
-            .user(self.settings.admin.as_str())
+            .user(login)
             .dbname(self.settings.database.as_str())
             .password(secret.expose())
             .application_name("keystead")

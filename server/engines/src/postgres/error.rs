@@ -91,6 +91,19 @@ impl Failure {
         }
     }
 
+    /// Of a session of another login than the admin's: what is said of it is not about the set-up.
+    pub(super) fn of_login(self, login: &str) -> Self {
+        match self {
+            Self::Admin(what) => {
+                let said =
+                    what.strip_suffix(SET_UP).map_or(what.as_str(), |said| said.trim_end_matches("; "));
+                Self::Refused(format!("login {login}: {said}"))
+            }
+            Self::Refused(what) => Self::Refused(format!("login {login}: {what}")),
+            other => other,
+        }
+    }
+
     /// Of a grant: what lacks is the right to give it, or the object.
     pub(super) fn in_definition(self, object: &str) -> Self {
         match self {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool::managed::{Object, Pool, PoolError, Timeouts};
+use deadpool_postgres::ClientWrapper;
 use getrandom::SysRng;
 use keystead_core::engine::{
     Credential, Definition, EngineError, Field, Found, Issued, Link, Order, Plan, Probe, Renewal,
@@ -25,6 +26,7 @@ use keystead_domain::target::{MAX_CONNECTIONS, PostgresSettings};
 use keystead_domain::time::UnixMillis;
 use keystead_domain::{Name, VaultId};
 use rand_core::{CryptoRng, Rng, UnwrapErr};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::connect::Connector;
@@ -32,7 +34,7 @@ use super::define::{self, Place};
 use super::error::Failure;
 use super::logins::{self, Detail, NewLogin, Verifier};
 use super::names::Names;
-use super::probe;
+use super::{probe, static_logins};
 use crate::statements::identifier;
 
 /// A call takes no longer; what it did is not known then. With the time to get a connection and the server's own limit on
@@ -43,6 +45,9 @@ const TURN: Duration = Duration::from_secs(10);
 /// A group that was read back longer ago is read back whole before a login of it is made.
 const LOOKED_AT: Duration = Duration::from_secs(60);
 
+/// Sessions of logins that the vault did not make, at a time; beside the link's own.
+const VISITS: usize = 2;
+
 /// One database.
 pub(super) struct PostgresLink {
     /// The target's name, for errors.
@@ -50,6 +55,8 @@ pub(super) struct PostgresLink {
     names: Names,
     pool: Pool<Connector>,
     looked_at: Mutex<HashMap<RecordId, LookedAt>>,
+    /// Sessions of logins that the vault did not make.
+    visits: Semaphore,
 }
 
 /// When a group was last read back whole, against what, and with which excess.
@@ -75,7 +82,8 @@ impl PostgresLink {
             .build()
             .map_err(|error| Failure::Unavailable(error.to_string()))?;
         let names = Names::new(vault);
-        Ok(Self { name: name.to_owned(), names, pool, looked_at: Mutex::default() })
+        let visits = Semaphore::new(VISITS);
+        Ok(Self { name: name.to_owned(), names, pool, looked_at: Mutex::default(), visits })
     }
 
     async fn session(&self) -> Result<Object<Connector>, Failure> {
@@ -214,6 +222,26 @@ impl PostgresLink {
         Ok(Probe { version, baseline: probe::baseline(session, &self.names).await?, admin_excess })
     }
 
+    /// A session of a login that the vault did not make, and its place; `None` if the password is wrong.
+    async fn visit(
+        &self,
+        login: &str,
+        secret: &SecretBytes,
+    ) -> Result<Option<(SemaphorePermit<'_>, ClientWrapper)>, Failure> {
+        if self.names.marks(login) || login == self.settings().admin.as_str() {
+            let what = format!("login {login} is the vault's own; name one that a service has");
+            return Err(Failure::Refused(what));
+        }
+        let Ok(Ok(place)) = tokio::time::timeout(TURN, self.visits.acquire()).await else {
+            return Err(Failure::Unavailable("no connection was free in time".to_owned()));
+        };
+        match self.pool.manager().connect_as(login, secret).await {
+            Ok(client) => Ok(Some((place, client))),
+            Err(Failure::Password) => Ok(None),
+            Err(failure) => Err(failure.of_login(login)),
+        }
+    }
+
     fn failed(&self) -> impl Fn(Failure) -> EngineError {
         |failure| failure.of(&self.name, "")
     }
@@ -272,19 +300,8 @@ impl Link for PostgresLink {
         })?;
         let done = within(self.make(&session, &order)).await;
         let excess = settle(session, done).map_err(named)?;
-        let settings = self.settings();
-        let mut fields = vec![
-            ("username", Field::Plain(order.plan.handle.name.clone())),
-            ("password", Field::Secret(SecretBytes::copy_from(order.plan.secret.expose()))),
-            ("host", Field::Plain(settings.host.as_str().to_owned())),
-            ("port", Field::Plain(settings.port.to_string())),
-            ("database", Field::Plain(settings.database.as_str().to_owned())),
-            ("ca_pem", Field::Plain(settings.ca_pem.clone())),
-        ];
-        if let Some(name) = &settings.server_name {
-            fields.push(("server_name", Field::Plain(name.as_str().to_owned())));
-        }
-        let credential = Credential(fields);
+        let secret = SecretBytes::copy_from(order.plan.secret.expose());
+        let credential = self.credential(&order.plan.handle.name, secret);
         Ok(Issued { credential, excess })
     }
 
@@ -315,7 +332,7 @@ impl Link for PostgresLink {
         Ok(u64::try_from(millis).ok().map(UnixMillis))
     }
 
-    fn new_admin_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes {
+    fn new_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes {
         password::generate(rng)
     }
 
@@ -339,6 +356,44 @@ impl Link for PostgresLink {
             Err(Failure::Password) => Ok(false),
             Err(other) => Err(self.failed()(other)),
         }
+    }
+
+    async fn try_login(&self, login: &str, secret: &SecretBytes) -> Result<Option<Vec<Right>>, EngineError> {
+        let Some((_place, client)) = self.visit(login, secret).await.map_err(self.failed())? else {
+            return Ok(None);
+        };
+        let excess = within(static_logins::excess(&client, login)).await;
+        excess.map(Some).map_err(|failure| self.failed()(failure.of_login(login)))
+    }
+
+    async fn change_login_secret(
+        &self,
+        login: &str,
+        old: &SecretBytes,
+        new: &SecretBytes,
+    ) -> Result<(), EngineError> {
+        let Some((_place, mut client)) = self.visit(login, old).await.map_err(self.failed())? else {
+            let what = format!("login {login}: its password is not the one that the vault has");
+            return Err(EngineError::Refused { target: self.name.clone(), what });
+        };
+        let changed = within(static_logins::change(&mut client, new)).await;
+        changed.map_err(|failure| self.failed()(failure.of_login(login)))
+    }
+
+    fn credential(&self, login: &str, secret: SecretBytes) -> Credential {
+        let settings = self.settings();
+        let mut fields = vec![
+            ("username", Field::Plain(login.to_owned())),
+            ("password", Field::Secret(secret)),
+            ("host", Field::Plain(settings.host.as_str().to_owned())),
+            ("port", Field::Plain(settings.port.to_string())),
+            ("database", Field::Plain(settings.database.as_str().to_owned())),
+            ("ca_pem", Field::Plain(settings.ca_pem.clone())),
+        ];
+        if let Some(name) = &settings.server_name {
+            fields.push(("server_name", Field::Plain(name.as_str().to_owned())));
+        }
+        Credential(fields)
     }
 }
 

@@ -14,6 +14,7 @@ mod logins;
 mod names;
 mod probe;
 mod setup;
+mod static_logins;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -63,6 +63,11 @@ impl Names {
         format!("{}g__{role}", self.prefix)
     }
 
+    /// Whether a name carries the vault's mark.
+    pub(super) fn marks(&self, login: &str) -> bool {
+        login.starts_with(&self.prefix) || login.starts_with(&self.schema)
+    }
+
     /// The lease of a login; nothing for names of another form.
     pub(super) fn lease(&self, login: &str) -> Option<RecordId> {
         let rest = login.strip_prefix(&self.prefix)?;

@@ -25,11 +25,7 @@ const MAX_LIVE: u32 = 1_000;
 /// A role that is to be defined.
 pub fn put(request: v1::PutRoleRequest) -> Converted<PutRole> {
     let role = request.role.ok_or_else(|| invalid("role", "is missing"))?;
-    let on_excess = match v1::ExcessHandling::try_from(role.on_excess) {
-        Ok(v1::ExcessHandling::Warn) => OnExcess::Warn,
-        Ok(v1::ExcessHandling::Refuse | v1::ExcessHandling::Unspecified) => OnExcess::Refuse,
-        Err(_) => return Err(invalid("role.on_excess", "is none that this server knows")),
-    };
+    let on_excess = on_excess(role.on_excess)?;
     let needed = |field, span| ttl(field, span)?.ok_or_else(|| invalid(field, "is missing"));
     let Some(v1::role::Declaration::Postgres(declared)) = role.declaration else {
         return Err(invalid("role.declaration", "set postgres"));
@@ -44,6 +40,23 @@ pub fn put(request: v1::PutRoleRequest) -> Converted<PutRole> {
         on_excess,
         etag: etag(role.etag),
     })
+}
+
+/// What happens on excess.
+pub fn on_excess(word: i32) -> Converted<OnExcess> {
+    match v1::ExcessHandling::try_from(word) {
+        Ok(v1::ExcessHandling::Warn) => Ok(OnExcess::Warn),
+        Ok(v1::ExcessHandling::Refuse | v1::ExcessHandling::Unspecified) => Ok(OnExcess::Refuse),
+        Err(_) => Err(invalid("role.on_excess", "is none that this server knows")),
+    }
+}
+
+/// The same to the wire.
+pub const fn on_excess_out(on_excess: OnExcess) -> v1::ExcessHandling {
+    match on_excess {
+        OnExcess::Refuse => v1::ExcessHandling::Refuse,
+        OnExcess::Warn => v1::ExcessHandling::Warn,
+    }
 }
 
 fn wrong(place: &str, rule: impl std::fmt::Display) -> VaultError {
@@ -169,11 +182,7 @@ pub fn out(role: &Role) -> v1::Role {
         default_ttl: Some(span(record.default_ttl)),
         max_ttl: Some(span(record.max_ttl)),
         max_live: record.max_live,
-        on_excess: match record.on_excess {
-            OnExcess::Refuse => v1::ExcessHandling::Refuse,
-            OnExcess::Warn => v1::ExcessHandling::Warn,
-        }
-        .into(),
+        on_excess: on_excess_out(record.on_excess).into(),
         create_time: Some(timestamp(record.created)),
         update_time: Some(timestamp(record.changed)),
         etag: role.etag.clone(),

@@ -1,18 +1,18 @@
 //! A command that runs with a login, and the lease while it does.
 //!
-//! Invariant: however the command ends, its lease is marked for revocation; if that fails, somebody is told. The password is in the command's
+//! Invariant: however the command ends, its lease, if it has one, is marked for revocation; if that fails, somebody is told. The password is in the command's
 //! environment and nowhere else. Absent: handing another password to a command that runs; where a renewal brings one, the command
 //! is told of nothing, and its user is.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use keystead_client::{Error, Issued, Lease, Leases, PostgresCredential};
+use keystead_client::{Credential, Error, Issued, Lease, Leases, PostgresCredential};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 use tokio::process::{Child, Command};
@@ -75,8 +75,40 @@ async fn attended(
     leases: &Leases,
     output: &Output,
 ) -> Result<ExitStatus, CliError> {
+    let (mut child, _ca_file) = begin(words, login)?;
+    let keeping = keep(lease, renew, leases, output);
+    tokio::pin!(keeping);
+    let mut kept = true;
+    loop {
+        tokio::select! {
+            ended = attend(words, &mut child, signals) => return ended,
+            () = &mut keeping, if kept => kept = false,
+        }
+    }
+}
+
+/// Runs the command with a login that is no lease's, and ends with its exit code.
+pub(super) async fn run_static(
+    words: &[OsString],
+    credential: Credential,
+    mut signals: Signals,
+) -> Result<ExitCode, CliError> {
+    if signals.came().await {
+        return Err(CliError::Interrupted);
+    }
+    let (mut child, _ca_file) = begin(words, postgres(&credential)?)?;
+    drop(credential);
+    attend(words, &mut child, &mut signals).await.map(exit_code)
+}
+
+fn failed(words: &[OsString]) -> impl Fn(io::Error) -> CliError {
+    let command = words.first().map_or_else(Default::default, |word| word.to_string_lossy().into_owned());
+    move |source| CliError::Exec { command: command.clone(), source }
+}
+
+/// Starts the command; the CA's file is to be kept while it runs.
+fn begin(words: &[OsString], login: &PostgresCredential) -> Result<(Child, NamedTempFile), CliError> {
     let program = words.first().map_or(OsStr::new(""), OsString::as_os_str);
-    let failed = |source| CliError::Exec { command: program.to_string_lossy().into_owned(), source };
     let ca_file = private_file(&login.ca_pem)?;
     let mut command = Command::new(program);
     command.args(words.iter().skip(1));
@@ -88,21 +120,24 @@ async fn attended(
         command.env(name, value);
     }
     command.env("PGPASSWORD", OsStr::from_bytes(login.password.expose()));
-    let mut child = command.spawn().map_err(failed)?;
-    drop(command);
+    let child = command.spawn().map_err(failed(words))?;
+    Ok((child, ca_file))
+}
 
-    let keeping = keep(lease, renew, leases, output);
-    tokio::pin!(keeping);
-    let mut kept = true;
+/// Waits for its end, and passes on what is sent to this program.
+async fn attend(
+    words: &[OsString],
+    child: &mut Child,
+    signals: &mut Signals,
+) -> Result<ExitStatus, CliError> {
     loop {
         tokio::select! {
-            ended = child.wait() => return ended.map_err(failed),
+            ended = child.wait() => return ended.map_err(failed(words)),
             // The terminal sends these to the command as well.
             _ = signals.interrupt.recv() => {}
             _ = signals.quit.recv() => {}
-            _ = signals.terminate.recv() => pass(&child, Signal::TERM),
-            _ = signals.hangup.recv() => pass(&child, Signal::HUP),
-            () = &mut keeping, if kept => kept = false,
+            _ = signals.terminate.recv() => pass(child, Signal::TERM),
+            _ = signals.hangup.recv() => pass(child, Signal::HUP),
         }
     }
 }
