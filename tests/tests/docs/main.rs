@@ -14,6 +14,7 @@
 
 mod database;
 mod errors;
+mod examples;
 mod links;
 mod page;
 mod programs;

@@ -67,13 +67,13 @@ pub(crate) fn prose(text: &str) -> Vec<&str> {
         .collect()
 }
 
-struct Fence {
-    info: String,
+pub(crate) struct Fence {
+    pub(crate) info: String,
     first_line: usize,
-    lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
 }
 
-fn fences(text: &str) -> Vec<Fence> {
+pub(crate) fn fences(text: &str) -> Vec<Fence> {
     let mut fences = Vec::new();
     let mut open: Option<Fence> = None;
     for (number, line) in text.lines().enumerate() {

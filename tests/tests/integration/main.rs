@@ -19,6 +19,7 @@ mod hsm_check;
 mod init;
 mod leases;
 mod policies;
+mod pooled;
 mod principals;
 mod quorum;
 mod recover;
