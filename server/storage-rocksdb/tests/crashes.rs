@@ -173,3 +173,32 @@ async fn fill_and_free(disk: &Path, filled_before: bool) {
         );
     }
 }
+
+#[tokio::test]
+async fn a_store_whose_end_left_two_logs_opens() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    drop(RocksStorage::open(&path, Options::default()).unwrap());
+    let mut settings = rocksdb::Options::default();
+    settings.set_track_and_verify_wals_in_manifest(true);
+    let families = rocksdb::DB::list_cf(&settings, &path).unwrap();
+    let db = rocksdb::DB::open_cf(&settings, &path, families).unwrap();
+    // A flush of one family begins a log; the one before is closed, and needed for the other family.
+    db.put_cf(db.cf_handle(Keyspace::Secrets.name()).unwrap(), b"in the first log", 7_u64.to_be_bytes())
+        .unwrap();
+    let flushed = db.cf_handle(Keyspace::Meta.name()).unwrap();
+    db.put_cf(flushed, b"in a table", 8_u64.to_be_bytes()).unwrap();
+    db.flush_cf(flushed).unwrap();
+    db.put_cf(flushed, b"in the second log", 9_u64.to_be_bytes()).unwrap();
+    db.flush_wal(true).unwrap();
+    let copy = directory.path().join("copy");
+    assert!(Command::new("cp").arg("-a").arg(&path).arg(&copy).status().unwrap().success());
+
+    let store = RocksStorage::open(&copy, Options::default()).unwrap();
+    let snapshot = store.snapshot().await.unwrap();
+    for (keyspace, key) in
+        [(Keyspace::Secrets, b"in the first log".as_slice()), (Keyspace::Meta, b"in the second log")]
+    {
+        assert!(snapshot.get(keyspace, key).await.unwrap().is_some(), "{keyspace:?}");
+    }
+}
