@@ -42,6 +42,12 @@ pub fn credentials_directory() -> Option<PathBuf> {
     std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from)
 }
 
+/// Arms the fail points that the variable `FAILPOINTS` names, for as long as the process lives.
+#[cfg(feature = "failpoints")]
+pub fn arm_fail_points() {
+    std::mem::forget(fail::FailScenario::setup());
+}
+
 impl Environment {
     /// Takes what concerns the server out of the process's environment.
     pub fn from_process() -> Self {

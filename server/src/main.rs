@@ -133,6 +133,11 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
 
 async fn serve(path: &Path, config: Config, built: Built, environment: &Environment) -> anyhow::Result<()> {
     let log = telemetry::init(config.log)?;
+    #[cfg(feature = "failpoints")]
+    {
+        tracing::warn!("built with fail points: the environment can end this server; for tests only");
+        keystead_server::env::arm_fail_points();
+    }
     telemetry::install_panic_hook();
     let server = Server::build(config, built).await?;
     let mut signals = Signals::register()?;

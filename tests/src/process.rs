@@ -72,6 +72,12 @@ impl ServerProcess {
         self.program = program;
     }
 
+    /// Lets the next starts have this variable, or no more.
+    pub fn set_variable(&mut self, name: &str, value: Option<&str>) {
+        self.settings.retain(|(there, _)| there != name);
+        self.settings.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
     /// The program with its arguments and environment, for a start that shall fail.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
@@ -154,7 +160,8 @@ impl ServerProcess {
         self.ended().await
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    /// Waits for an end that comes by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
         let child = Mutex::new(self.child.take().unwrap());
         let status = until("the server ends", || async {
             child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().unwrap()

@@ -7,6 +7,15 @@ pub fn server() -> PathBuf {
     program("KEYSTEAD_TEST_SERVER", "keystead-server", "keystead-server")
 }
 
+/// `keystead-server`, built with fail points.
+pub fn server_with_fail_points() -> PathBuf {
+    program(
+        "KEYSTEAD_TEST_SERVER_FAILPOINTS",
+        "keystead-server-failpoints",
+        "keystead-server --features failpoints",
+    )
+}
+
 /// `keystead`.
 pub fn cli() -> PathBuf {
     program("KEYSTEAD_TEST_CLI", "keystead", "keystead-cli")

@@ -3,7 +3,7 @@
 //! Invariant: the demo, the development server and the tests are built by the same profile, so that a newcomer
 //! compiles once; only figures are taken from the release profile.
 
-use std::{os::unix::process::CommandExt, path::PathBuf, process::Command};
+use std::{fs, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -17,16 +17,23 @@ use crate::{
 pub(crate) struct Programs {
     pub(crate) server: PathBuf,
     pub(crate) cli: PathBuf,
-    /// The PKCS#11 module of the tests that injects faults, where tests are run.
-    pub(crate) pkcs11_shim: Option<PathBuf>,
+    /// What only tests need, where they are run.
+    pub(crate) for_tests: Option<TestPrograms>,
+}
+
+/// The programs that nobody but a test starts.
+pub(crate) struct TestPrograms {
+    /// The PKCS#11 module that injects faults.
+    pub(crate) pkcs11_shim: PathBuf,
+    /// The server with fail points.
+    pub(crate) failpoints_server: PathBuf,
 }
 
 impl Programs {
     /// Builds them.
     pub(crate) fn build(workspace: &Workspace, profile: Profile, also: &[&str]) -> Result<Self> {
-        let mut cargo = workspace.cargo();
-        cargo.args(["build", "--locked", "--bins", "--package=keystead-server", "--package=keystead-cli"]);
-        cargo.args(also.iter().map(|package| format!("--package={package}")));
+        let mut cargo = cargo_build(workspace, also);
+        cargo.arg("--bins");
         if let Profile::Release = profile {
             cargo.arg("--release");
         }
@@ -34,25 +41,48 @@ impl Programs {
         Ok(Self {
             server: workspace.binary(profile, "keystead-server")?,
             cli: workspace.binary(profile, "keystead")?,
-            pkcs11_shim: None,
+            for_tests: None,
         })
     }
 
     /// Builds what only tests need, too.
     pub(crate) fn for_tests(workspace: &Workspace) -> Result<Self> {
-        let programs = Self::build(workspace, Profile::Dev, &["keystead-tests"])?;
+        let also = ["keystead-tests"];
+        // First, since both builds leave their server in the same place: what stays there is the usual one.
+        let failpoints_server = with_fail_points(workspace, &also)?;
+        let programs = Self::build(workspace, Profile::Dev, &also)?;
         command::run(workspace.cargo().args(["build", "--locked", "--package=keystead-pkcs11-shim"]))?;
-        let shim = workspace.binary(Profile::Dev, "libkeystead_pkcs11_shim.so")?;
-        Ok(Self { pkcs11_shim: Some(shim), ..programs })
+        let pkcs11_shim = workspace.binary(Profile::Dev, "libkeystead_pkcs11_shim.so")?;
+        Ok(Self { for_tests: Some(TestPrograms { pkcs11_shim, failpoints_server }), ..programs })
     }
 
     /// Tells a child where they are.
     pub(crate) fn export(&self, command: &mut Command) {
         command.env("KEYSTEAD_TEST_SERVER", &self.server).env("KEYSTEAD_TEST_CLI", &self.cli);
-        if let Some(shim) = &self.pkcs11_shim {
-            command.env("KEYSTEAD_TEST_PKCS11_SHIM", shim);
+        if let Some(programs) = &self.for_tests {
+            command.env("KEYSTEAD_TEST_PKCS11_SHIM", &programs.pkcs11_shim);
+            command.env("KEYSTEAD_TEST_SERVER_FAILPOINTS", &programs.failpoints_server);
         }
     }
+}
+
+/// Of the same packages each time, so that what they depend on is built once.
+fn cargo_build(workspace: &Workspace, also: &[&str]) -> Command {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--locked", "--package=keystead-server", "--package=keystead-cli"]);
+    cargo.args(also.iter().map(|package| format!("--package={package}")));
+    cargo
+}
+
+/// The server with fail points, put aside.
+fn with_fail_points(workspace: &Workspace, also: &[&str]) -> Result<PathBuf> {
+    let mut cargo = cargo_build(workspace, also);
+    cargo.args(["--bin=keystead-server", "--features=keystead-server/failpoints"]);
+    command::run(&mut cargo)?;
+    let built = workspace.binary(Profile::Dev, "keystead-server")?;
+    let aside = built.with_file_name("keystead-server-failpoints");
+    fs::copy(&built, &aside).with_context(|| format!("cannot copy {}", built.display()))?;
+    Ok(aside)
 }
 
 /// Runs the demo.

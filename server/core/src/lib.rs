@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod directory;
 pub mod engine;
 pub mod error;
+pub mod fail_points;
 pub mod init;
 pub mod keys;
 pub mod leases;

@@ -4,6 +4,7 @@ use keystead_core::credentials::admin::RotateTargetLogin;
 use keystead_core::credentials::issue::Delivered;
 use keystead_core::credentials::roles::{DeleteRole, ListRoles, ReadRole, VerifyRole};
 use keystead_core::credentials::targets::{DeleteTarget, ListTargets, ProbeTarget, ReadTarget};
+use keystead_core::fail_points::{self, Step};
 use keystead_core::operation;
 use keystead_proto::v1;
 use keystead_proto::v1::credentials_service_server::CredentialsService;
@@ -178,6 +179,7 @@ impl CredentialsService for Api {
         let op = lease::issue(&message).map_err(refuse)?;
         let vault = self.unsealed().await?;
         let undelivered = operation::run(&vault, context, op).await.map_err(refuse)?;
+        fail_points::after(Step::IssueRecorded);
         // From here on the login is its holder's.
         let Delivered { lease: record, credential, excess } = undelivered.deliver().ok_or_else(unusable)?;
         Ok(Response::new(v1::IssueCredentialResponse {

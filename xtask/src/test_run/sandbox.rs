@@ -15,7 +15,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{command, console, programs::Programs, setup, workspace::Workspace};
+use crate::{
+    command, console,
+    programs::{Programs, TestPrograms},
+    setup,
+    workspace::Workspace,
+};
 
 /// `nobody` of Debian and most others; it needs no entry in /etc/passwd.
 const USER: u32 = 65534;
@@ -45,10 +50,10 @@ impl Sandbox {
         let copied = Programs {
             server: directory.join("bin/keystead-server"),
             cli: directory.join("bin/keystead"),
-            pkcs11_shim: programs
-                .pkcs11_shim
-                .as_ref()
-                .map(|_| directory.join("bin/libkeystead_pkcs11_shim.so")),
+            for_tests: programs.for_tests.as_ref().map(|_| TestPrograms {
+                pkcs11_shim: directory.join("bin/libkeystead_pkcs11_shim.so"),
+                failpoints_server: directory.join("bin/keystead-server-failpoints"),
+            }),
         };
         let sandbox = Self { directory, programs: copied };
 
@@ -58,8 +63,9 @@ impl Sandbox {
         }
         fs::copy(&programs.server, &sandbox.programs.server)?;
         fs::copy(&programs.cli, &sandbox.programs.cli)?;
-        if let (Some(from), Some(to)) = (&programs.pkcs11_shim, &sandbox.programs.pkcs11_shim) {
-            fs::copy(from, to)?;
+        if let (Some(from), Some(to)) = (&programs.for_tests, &sandbox.programs.for_tests) {
+            fs::copy(&from.pkcs11_shim, &to.pkcs11_shim)?;
+            fs::copy(&from.failpoints_server, &to.failpoints_server)?;
         }
         fs::copy(setup::NEXTEST.path()?, place("bin/cargo-nextest"))?;
         copy_tree(workspace.root(), &place("workspace"), &LEFT_OUT)?;

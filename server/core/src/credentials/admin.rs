@@ -16,6 +16,7 @@ use super::targets::{self, StoredTarget, Target};
 use super::{CredentialError, ONE_CALL, TRIES, in_time, page, seal, target_at};
 use crate::engine::{EngineError, Link};
 use crate::error::VaultError;
+use crate::fail_points::{self, Step};
 use crate::keys::rng;
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, SystemPermit};
@@ -110,6 +111,7 @@ impl UnsealedVault {
                 return Err(CredentialError::from(EngineError::Admin { target, what }).into());
             }
         }
+        fail_points::after(Step::RotateTaken);
         self.adopt(intent, target, revision, new).await
     }
 
@@ -131,6 +133,7 @@ impl UnsealedVault {
         batch.put(Keyspace::Targets, at.clone(), seal(&self.keys, Keyspace::Targets, &at, &target)?);
         batch.delete(Keyspace::DataKeys, keyspace::data_key(old.data_key.as_bytes()));
         let revision = self.commit(intent, batch).await?;
+        fail_points::after(Step::RotateAdopted);
         let link: Arc<dyn Link> = self.new_link(&target, new)?;
         self.links.keep(&target, link);
         self.forget_login(&old).await;
@@ -162,7 +165,10 @@ async fn begin(
         batch.put(Keyspace::Targets, at.clone(), seal(&vault.keys, Keyspace::Targets, &at, &target)?);
         vault.links.logins_unsettled.store(true, Ordering::Release);
         match vault.commit(permit.intent(), batch).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                fail_points::after(Step::RotatePending);
+                return Ok(());
+            }
             Err(VaultError::Storage(StorageError::Conflict { .. })) => vault.keys.forget_data_key(data_key),
             Err(error) => return Err(error),
         }

@@ -20,6 +20,7 @@ use super::{CredentialError, ONE_CALL, in_time, role_at, target_at};
 use crate::auth;
 use crate::engine::{Credential, EngineError, Issued, Link, Order, Plan};
 use crate::error::VaultError;
+use crate::fail_points::{self, Step};
 use crate::keys::{fresh_id, rng};
 use crate::leases::store::{self, Stored};
 use crate::operation::{Detail, Effect, Operation};
@@ -167,6 +168,7 @@ async fn issue(
         place.keep();
     }
     let revision = committed?;
+    fail_points::after(Step::IssueLeased);
     made(vault, permit, &from, Stored { lease, revision }, plan).await
 }
 
@@ -249,7 +251,10 @@ async fn made(
     plan: Plan,
 ) -> Result<Undelivered, VaultError> {
     match ask(from, &stored.lease, &plan).await {
-        Ok(issued) => activate(vault, permit, stored, issued).await,
+        Ok(issued) => {
+            fail_points::after(Step::IssueMade);
+            activate(vault, permit, stored, issued).await
+        }
         Err((error, pause)) => {
             give_up(vault, permit, stored, pause).await;
             Err(error.into())
@@ -302,6 +307,7 @@ async fn activate(
         vault.leases.abandoned.add(lease.id, lease.reissues);
         return Err(error);
     }
+    fail_points::after(Step::IssueActive);
     for right in &issued.excess {
         tracing::warn!(lease = %lease.id, role = %lease.role, %right, "a login can do more than its role declares");
     }
@@ -377,8 +383,12 @@ async fn again(
         store::put(vault, &mut batch, &lease, Some(&stored))?;
         match vault.commit(permit.intent(), batch).await {
             Ok(_) => {
+                fail_points::after(Step::ReissueStored);
                 // It lives on whatever comes of this: an earlier answer may have been taken.
                 let asked = ask(&from, &lease, &plan).await;
+                if asked.is_ok() {
+                    fail_points::after(Step::ReissueMade);
+                }
                 check_not_revoked(vault, &from, &lease).await?;
                 let issued = asked.map_err(|(error, _)| error)?;
                 return Ok(undelivered(vault, lease, issued));

@@ -14,6 +14,7 @@ use crate::credentials::issue::GRACE;
 use crate::credentials::{CredentialError, ONE_CALL, in_time, roles, targets};
 use crate::engine::{Credential, Renewal};
 use crate::error::VaultError;
+use crate::fail_points::{self, Step};
 use crate::operation::{Detail, Effect, Grant, Operation};
 use crate::request::{Caller, Permit};
 use crate::unsealed::UnsealedVault;
@@ -438,6 +439,7 @@ impl Operation for RevokeLease {
             Ok(true)
         })
         .await?;
+        fail_points::after(Step::RevokeAsked);
         vault.leases.wake.notify_one();
         Ok(lease)
     }

@@ -20,6 +20,7 @@ use super::store::{self, minute};
 use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
 use crate::engine::EngineError;
 use crate::error::VaultError;
+use crate::fail_points::{self, Step};
 use crate::keys::rng;
 use crate::operation::{self, Detail};
 use crate::request::SystemPermit;
@@ -320,8 +321,10 @@ impl UnsealedVault {
             // Renewed, or closed, since it was found.
             return Ok(Revoked::Later);
         }
+        fail_points::after(Step::RevokeBegun);
         match self.remove_login(&lease).await {
             Ok(()) => {
+                fail_points::after(Step::RevokeRemoved);
                 let now = self.leases.clock.now();
                 change(self, intent, id, |lease| {
                     if lease.state != LeaseState::Revoking {
@@ -331,6 +334,7 @@ impl UnsealedVault {
                     Ok(true)
                 })
                 .await?;
+                fail_points::after(Step::RevokeClosed);
                 Ok(Revoked::Gone)
             }
             Err(error) => {
