@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::vault::Vault;
 
-const ROLE: &str = "orders-rw";
+pub(crate) const ROLE: &str = "orders-rw";
 const IN_FLIGHT: [usize; 2] = [1, 16];
 /// A verifier that PostgreSQL takes as it is: 4,096 rounds, as the vault makes them.
 const BY_HAND: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$\
@@ -126,7 +126,8 @@ async fn issue(operator: &Client, logins: usize, in_flight: usize) -> Result<()>
     Ok(())
 }
 
-async fn gone(shop: &Shop) -> Result<()> {
+/// Waits until there is no login of the vault.
+pub(crate) async fn gone(shop: &Shop) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(900);
     while !shop.logins().await.is_empty() {
         if Instant::now() > deadline {

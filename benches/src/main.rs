@@ -3,6 +3,7 @@
 //! Invariant: what is compared ran minutes apart on the same machine, through the same client, with the machine's
 //! other load and stolen time written beside it. Absent: any verdict; ratios are printed, people judge.
 
+mod cycles;
 mod echo;
 mod load;
 mod logins;
@@ -85,6 +86,9 @@ enum Command {
         /// Live leases that are revoked by one call
         #[arg(long, value_name = "N", default_value_t = 10_000)]
         many: usize,
+        /// Instead: so many logins are issued and revoked, and have to leave the database as it was
+        #[arg(long, value_name = "N", conflicts_with_all = ["logins", "rounds", "many"])]
+        cycles: Option<usize>,
     },
 }
 
@@ -108,9 +112,14 @@ fn run(arguments: Arguments) -> Result<()> {
         let said = runtime.block_on(rotation::run(&plan, progress))?;
         return Ok(std::io::stdout().lock().write_all(said.as_bytes())?);
     }
-    if let Some(Command::Logins { logins, rounds, many }) = arguments.command {
+    if let Some(Command::Logins { logins, rounds, many, cycles }) = arguments.command {
         let plan = logins::Plan { logins, rounds: rounds.into(), many };
-        let said = runtime.block_on(logins::run(&plan, progress))?;
+        let said = runtime.block_on(async {
+            match cycles {
+                Some(cycles) => cycles::run(cycles, progress).await,
+                None => logins::run(&plan, progress).await,
+            }
+        })?;
         return Ok(std::io::stdout().lock().write_all(said.as_bytes())?);
     }
     let plan = Plan::of(&arguments)?;
