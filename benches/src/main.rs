@@ -11,6 +11,7 @@ mod machine;
 mod plan;
 mod report;
 mod rotation;
+mod startup;
 mod vault;
 
 use std::io::{IsTerminal, Write};
@@ -90,6 +91,15 @@ enum Command {
         #[arg(long, value_name = "N", conflicts_with_all = ["logins", "rounds", "many"])]
         cycles: Option<usize>,
     },
+    /// From unsealing to the first answer, and memory, with many live leases
+    Startup {
+        /// Leases in the store, separated by commas
+        #[arg(long, value_name = "N,..", value_delimiter = ',', default_values_t = [0, 100_000, 1_000_000])]
+        leases: Vec<usize>,
+        /// Starts of each
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=100))]
+        starts: u8,
+    },
 }
 
 fn main() -> ExitCode {
@@ -120,6 +130,10 @@ fn run(arguments: Arguments) -> Result<()> {
                 None => logins::run(&plan, progress).await,
             }
         })?;
+        return Ok(std::io::stdout().lock().write_all(said.as_bytes())?);
+    }
+    if let Some(Command::Startup { leases, starts }) = arguments.command {
+        let said = runtime.block_on(startup::run(&leases, starts, progress))?;
         return Ok(std::io::stdout().lock().write_all(said.as_bytes())?);
     }
     let plan = Plan::of(&arguments)?;

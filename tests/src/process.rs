@@ -51,7 +51,7 @@ impl ServerProcess {
         Self::on(Site::create(2, 3), settings)
     }
 
-    fn on(site: Site, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn on(site: Site, settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter().map(|(key, value)| {
             let variable = format!("KEYSTEAD_SERVER__{}", key.replace('.', "__").to_uppercase());
             (variable, (*value).to_owned())

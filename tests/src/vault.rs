@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::process::ServerProcess;
 use crate::site::Site;
 use crate::{programs, until};
 
@@ -219,6 +220,12 @@ impl TestVault {
         .await;
         assert!(!self.site.socket().exists(), "the local socket is left behind");
         until("the HSM's process is gone", || async { self.hsm_processes().is_empty().then_some(()) }).await;
+    }
+
+    /// Stops it, and goes on with the real program on the same data, which is not started yet.
+    pub async fn into_process(mut self) -> ServerProcess {
+        self.stop().await;
+        ServerProcess::on(self.site, &[])
     }
 
     /// The ids of this vault's HSM processes.

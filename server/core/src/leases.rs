@@ -8,6 +8,8 @@ pub(crate) mod clock;
 pub(crate) mod counts;
 pub(crate) mod many;
 mod ops;
+#[cfg(feature = "testing")]
+mod planted;
 mod reconcile;
 mod revoker;
 mod scrub;
