@@ -279,7 +279,8 @@ async fn ask(from: &From, lease: &LeaseRecord, plan: &Plan) -> Result<Issued, (C
         plan,
         not_after: UnixMillis(lease.expires.0.saturating_add(GRACE)),
     };
-    in_time(&lease.target, ISSUE_AT_MOST, from.link.issue(order)).await.map_err(|error| {
+    let asked = in_time(&lease.target, ISSUE_AT_MOST, from.link.issue(order)).await;
+    asked.map_err(|error| between_passwords(&from.target, error)).map_err(|error| {
         let left = match &error {
             CredentialError::Engine(EngineError::NotAsked { .. }) => Leftover::None,
             // The connection may have broken after the statement was sent.
@@ -290,6 +291,18 @@ async fn ask(from: &From, lease: &LeaseRecord, plan: &Plan) -> Result<Issued, (C
         };
         (error, left)
     })
+}
+
+/// The target takes one of two passwords of the admin login, and it was the other: soon it is this one again. It let nobody in,
+/// so nothing was asked.
+fn between_passwords(target: &StoredTarget, error: CredentialError) -> CredentialError {
+    match error {
+        CredentialError::Engine(EngineError::Admin { target: name, .. }) if target.pending.is_some() => {
+            let what = "the password of its admin login is being changed".to_owned();
+            CredentialError::Engine(EngineError::NotAsked { target: name, what })
+        }
+        error => error,
+    }
 }
 
 async fn activate(

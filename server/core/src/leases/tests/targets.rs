@@ -103,6 +103,30 @@ async fn rotation_cut_off(nth: Option<u64>, fault: CommitFault, dies: bool) -> b
 }
 
 #[tokio::test]
+async fn an_issue_between_two_passwords_of_the_admin_login_is_asked_to_come_again_and_leaves_no_lease() {
+    let mut nth = 0;
+    // The target takes the new one, and the write after that fails.
+    let mut bench = loop {
+        nth += 1;
+        let bench = ready().await;
+        bench.faults.on_commit(nth, CommitFault::Unavailable);
+        assert!(rotate_login(&bench).await.is_err());
+        if bench.targets.inside(DB, |inside| inside.admin.is_some()) {
+            break bench;
+        }
+    };
+    bench.restart().await;
+    let refused = try_issue(&bench, ROLE, None).await.err().unwrap();
+    assert_eq!(refused.reason(), "TARGET_UNAVAILABLE");
+    assert_eq!(list(&bench, Selector::Mine).await, []);
+    look_after(&bench).await;
+    issue(&bench).await;
+    // A password that is really another one is told as it is.
+    bench.targets.inside(DB, |inside| inside.admin = Some(b"set by hand".to_vec()));
+    assert_eq!(try_issue(&bench, ROLE, None).await.err().unwrap().reason(), "TARGET_ADMIN_LOGIN");
+}
+
+#[tokio::test]
 async fn a_rotation_of_the_admin_login_cut_off_anywhere_never_locks_the_vault_out() {
     let faults = [CommitFault::Unavailable, CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied];
     for (fault, dies) in faults.into_iter().flat_map(|fault| [(fault, false), (fault, true)]) {
