@@ -23,6 +23,9 @@ pub enum CommitFault {
     UnknownAndApplied,
     /// Not applied, and the answer lost.
     UnknownAndLost,
+    /// Not to be seen now, the answer lost, and there after the next start: the log took it, and could not say so. No
+    /// commit succeeds after it.
+    UnknownAndLater,
     /// Applied, and no answer ever.
     StuckAndApplied,
     /// Not applied, and no answer ever.
@@ -43,6 +46,7 @@ struct Plan {
     purges_fail: bool,
     commit_delay: Duration,
     stuck: bool,
+    later: Option<Batch>,
 }
 
 impl Faults {
@@ -94,6 +98,20 @@ impl Faults {
         self.plan().commits
     }
 
+    /// What a start finds in the log of the store that had these faults: to be committed before anything else.
+    #[must_use]
+    pub fn found_at_start(&self) -> Option<Batch> {
+        self.plan().later.take()
+    }
+
+    fn keep_for_later(&self, batch: Batch) {
+        self.plan().later = Some(batch);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.plan().later.is_some()
+    }
+
     fn next_commit(&self) -> (Duration, Option<CommitFault>) {
         let mut plan = self.plan();
         plan.commits = plan.commits.saturating_add(1);
@@ -141,8 +159,15 @@ impl Storage for FaultyStorage {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+        if self.faults.has_failed() {
+            return Err(unavailable("writing"));
+        }
         match fault {
             None => self.inner.commit(batch).await,
+            Some(CommitFault::UnknownAndLater) => {
+                self.faults.keep_for_later(batch);
+                Err(StorageError::UnknownOutcome { source: None })
+            }
             Some(CommitFault::Unavailable) => Err(unavailable("writing")),
             Some(CommitFault::Full) => Err(StorageError::Full { source: None }),
             Some(CommitFault::UnknownAndLost) => Err(StorageError::UnknownOutcome { source: None }),
@@ -266,6 +291,17 @@ mod tests {
         assert!(matches!(store.commit(one(4)).await, Err(StorageError::Full { .. })));
         store.commit(one(4)).await.unwrap();
         assert_eq!(faults.commits(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_comes_to_light_at_the_next_start_is_not_seen_before() {
+        let (store, faults) = store();
+        faults.on_commit(1, CommitFault::UnknownAndLater);
+        let lost = store.commit(one(1)).await.unwrap_err();
+        assert!(!lost.nothing_was_applied() && !has(&store, 1).await);
+        assert!(matches!(store.commit(one(2)).await, Err(StorageError::Unavailable { .. })));
+        store.commit(faults.found_at_start().unwrap()).await.unwrap();
+        assert!(has(&store, 1).await && !has(&store, 2).await && faults.found_at_start().is_none());
     }
 
     #[tokio::test]

@@ -112,6 +112,14 @@ async fn a_rotation_wraps_every_data_key_anew_and_then_destroys_the_old_master_k
     assert_eq!(look_after(&bench).await.unwrap(), Stretch::Idle);
 }
 
+/// How a write may be cut off.
+const CUTS: [CommitFault; 4] = [
+    CommitFault::UnknownAndLost,
+    CommitFault::UnknownAndApplied,
+    CommitFault::UnknownAndLater,
+    CommitFault::Unavailable,
+];
+
 /// Rotates, with one commit failing, and goes on as after a crash until it is done.
 async fn rotation_with(nth: u64, fault: CommitFault) -> bool {
     let mut bench = filled(&["one", "two"]).await;
@@ -154,7 +162,7 @@ async fn rotation_with(nth: u64, fault: CommitFault) -> bool {
 
 #[tokio::test]
 async fn a_rotation_cut_off_at_any_write_goes_on_after_it() {
-    for fault in [CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied, CommitFault::Unavailable] {
+    for fault in CUTS {
         let mut nth = 1;
         while rotation_with(nth, fault).await {
             nth += 1;
@@ -517,7 +525,7 @@ async fn replacement_with(nth: u64, fault: CommitFault) -> bool {
 
 #[tokio::test]
 async fn a_replacement_of_a_system_key_cut_off_at_any_write_goes_on_after_it() {
-    for fault in [CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied] {
+    for fault in CUTS {
         let mut nth = 1;
         while replacement_with(nth, fault).await {
             nth += 1;

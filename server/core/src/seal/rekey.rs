@@ -2,9 +2,10 @@
 //!
 //! Invariant: until the new shares were entered nothing changes but that the tokens hold one epoch key more; one commit
 //! then makes the new quorum the vault's; only after it are the old epoch keys destroyed, and with them all that the old
-//! shares could open in any copy of the old seal record.
+//! shares could open in any copy of the old seal record. While nobody knows whether it was applied, both epoch keys stay.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keystead_crypto::ports::{Hsm, HsmKey, HsmKeyPurpose};
 use keystead_crypto::recovery::{self, RecoveryRecipient};
@@ -35,6 +36,8 @@ pub(crate) struct PendingSeal {
     record: SealRecord,
     new_q: bool,
     pub(super) header: SealHeader,
+    /// A commit of it gave no answer: what the store shows now says nothing of what its next start finds.
+    perhaps_stored: AtomicBool,
 }
 
 /// Makes new shares and the record that they will open. Nothing is stored.
@@ -86,8 +89,13 @@ pub(super) async fn prepare(
     let handed = hand_out(&shares, &plan.recipients);
     match (record, handed) {
         (Ok(record), Ok(shares)) => {
-            let pending =
-                PendingSeal { replaces: seal.revision, record, new_q: plan.new_q, header: header.clone() };
+            let pending = PendingSeal {
+                replaces: seal.revision,
+                record,
+                new_q: plan.new_q,
+                header: header.clone(),
+                perhaps_stored: AtomicBool::new(false),
+            };
             Ok(Reached {
                 outcome: Outcome::Shares { shares, confirm: None },
                 next: Some((Task::ConfirmRekey(Box::new(pending)), header)),
@@ -143,7 +151,7 @@ async fn take_over(
     new: &UnsealKey,
     stored: &[u8],
 ) -> Result<(), VaultError> {
-    let PendingSeal { replaces, record, header, .. } = pending;
+    let PendingSeal { replaces, record, header, perhaps_stored, .. } = pending;
     let current = TrustedSeal::load(vault.storage.as_ref()).await?;
     if current.record == *record {
         return Ok(());
@@ -175,6 +183,7 @@ async fn take_over(
         Ok(_) => Ok(()),
         Err(VaultError::Storage(StorageError::Conflict { .. })) => Err(VaultError::RekeyOvertaken),
         Err(error @ VaultError::Storage(StorageError::UnknownOutcome { .. })) => {
+            perhaps_stored.store(true, Ordering::Release);
             match TrustedSeal::load(vault.storage.as_ref()).await {
                 Ok(now) if now.record == *record => Ok(()),
                 _ => Err(error),
@@ -216,7 +225,17 @@ async fn forget_epoch(vault: &UnsealedVault, header: &SealHeader) {
 }
 
 impl PendingSeal {
+    /// A spare epoch key does no harm, and goes with the next rekey; without the key of the record in force no quorum would
+    /// open the vault.
     pub(super) async fn give_up(&self, vault: &UnsealedVault) {
+        let epoch = self.header.epoch;
+        if self.perhaps_stored.load(Ordering::Acquire) {
+            tracing::warn!(
+                epoch,
+                "a rekey was given up that may have taken effect all the same: its epoch key stays in the tokens, and its shares are to be kept until the vault was opened again, which shows which shares are its own"
+            );
+            return;
+        }
         let _one_at_a_time = vault.rotation.one_change().await;
         forget_epoch(vault, &self.header).await;
     }

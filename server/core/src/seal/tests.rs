@@ -1,5 +1,6 @@
 //! Attacks on ceremonies: faults, races and misuse, after each of which a quorum must still open the vault.
 
+mod cut_off;
 mod tokens;
 
 use std::sync::atomic::Ordering;
@@ -139,13 +140,42 @@ async fn a_rekey_whose_commit_gave_no_answer_is_looked_up() {
         submit(&b, &new[0], id).await.unwrap();
         b.faults.on_commit(1, fault);
         assert_eq!(submit(&b, &new[1], id).await.is_ok(), taken);
-        if !taken {
+        if taken {
+            assert_eq!(epochs(&b), [2]);
+        } else {
             b.vault.cancel_ceremony(b.context(), id).await.unwrap();
+            assert_eq!(epochs(&b), [1, 2], "what the store does not show now its next start may find");
         }
-        assert_eq!(epochs(&b), [if taken { 2 } else { 1 }]);
         b.kill();
         unseal_with(&b, if taken { &new } else { &old }).await.unwrap();
+        b.opened().upkeep().await.unwrap();
+        if !taken {
+            // The spare key goes with the next rekey.
+            let (new, id) = prepared(&b, false, &old).await;
+            for share in &new[..2] {
+                submit(&b, share, id).await.unwrap();
+            }
+            assert_eq!(epochs(&b), [3]);
+        }
     }
+}
+
+#[tokio::test]
+async fn a_rekey_that_comes_to_light_after_it_was_cancelled_opens_with_its_shares() {
+    let mut b = Bench::open(&["one"], quick()).await;
+    b.put("a").await.unwrap();
+    b.opened().upkeep().await.unwrap();
+    let old = old(&b);
+    let (new, id) = prepared(&b, false, &old).await;
+    submit(&b, &new[0], id).await.unwrap();
+    b.faults.on_commit(1, CommitFault::UnknownAndLater);
+    submit(&b, &new[1], id).await.unwrap_err();
+    b.vault.cancel_ceremony(b.context(), id).await.unwrap();
+    b.kill();
+    unseal_with(&b, &new).await.unwrap();
+    assert!(b.reads("a").await.unwrap());
+    b.opened().upkeep().await.unwrap();
+    assert_eq!(epochs(&b), [2]);
 }
 
 #[tokio::test]

@@ -326,6 +326,14 @@ async fn a_vault_that_opened_by_itself_does_so_no_more() {
 /// More than two batches of data keys.
 const MANY: usize = 45;
 
+/// How a write may be cut off.
+const CUTS: [CommitFault; 4] = [
+    CommitFault::UnknownAndLost,
+    CommitFault::UnknownAndApplied,
+    CommitFault::UnknownAndLater,
+    CommitFault::Unavailable,
+];
+
 /// Recovers with one commit failing, and goes on as after a crash until it is done. Says whether that commit was reached.
 async fn recovery_with(nth: u64, fault: CommitFault) -> bool {
     let mut bench = with_recovery_key(MANY).await;
@@ -363,7 +371,7 @@ async fn recovery_with(nth: u64, fault: CommitFault) -> bool {
 
 #[tokio::test]
 async fn a_recovery_cut_off_at_any_write_goes_on_after_it() {
-    for fault in [CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied, CommitFault::Unavailable] {
+    for fault in CUTS {
         let mut nth = 1;
         while recovery_with(nth, fault).await {
             nth += 1;
