@@ -42,7 +42,7 @@ struct Plan {
     by_number: BTreeMap<u64, CommitFault>,
     every_commit: Option<CommitFault>,
     reads_fail: bool,
-    reads_fail_later: bool,
+    reads_fail_from: Option<u64>,
     purges_fail: bool,
     commit_delay: Duration,
     stuck: bool,
@@ -67,9 +67,10 @@ impl Faults {
         self.plan().reads_fail = fail;
     }
 
-    /// Lets reads fail from the next commit on, as `on_reads` does.
-    pub fn on_reads_after_commit(&self, fail: bool) {
-        self.plan().reads_fail_later = fail;
+    /// Lets reads fail from the `nth` commit from now on, 1 being the next one, as `on_reads` does.
+    pub fn on_reads_after_commits(&self, nth: u64) {
+        let mut plan = self.plan();
+        plan.reads_fail_from = Some(plan.commits.saturating_add(nth));
     }
 
     /// Lets purges fail as unavailable, or work again.
@@ -115,8 +116,10 @@ impl Faults {
     fn next_commit(&self) -> (Duration, Option<CommitFault>) {
         let mut plan = self.plan();
         plan.commits = plan.commits.saturating_add(1);
-        plan.reads_fail |= std::mem::take(&mut plan.reads_fail_later);
         let number = plan.commits;
+        if plan.reads_fail_from == Some(number) {
+            plan.reads_fail = true;
+        }
         (plan.commit_delay, plan.by_number.remove(&number).or(plan.every_commit))
     }
 

@@ -30,6 +30,25 @@ pub(crate) struct KeyLedger {
 pub(crate) struct LedgerState {
     revision: Option<Revision>,
     content: KeyLedger,
+    /// A write of this gave no answer, and nobody could look since: it may be what is stored.
+    perhaps: Option<KeyLedger>,
+}
+
+impl LedgerState {
+    /// Finds out what became of a write that gave no answer, if there was one.
+    async fn look(&mut self, storage: &dyn Storage) -> Result<(), StorageError> {
+        if self.perhaps.is_none() {
+            return Ok(());
+        }
+        let stored = storage.snapshot().await?.get(Keyspace::Meta, &keyspace::meta_key_ledger()).await?;
+        let revision = stored.map(|stored| stored.revision);
+        if let Some(content) = self.perhaps.take()
+            && revision != self.revision
+        {
+            (self.revision, self.content) = (revision, content);
+        }
+        Ok(())
+    }
 }
 
 impl Keys {
@@ -49,7 +68,8 @@ impl Keys {
             let systems = self.systems();
             let current = content.systems.iter().find(|system| system.id == systems.current);
             systems.counted(current.map_or(0, |system| system.reserved));
-            *self.ledger.lock().await = LedgerState { revision: Some(stored.revision), content };
+            *self.ledger.lock().await =
+                LedgerState { revision: Some(stored.revision), content, perhaps: None };
         }
         self.follow_ledger(storage, now).await
     }
@@ -125,6 +145,7 @@ impl Keys {
         change: impl FnOnce(&mut KeyLedger) -> bool,
     ) -> Result<(), VaultError> {
         let mut state = self.ledger.lock().await;
+        state.look(storage).await?;
         let mut content = state.content.clone();
         if !change(&mut content) && batch.operations().is_empty() {
             return Ok(());
@@ -139,15 +160,15 @@ impl Keys {
         batch.put(Keyspace::Meta, at.clone(), sealed);
         match storage.commit(batch).await {
             Ok(revision) => {
-                *state = LedgerState { revision: Some(revision), content };
+                *state = LedgerState { revision: Some(revision), content, perhaps: None };
                 Ok(())
             }
-            // It may be there or not, and the next change has to know which.
+            // It may be there or not, and the next change has to know which. That nobody can look says nothing of it: the
+            // caller hears of the commit and of nothing else.
             Err(error @ StorageError::UnknownOutcome { .. }) => {
-                if let Some(stored) = storage.snapshot().await?.get(Keyspace::Meta, &at).await?
-                    && Some(stored.revision) != state.revision
-                {
-                    *state = LedgerState { revision: Some(stored.revision), content };
+                state.perhaps = Some(content);
+                if let Err(error) = state.look(storage).await {
+                    tracing::warn!(%error, "whether the key ledger was written cannot be looked up; the next change looks again");
                 }
                 Err(error.into())
             }

@@ -144,10 +144,10 @@ impl UnsealedVault {
             Ok(revision) => revision,
             // It may be in force all the same, and whoever sealed under the former key would be refused for good.
             Err(error @ VaultError::Storage(StorageError::UnknownOutcome { .. })) => {
-                let now =
-                    self.storage.snapshot().await?.get(Keyspace::Meta, &keyspace::meta_keyring()).await?;
-                let now = now.map(|stored| stored.revision).filter(|now| *now != keyring.revision);
-                now.ok_or(error)?
+                match self.keyring_revision().await {
+                    Ok(Some(now)) if now != keyring.revision => now,
+                    _ => return Err(error),
+                }
             }
             Err(error) => return Err(error),
         };
@@ -155,6 +155,12 @@ impl UnsealedVault {
         self.keys.follow_ledger(self.storage.as_ref(), self.clock.now()).await?;
         tracing::info!("a new system key seals from now on; older records are sealed anew in the background");
         Ok(())
+    }
+
+    async fn keyring_revision(&self) -> Result<Option<Revision>, StorageError> {
+        let snapshot = self.storage.snapshot().await?;
+        let stored = snapshot.get(Keyspace::Meta, &keyspace::meta_keyring()).await?;
+        Ok(stored.map(|stored| stored.revision))
     }
 
     async fn reseal(&self, permit: SystemPermit<Reseal>) -> Result<bool, VaultError> {

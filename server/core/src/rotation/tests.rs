@@ -409,6 +409,34 @@ async fn wraps_are_counted_through_crashes_and_refused_at_the_bound() {
 }
 
 #[tokio::test]
+async fn a_ledger_of_which_nobody_could_see_whether_it_was_written_goes_on_when_somebody_can() {
+    for fault in [CommitFault::UnknownAndLost, CommitFault::UnknownAndApplied] {
+        let bench = filled(&["one"]).await;
+        let open = bench.opened();
+        let note = async |wraps: u64| {
+            let change = |ledger: &mut crate::keys::KeyLedger| {
+                ledger.masters.0[0].reserved += wraps;
+                true
+            };
+            open.keys.update_ledger(open.storage.as_ref(), Batch::new(), change).await
+        };
+        let before = open.keys.ledger().await.masters.0[0].reserved;
+        bench.faults.on_commit(1, fault);
+        bench.faults.on_reads_after_commits(1);
+        let unknown = note(1).await;
+        assert!(
+            matches!(unknown, Err(VaultError::Storage(StorageError::UnknownOutcome { .. }))),
+            "{unknown:?}"
+        );
+        note(1).await.unwrap_err();
+        bench.faults.on_reads(false);
+        note(2).await.unwrap();
+        let noted = if fault == CommitFault::UnknownAndApplied { 3 } else { 2 };
+        assert_eq!(open.keys.ledger().await.masters.0[0].reserved, before + noted);
+    }
+}
+
+#[tokio::test]
 async fn an_old_master_key_raises_an_alarm_until_it_is_rotated() {
     let bench = filled(&["one"]).await;
     assert_eq!(bench.opened().look_for_key_alarms().await.unwrap(), []);

@@ -187,7 +187,7 @@ async fn cancelling_a_rekey_that_took_effect_destroys_nothing() {
     submit(&b, &new[0], id).await.unwrap();
     // Neither the commit's answer nor what it did can be read: nobody knows.
     b.faults.on_commit(1, CommitFault::UnknownAndApplied);
-    b.faults.on_reads_after_commit(true);
+    b.faults.on_reads_after_commits(1);
     submit(&b, &new[1], id).await.unwrap_err();
     b.faults.on_reads(false);
     b.vault.cancel_ceremony(b.context(), id).await.unwrap();

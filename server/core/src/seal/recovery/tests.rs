@@ -335,10 +335,14 @@ const CUTS: [CommitFault; 4] = [
 ];
 
 /// Recovers with one commit failing, and goes on as after a crash until it is done. Says whether that commit was reached.
-async fn recovery_with(nth: u64, fault: CommitFault) -> bool {
+/// With `blind`, nothing can be read from then on either.
+async fn recovery_with(nth: u64, fault: CommitFault, blind: bool) -> bool {
     let mut bench = with_recovery_key(MANY).await;
     bench.lose_tokens("two");
     bench.faults.on_commit(nth, fault);
+    if blind {
+        bench.faults.on_reads_after_commits(nth);
+    }
     let keeper = Keeper::default();
     let first = bench.vault.recover(&asked(&bench), &keeper).await;
     let reached = bench.faults.commits() >= nth;
@@ -354,7 +358,7 @@ async fn recovery_with(nth: u64, fault: CommitFault) -> bool {
         }
         bench.hold(keeper.kept());
     } else {
-        assert!(first.is_ok() || matches!(first, Err(RecoverError::PerhapsDone(_))));
+        assert!(first.is_ok() || matches!(first, Err(RecoverError::PerhapsDone(_))), "{first:?}");
         bench.hold(kept);
     }
     bench.unseal().await.unwrap();
@@ -373,7 +377,18 @@ async fn recovery_with(nth: u64, fault: CommitFault) -> bool {
 async fn a_recovery_cut_off_at_any_write_goes_on_after_it() {
     for fault in CUTS {
         let mut nth = 1;
-        while recovery_with(nth, fault).await {
+        while recovery_with(nth, fault, false).await {
+            nth += 1;
+        }
+        assert!(nth > 7, "every write of a recovery was cut off, {nth} of them");
+    }
+}
+
+#[tokio::test]
+async fn a_recovery_of_which_nobody_can_see_what_became_of_it_takes_nothing_back() {
+    for fault in [CommitFault::UnknownAndApplied, CommitFault::UnknownAndLater] {
+        let mut nth = 1;
+        while recovery_with(nth, fault, true).await {
             nth += 1;
         }
         assert!(nth > 7, "every write of a recovery was cut off, {nth} of them");

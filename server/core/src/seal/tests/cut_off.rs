@@ -98,7 +98,9 @@ async fn cut_off_at(work: Work, nth: u64, fault: CommitFault) -> bool {
     b.kill();
     let opened = if new.is_empty() { Err(VaultError::NotInitialized) } else { unseal_with(&b, &new).await };
     if opened.is_err() {
-        unseal_with(&b, &shares).await.unwrap_or_else(|error| panic!("neither quorum opens, {what}: {error}"));
+        unseal_with(&b, &shares)
+            .await
+            .unwrap_or_else(|error| panic!("neither quorum opens, {what}: {error}"));
     }
     assert!(b.reads("a").await.unwrap(), "{what}");
     pass(&b).await.unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -62,7 +62,7 @@ async fn a_token_that_joined_without_anybody_knowing_is_used_once_that_is_seen()
     let b = Bench::open(&["one", "two"], quick()).await;
     b.opened().upkeep().await.unwrap();
     b.faults.on_commit(1, CommitFault::UnknownAndApplied);
-    b.faults.on_reads_after_commit(true);
+    b.faults.on_reads_after_commits(1);
     try_join(&b, 1).await.unwrap_err();
     b.faults.on_reads(false);
     b.opened().upkeep().await.unwrap();
