@@ -236,6 +236,15 @@ pub enum VaultError {
         /// Its way.
         token: String,
     },
+    /// A token that is needed does not answer, and a clone of it cannot stand in.
+    #[error(
+        "token {token} does not answer, and its clone cannot stand in for this: keys are made and destroyed, and PINs changed, on \
+         the token itself. Bring it back and try again (`keystead keys list` shows it)"
+    )]
+    OnlyItsClone {
+        /// The serial of the token.
+        token: String,
+    },
     /// Data keys are still being wrapped anew.
     #[error(
         "data keys are still being wrapped anew; try again when `keystead keys rotation` says that it is done"
@@ -287,6 +296,7 @@ impl VaultError {
             }
             Self::Storage(_)
             | Self::TokenAway { .. }
+            | Self::OnlyItsClone { .. }
             | Self::OtherToken { .. }
             | Self::AuditOrigin(_)
             | Self::AuditUnreadable(_)
@@ -360,7 +370,7 @@ impl VaultError {
             Self::CorruptRecord { .. } => "RECORD_CORRUPT",
             Self::SealRecord { .. } => "SEAL_RECORD_UNTRUSTED",
             Self::OtherToken { .. } => "OTHER_TOKEN",
-            Self::TokenAway { .. } => "TOKEN_AWAY",
+            Self::TokenAway { .. } | Self::OnlyItsClone { .. } => "TOKEN_AWAY",
             Self::RotationUnderWay => "ROTATION_UNDER_WAY",
             Self::MasterKeyUsedUp { .. } => "MASTER_KEY_USED_UP",
             Self::Credential(error) => error.reason(),

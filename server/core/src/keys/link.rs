@@ -82,6 +82,11 @@ impl Link {
         link
     }
 
+    /// The serial of the token that it is a clone of.
+    pub(crate) fn clone_of(&self) -> Option<&str> {
+        self.clone_of.as_deref()
+    }
+
     /// The name of its way, while it answers.
     pub(crate) fn ready_way(&self) -> Option<String> {
         match &*self.state() {

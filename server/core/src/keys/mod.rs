@@ -31,6 +31,7 @@ use rand_core::{Rng, UnwrapErr};
 
 use self::ledger::Counts;
 pub use self::ledger::{MAX_WRAPS_A_VERSION, MasterKey};
+use self::link::Link;
 pub use self::link::LinkStatus;
 pub(crate) use self::stored::{KeyLedger, LedgerState, RECORDS_A_BLOCK};
 pub use self::systems::SystemUse;
@@ -159,29 +160,34 @@ impl Keys {
         std::iter::once(&ways.q).chain(&ways.former).map(Arc::clone).collect()
     }
 
-    /// A token that answers, by its serial.
+    /// A token that answers, by its serial: that one and no clone.
     ///
     /// # Errors
-    /// `TokenAway`.
+    /// `TokenAway`, `OnlyItsClone`.
     pub(crate) fn token(&self, serial: &str) -> Result<Arc<dyn Hsm>, VaultError> {
-        let ways = self.ways();
-        let ready = ways.links.iter().find(|link| link.ready_way().as_deref() == Some(serial));
-        let away = || VaultError::TokenAway { token: serial.to_owned() };
-        ready.map(|link| Arc::clone(&link.hsm)).ok_or_else(away)
+        self.ways().original(serial).map(|link| Arc::clone(&link.hsm))
     }
 
     /// Every token that answers for a way: the one of this serial, and clones of it.
     ///
     /// # Errors
     /// `TokenAway` if there is none.
-    pub(crate) fn tokens(&self, serial: &str) -> Result<Vec<Arc<dyn Hsm>>, VaultError> {
+    pub(crate) fn answering(&self, serial: &str) -> Result<Vec<Arc<Link>>, VaultError> {
         let ways = self.ways();
         let ready = ways.links.iter().filter(|link| link.ready_way().as_deref() == Some(serial));
-        let ready: Vec<_> = ready.map(|link| Arc::clone(&link.hsm)).collect();
+        let ready: Vec<_> = ready.map(Arc::clone).collect();
         if ready.is_empty() {
             return Err(VaultError::TokenAway { token: serial.to_owned() });
         }
         Ok(ready)
+    }
+
+    /// The same, without their links.
+    ///
+    /// # Errors
+    /// `TokenAway` if there is none.
+    pub(crate) fn tokens(&self, serial: &str) -> Result<Vec<Arc<dyn Hsm>>, VaultError> {
+        Ok(self.answering(serial)?.iter().map(|link| Arc::clone(&link.hsm)).collect())
     }
 
     /// A version of Q to come, before a seal record names it. One of this version that came to nothing is forgotten: no

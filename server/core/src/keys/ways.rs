@@ -73,6 +73,25 @@ impl Ways {
         if ready.is_empty() { away } else { ready }
     }
 
+    /// The token of this serial itself, if it answers: keys are made and destroyed, PINs changed and boxes made there. What is
+    /// done to a clone is on the clone alone.
+    ///
+    /// # Errors
+    /// `TokenAway`, or `OnlyItsClone` if a clone answers.
+    pub(crate) fn original(&self, serial: &str) -> Result<&Arc<Link>, VaultError> {
+        let mut ready =
+            self.links.iter().filter(|link| link.ready_way().as_deref() == Some(serial)).peekable();
+        let clone_answers = ready.peek().is_some();
+        let token = || serial.to_owned();
+        ready.find(|link| link.clone_of().is_none()).ok_or_else(|| {
+            if clone_answers {
+                VaultError::OnlyItsClone { token: token() }
+            } else {
+                VaultError::TokenAway { token: token() }
+            }
+        })
+    }
+
     /// Tokens that answer and are no way any more: what nobody wrapped anew yet opens through them.
     pub(crate) fn retired(&self) -> Vec<(String, &Arc<Link>)> {
         let named = |name: &str| self.tokens().any(|token| token.serial == name);

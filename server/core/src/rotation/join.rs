@@ -17,7 +17,6 @@ use keystead_crypto::secret::SecretBytes;
 use keystead_crypto::unseal_key::UnsealKey;
 use keystead_storage::StorageError;
 
-use super::master::ready_link;
 use crate::error::VaultError;
 use crate::keys::link::Link;
 use crate::keys::rng;
@@ -176,7 +175,7 @@ impl UnsealedVault {
             let place = header.box_place(&name);
             let sealed = match way {
                 Way::Token(_) => {
-                    let link = ready_link(&ways, &name)?;
+                    let link = ways.original(&name)?;
                     let boxing = unseal_key.box_q(link.hsm.as_ref(), place, &q, &mut rng());
                     boxing.await.map_err(seal_error)?
                 }
@@ -235,9 +234,9 @@ impl UnsealedVault {
 }
 
 /// The link to a token of the configuration. One that does not answer is not the one that is sought, as far as anybody can
-/// tell.
+/// tell; a clone is no way of its own.
 async fn link_to(ways: &Ways, serial: &str) -> Result<Arc<Link>, VaultError> {
-    for link in &ways.links {
+    for link in ways.links.iter().filter(|link| link.clone_of().is_none()) {
         if link.hsm.probe().await.is_ok_and(|found| found.serial == serial) {
             return Ok(Arc::clone(link));
         }

@@ -83,7 +83,7 @@ impl UnsealedVault {
         let result = async {
             for way in &mut header.ways {
                 let Way::Token(token) = way else { continue };
-                let link = ready_link(&ways, &token.serial)?;
+                let link = Arc::clone(ways.original(&token.serial)?);
                 // One that a rotation left behind when it was cut off, or another store's, is not touched.
                 let known = link.hsm.list_keys(tag).await?;
                 let masters = known.iter().filter(|key| key.purpose == HsmKeyPurpose::Master);
@@ -149,7 +149,7 @@ impl UnsealedVault {
         let two = two_masters || ways.header.former_q_version.is_some();
         let ended = two && self.pass_is_clean().await?;
         let outlived = self.keys.ledger().await.masters.to_destroy(&ways.header);
-        let reached = outlived.iter().any(|(way, _)| ready_link(&ways, way).is_ok());
+        let reached = outlived.iter().any(|(way, _)| self.keys.tokens(way).is_ok());
         if !ended && !reached {
             return Ok(());
         }
@@ -255,12 +255,6 @@ impl UnsealedVault {
         self.ways_now().await?;
         self.keys.follow_ledger(self.storage.as_ref(), self.clock.now()).await
     }
-}
-
-/// The link to a token that answers.
-pub(super) fn ready_link(ways: &Ways, serial: &str) -> Result<Arc<Link>, VaultError> {
-    let ready = ways.links.iter().find(|link| link.ready_way().as_deref() == Some(serial));
-    ready.map(Arc::clone).ok_or_else(|| VaultError::TokenAway { token: serial.to_owned() })
 }
 
 /// Binds the keys that a header names for a token.

@@ -13,7 +13,7 @@ use super::outcome::{ByQuorum, Outcome};
 use super::{TrustedSeal, broken, seal_error};
 use crate::error::VaultError;
 use crate::keys::link::Link;
-use crate::keys::rng;
+use crate::keys::{Keys, rng};
 use crate::operation::{self, Detail};
 use crate::request::SystemPermit;
 use crate::unsealed::UnsealedVault;
@@ -27,6 +27,7 @@ pub(super) async fn change(
     token: &str,
     new: &SecretBytes,
 ) -> Result<Outcome, VaultError> {
+    check_no_clone(&vault.keys, token)?;
     let hsm = vault.keys.token(token)?;
     let place = seal.header.box_place(token);
     let index = seal.header.ways.iter().position(|way| way.name() == token);
@@ -57,6 +58,21 @@ pub(super) async fn change(
             Err(error.into())
         }
     }
+}
+
+/// The seal record has one PIN for a token and its clones: a change on the token would shut the clones out.
+///
+/// # Errors
+/// `Invalid`.
+pub(super) fn check_no_clone(keys: &Keys, token: &str) -> Result<(), VaultError> {
+    if keys.ways().links.iter().all(|link| link.clone_of() != Some(token)) {
+        return Ok(());
+    }
+    let rule = format!(
+        "the configuration has a clone of token {token}, which would keep the former PIN: take it out of the configuration, start \
+         again and change the PIN; then set the same PIN on the clone by its vendor's tool, or clone it anew, and put it back"
+    );
+    Err(VaultError::Invalid { field: "purpose", rule })
 }
 
 /// The right to keep one of two PINs.

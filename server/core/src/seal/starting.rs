@@ -10,9 +10,9 @@ use keystead_domain::id::CeremonyId;
 use keystead_domain::policy::{Action, Resource};
 use tokio::sync::MutexGuard;
 
-use super::auto_unseal;
 use super::ceremony::{Ceremony, Progress};
 use super::task::{Purpose, Rekey, Task};
+use super::{auto_unseal, pin};
 use crate::audit_trail::ClearEntry;
 use crate::error::VaultError;
 use crate::operation::{self, Detail, Effect, Operation};
@@ -120,6 +120,7 @@ impl Vault {
                         rule: "the vault opens by itself, with one PIN for all its tokens: have a quorum end that first".to_owned(),
                     });
                 }
+                pin::check_no_clone(&open.keys, &token)?;
                 Task::ChangePin { token, new }
             }
             Wish::EnableAutoUnseal => {

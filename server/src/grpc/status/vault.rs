@@ -124,7 +124,9 @@ fn code(error: &VaultError) -> Code {
             Code::Unavailable
         }
         VaultError::OutcomeUnrecorded(_) => Code::Unknown,
-        VaultError::Interrupted { .. } | VaultError::TokenAway { .. } => Code::Unavailable,
+        VaultError::Interrupted { .. } | VaultError::TokenAway { .. } | VaultError::OnlyItsClone { .. } => {
+            Code::Unavailable
+        }
         VaultError::Hsm(error) => match error {
             HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn => {
                 Code::Unavailable

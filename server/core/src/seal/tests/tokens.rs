@@ -158,3 +158,59 @@ async fn a_clone_loses_the_keys_that_its_original_loses() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_clone_stands_in_for_nothing_that_makes_or_destroys_keys_or_changes_the_pin() {
+    let mut b = with_a_clone().await;
+    b.tokens[0].away.store(true, Ordering::SeqCst);
+    b.restart().await;
+    b.put("b").await.unwrap();
+    let shares = old(&b);
+    let only_its_clone = |error: VaultError| {
+        assert!(matches!(error, VaultError::OnlyItsClone { .. }), "{error:?}");
+        assert!(error.may_pass());
+    };
+    only_its_clone(operation::run(&b.opened(), b.context(), RotateMasterKey).await.unwrap_err());
+    only_its_clone(renew_q(&b).await.unwrap_err());
+    for wish in [rekey(false), Wish::EnableAutoUnseal] {
+        let begun = b.vault.start_ceremony(b.context(), wish).await.unwrap();
+        submit(&b, &shares[0], begun.id).await.unwrap();
+        only_its_clone(submit(&b, &shares[1], begun.id).await.unwrap_err());
+        b.vault.cancel_ceremony(b.context(), begun.id).await.unwrap();
+    }
+    let clone = b.tokens[1].keys.lock().unwrap().clone();
+    let original = b.tokens[0].keys.lock().unwrap().clone();
+    assert_eq!(clone, original, "nothing was made or destroyed");
+
+    // With the original there, too, the clone would be shut out by a new PIN.
+    b.tokens[0].away.store(false, Ordering::SeqCst);
+    b.restart().await;
+    let wish = Wish::ChangePin { serial: Some("one".to_owned()), new: SecretBytes::copy_from(b"9999") };
+    let refused = b.vault.start_ceremony(b.context(), wish).await.unwrap_err();
+    assert!(refused.to_string().contains("clone of token one"), "{refused}");
+    b.restart().await;
+}
+
+#[tokio::test]
+async fn no_clone_becomes_a_way_of_its_own() {
+    let b = with_a_clone().await;
+    let wish = Wish::AddToken("copy".to_owned(), SecretBytes::copy_from(b"1234"));
+    assert_eq!(b.vault.start_ceremony(b.context(), wish).await.unwrap_err().reason(), "NOT_FOUND");
+}
+
+#[tokio::test]
+async fn an_original_keeps_its_keys_while_those_that_took_their_place_are_elsewhere() {
+    let b = with_a_clone().await;
+    let shares = old(&b);
+    let (new, id) = prepared(&b, false, &shares).await;
+    for share in &new[..2] {
+        submit(&b, share, id).await.unwrap();
+    }
+    // As if the new epoch key had been made on the clone alone.
+    let epoch = |version| keystead_crypto::ports::HsmKey { purpose: HsmKeyPurpose::Epoch, version };
+    let made = b.tokens[0].keys.lock().unwrap().remove(&epoch(2)).unwrap();
+    b.tokens[0].keys.lock().unwrap().insert(epoch(1), made);
+    b.tokens[1].keys.lock().unwrap().insert(epoch(2), made);
+    b.opened().tidy_tokens().await.unwrap();
+    assert_eq!(epochs(&b), [1]);
+}
