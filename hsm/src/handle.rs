@@ -100,7 +100,7 @@ impl HsmHandle {
         let login = login.map(|(pin, source)| {
             let care = match source {
                 PinOrigin::Person => Care::ByPerson,
-                PinOrigin::Program => Care::AgainAfterSilence,
+                PinOrigin::Program => Care::Unattended,
             };
             (pin, care)
         });
@@ -169,7 +169,11 @@ impl HsmLogin for HsmHandle {
     }
 
     async fn login(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError> {
-        self.order(|answer| Command::Login(pin, answer)).await
+        self.order(|answer| Command::Login(pin, Care::ByPerson, answer)).await
+    }
+
+    async fn login_unattended(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError> {
+        self.order(|answer| Command::Login(pin, Care::Unattended, answer)).await
     }
 
     async fn logout(&self) {

@@ -59,8 +59,9 @@ pub(crate) enum Care {
     ByPerson,
     /// The token took it before: not while the token has only one try left.
     Again,
-    /// As `Again`, and the last such login ended without an answer: not while the token counts wrong PINs either.
-    AgainAfterSilence,
+    /// Nobody acts, and nobody knows that it is right, or whether a login without an answer was counted: not while the token
+    /// counts wrong PINs.
+    Unattended,
 }
 
 /// Which module and token.
@@ -310,7 +311,7 @@ fn put_pin(to: &mut Writer, pin: &SecretBytes, care: Care) {
     to.u8(match care {
         Care::ByPerson => 0,
         Care::Again => 1,
-        Care::AgainAfterSilence => 2,
+        Care::Unattended => 2,
     });
 }
 
@@ -319,7 +320,7 @@ fn take_pin(from: &mut Fields<'_>) -> Result<(SecretBytes, Care), FrameError> {
     let care = match from.u8()? {
         0 => Care::ByPerson,
         1 => Care::Again,
-        2 => Care::AgainAfterSilence,
+        2 => Care::Unattended,
         tag => return Err(FrameError::UnknownTag { what: "care", tag }),
     };
     Ok((pin, care))

@@ -33,7 +33,7 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T, HsmError>>;
 /// What the handle asks of the thread.
 pub(crate) enum Command {
     Probe(Answer<TokenInfo>),
-    Login(SecretBytes, Answer<TokenInfo>),
+    Login(SecretBytes, Care, Answer<TokenInfo>),
     Bind([u8; 8], Vec<HsmKey>, Answer<()>),
     Unbind([u8; 8], HsmKey, Answer<()>),
     ChangePin(SecretBytes, SecretBytes, Answer<()>),
@@ -95,7 +95,7 @@ impl Supervisor {
         // An answer that nobody waits for any more is dropped.
         match command {
             Command::Probe(answer) => drop(answer.send(self.probe())),
-            Command::Login(pin, answer) => drop(answer.send(self.login(&pin))),
+            Command::Login(pin, care, answer) => drop(answer.send(self.login(&pin, care))),
             Command::Bind(vault_tag, keys, answer) => drop(answer.send(self.bind(vault_tag, keys))),
             Command::Unbind(vault_tag, key, answer) => {
                 self.unbind(vault_tag, key);
@@ -223,7 +223,7 @@ impl Supervisor {
         match &mut kept.pins {
             Pins::Taken(pin) => {
                 let silent = std::mem::replace(&mut kept.uncertain, true);
-                let care = if silent { Care::AgainAfterSilence } else { Care::Again };
+                let care = if silent { Care::Unattended } else { Care::Again };
                 self.log_in(&connection, pin.expose(), care).map_err(|error| {
                     // The token's word about the PIN, or about who may send it, is final; all else may be over next time.
                     let settled = matches!(
@@ -267,7 +267,7 @@ impl Supervisor {
         }
     }
 
-    fn login(&mut self, pin: &SecretBytes) -> Result<TokenInfo, HsmError> {
+    fn login(&mut self, pin: &SecretBytes, care: Care) -> Result<TokenInfo, HsmError> {
         if self.refused.contains(pin.expose()) {
             return Err(HsmError::PinRefused);
         }
@@ -277,7 +277,7 @@ impl Supervisor {
         }
         // A login that stands is replaced only by one that succeeds.
         let (connection, _) = self.start()?;
-        let token = self.log_in(&connection, pin.expose(), Care::ByPerson)?;
+        let token = self.log_in(&connection, pin.expose(), care)?;
         self.kept = Some(Kept::new(pin.expose(), token.clone()));
         self.show(Some(Arc::new(connection)), HsmStatus::Ready { token: token.clone() });
         Ok(token)

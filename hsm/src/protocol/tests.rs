@@ -12,7 +12,7 @@ fn keys() -> impl Strategy<Value = HsmKey> {
 }
 
 fn cares() -> impl Strategy<Value = Care> {
-    prop_oneof![Just(Care::ByPerson), Just(Care::Again), Just(Care::AgainAfterSilence)]
+    prop_oneof![Just(Care::ByPerson), Just(Care::Again), Just(Care::Unattended)]
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {

@@ -110,11 +110,11 @@ impl Token {
         let counting = match care {
             Care::ByPerson => false,
             Care::Again => found.user_pin_final_try(),
-            Care::AgainAfterSilence => found.user_pin_final_try() || found.user_pin_count_low(),
+            Care::Unattended => found.user_pin_final_try() || found.user_pin_count_low(),
         };
         if counting {
             return Err(HsmError::Misconfigured {
-                what: "the token counts wrong PINs, so no program sends it one; a person must log in by typing the right one".to_owned(),
+                what: "the token counts wrong PINs, so no program sends it one; a person must log in with the right one, as unsealing with shares does".to_owned(),
             });
         }
         let session = self.session().map_err(|error| verdict(&error))?;

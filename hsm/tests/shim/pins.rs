@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keystead_crypto::ports::{HsmError, HsmLogin};
 use keystead_crypto::secret::SecretBytes;
-use keystead_hsm::{HsmHandle, HsmStatus};
+use keystead_hsm::{HsmConfig, HsmHandle, HsmStatus};
 
 use super::bench::{ALL, Place, TAG, is_unavailable, until};
 use super::faulty::{Faulty, Op, Stage};
@@ -88,4 +88,55 @@ async fn a_login_without_an_answer_is_no_refusal() {
         assert_eq!(stage.fired(&fault), 2);
         stage.recovers().await;
     }
+}
+
+fn wrong() -> SecretBytes {
+    SecretBytes::copy_from(b"87654321")
+}
+
+/// A login where nobody acts, as of a server that was started anew.
+async fn unattended(place: &Faulty, pin: SecretBytes) -> Result<(), HsmError> {
+    let hsm = HsmHandle::spawn(HsmConfig { deadline: Duration::from_secs(2), ..place.config() }).unwrap();
+    let outcome = hsm.login_unattended(pin).await.map(drop);
+    hsm.logout().await;
+    outcome
+}
+
+#[tokio::test]
+async fn a_pin_that_was_refused_is_not_sent_by_later_processes_until_a_person_logged_in() {
+    let place = Faulty::new();
+    assert_eq!(unattended(&place, wrong()).await, Err(HsmError::PinRefused));
+    for _ in 0..3 {
+        let kept = unattended(&place, wrong()).await;
+        assert!(matches!(kept, Err(HsmError::Misconfigured { .. })), "{kept:?}");
+    }
+    assert_eq!(place.shim.logins().unwrap().len(), 1);
+    let hsm = HsmHandle::spawn(place.config()).unwrap();
+    hsm.login(place.pin()).await.unwrap();
+    hsm.logout().await;
+    unattended(&place, place.pin()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_pin_whose_login_never_answered_is_not_sent_again_where_nobody_acts() {
+    let place = Faulty::new();
+    let mute = place.shim.inject("mute on=C_Login").unwrap();
+    let hsm = HsmHandle::spawn(HsmConfig { deadline: Duration::from_secs(2), ..place.config() }).unwrap();
+    let silent = hsm.login_unattended(wrong()).await;
+    assert!(matches!(silent, Err(HsmError::DeadlineExceeded { .. })), "{silent:?}");
+    for _ in 0..3 {
+        let kept = hsm.login_unattended(wrong()).await;
+        assert!(matches!(kept, Err(HsmError::Misconfigured { .. })), "{kept:?}");
+    }
+    assert!(matches!(unattended(&place, wrong()).await, Err(HsmError::Misconfigured { .. })));
+    assert_eq!((place.shim.fired(&mute).unwrap(), place.shim.logins().unwrap().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn the_right_pin_is_sent_again_after_a_login_that_never_answered() {
+    let place = Faulty::new();
+    place.shim.inject("hang on=C_Login times=1").unwrap();
+    let silent = unattended(&place, place.pin()).await;
+    assert!(matches!(silent, Err(HsmError::DeadlineExceeded { .. })), "{silent:?}");
+    unattended(&place, place.pin()).await.unwrap();
 }

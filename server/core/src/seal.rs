@@ -10,6 +10,7 @@ mod opening;
 mod outcome;
 pub(crate) mod pin;
 pub mod recovery;
+pub(crate) mod refused_pins;
 mod rekey;
 pub mod restoring;
 mod root;
@@ -107,7 +108,7 @@ impl Vault {
             unsealed,
             powers: if auto.is_some_and(|(record, _)| record.enabled()) { 1 } else { 2 },
             ceremony: ceremony.map(|progress| (*progress).clone()),
-            warnings: self.given_up_anchors(),
+            warnings: self.warnings(),
         })
     }
 
@@ -183,9 +184,9 @@ impl Vault {
         }
     }
 
-    fn given_up_anchors(&self) -> Vec<String> {
+    fn warnings(&self) -> Vec<String> {
         let Ok(open) = self.unsealed() else { return Vec::new() };
-        open.anchor.given_up().iter().map(GivenUp::warning).collect()
+        open.anchor.given_up().iter().map(GivenUp::warning).chain(open.auto_pin.warning()).collect()
     }
 
     /// Upkeep of the vault, if it is open. Seals it when a token that came back keeps a head that the audit log does not
@@ -196,13 +197,14 @@ impl Vault {
     pub async fn upkeep(&self) -> Result<(), VaultError> {
         let Ok(open) = self.unsealed() else { return Ok(()) };
         let kept = open.upkeep().await;
+        let looked = refused_pins::look_at_source(self, &open).await;
         drop(open);
         if let Err(error @ (VaultError::AuditRolledBack { .. } | VaultError::AnchorUntrusted { .. })) = &kept
         {
             tracing::error!(reason = error.reason(), %error, "the vault is sealed: a token that came back says that this is not its audit log");
             self.seal_by_itself(error.reason()).await?;
         }
-        kept
+        kept.and(looked)
     }
 
     async fn forget_keys(&self) {

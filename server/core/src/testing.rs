@@ -56,6 +56,11 @@ pub(crate) struct MemoryToken {
     pub(crate) refuse_pin: AtomicBool,
     pub(crate) pin: Mutex<Vec<u8>>,
     pub(crate) logins: AtomicU64,
+    /// Wrong PINs since the last right one, which it tells of by its flags; or it has no such flags.
+    pub(crate) wrong_pins: AtomicU64,
+    pub(crate) shows_count: AtomicBool,
+    /// It hears every PIN, and never answers.
+    pub(crate) mute: AtomicBool,
     pub(crate) wraps: AtomicU64,
     /// What is bound last: a real token's process binds it again whenever it starts.
     pub(crate) bound: Mutex<Vec<HsmKey>>,
@@ -73,6 +78,9 @@ impl MemoryToken {
             refuse_pin: AtomicBool::new(false),
             pin: Mutex::new(PIN.to_vec()),
             logins: AtomicU64::new(0),
+            wrong_pins: AtomicU64::new(0),
+            shows_count: AtomicBool::new(true),
+            mute: AtomicBool::new(false),
             wraps: AtomicU64::new(0),
             bound: Mutex::default(),
             anchor: Mutex::default(),
@@ -140,11 +148,28 @@ impl HsmLogin for MemoryToken {
     async fn login(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError> {
         self.there()?;
         self.logins.fetch_add(1, Ordering::SeqCst);
-        if self.refuse_pin.load(Ordering::SeqCst) || pin.expose() != self.pin.lock().unwrap().as_slice() {
+        let wrong =
+            self.refuse_pin.load(Ordering::SeqCst) || pin.expose() != self.pin.lock().unwrap().as_slice();
+        if wrong {
+            self.wrong_pins.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.mute.load(Ordering::SeqCst) {
+            return Err(HsmError::DeadlineExceeded { millis: 5000 });
+        }
+        if wrong {
             return Err(HsmError::PinRefused);
         }
+        self.wrong_pins.store(0, Ordering::SeqCst);
         self.logged_in.store(true, Ordering::SeqCst);
         self.probe().await
+    }
+
+    async fn login_unattended(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError> {
+        self.there()?;
+        if self.shows_count.load(Ordering::SeqCst) && self.wrong_pins.load(Ordering::SeqCst) > 0 {
+            return Err(HsmError::Misconfigured { what: "it counts wrong PINs".to_owned() });
+        }
+        self.login(pin).await
     }
 
     async fn logout(&self) {

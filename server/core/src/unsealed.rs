@@ -29,6 +29,7 @@ use crate::leases::Leases;
 use crate::refusals::Refusals;
 use crate::request::{Caller, Peer};
 use crate::rotation::{Rotation, RotationOptions};
+use crate::seal::refused_pins::AutoPinWatch;
 
 /// Paths whose ids are kept at hand.
 const PATHS_KEPT: usize = 65_536;
@@ -56,6 +57,8 @@ pub struct UnsealedVault {
     pub(crate) anchor: Arc<AnchorKeeper>,
     pub(crate) links: Links,
     pub(crate) leases: Leases,
+    /// The PIN that the server should read to open it by itself.
+    pub(crate) auto_pin: AutoPinWatch,
     sealer: ArcSwap<AuditSealer>,
     intents: Intents,
     /// The outcomes that a crash left out are recorded.
@@ -105,6 +108,7 @@ impl UnsealedVault {
             anchor: Arc::new(parts.anchor),
             links: parts.links,
             leases: parts.leases,
+            auto_pin: AutoPinWatch::default(),
             sealer: ArcSwap::from_pointee(parts.sealer),
             intents: Intents::default(),
             settled: AtomicBool::new(false),

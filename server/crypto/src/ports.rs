@@ -180,8 +180,12 @@ pub struct VerifyingKey {
 pub trait HsmLogin: Send + Sync {
     /// Which token there is, without logging in.
     async fn probe(&self) -> Result<TokenInfo, HsmError>;
-    /// Logs in with the PIN and runs the live self-test. Once refused, the same PIN is not sent again.
+    /// Logs in with the PIN and runs the live self-test, for a person who acts: a quorum that entered its shares, or whoever
+    /// typed the PIN. Once refused, the same PIN is not sent again.
     async fn login(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError>;
+    /// The same where no person acts. Nothing is sent while the token's flags say that it counts wrong PINs
+    /// ([`HsmError::Misconfigured`]): an earlier try, even one that ended without an answer, may have been wrong.
+    async fn login_unattended(&self, pin: SecretBytes) -> Result<TokenInfo, HsmError>;
     /// Logs out, forgets the PIN and ends the module's process.
     async fn logout(&self);
     /// Makes a key, non-extractable, and reads its flags back. Refused if one by this name exists.

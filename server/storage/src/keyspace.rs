@@ -139,6 +139,18 @@ pub fn meta_gaps() -> Vec<u8> {
     b"gaps".to_vec()
 }
 
+/// [`Keyspace::Meta`]: what [`meta_refused_pin`] begins with.
+#[must_use]
+pub fn meta_refused_pins() -> Vec<u8> {
+    b"refused-pin/".to_vec()
+}
+
+/// [`Keyspace::Meta`]: there once the token of this serial refused the PIN of a vault that opens by itself.
+#[must_use]
+pub fn meta_refused_pin(serial: &str) -> Vec<u8> {
+    [meta_refused_pins().as_slice(), serial.as_bytes()].concat()
+}
+
 /// [`Keyspace::Meta`]: how far the pass over all system records is, sealed.
 #[must_use]
 pub fn meta_reseal() -> Vec<u8> {

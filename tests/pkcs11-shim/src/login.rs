@@ -28,6 +28,7 @@ pub(crate) unsafe extern "C" fn C_Login(
             Some(log_in) => unsafe { log_in(session, user, pin, length) },
             None => CKR_FUNCTION_NOT_SUPPORTED,
         });
+        engine().mute("C_Login");
         if let Some(record) = engine().record() {
             record.login_answer(sent, answer);
         }

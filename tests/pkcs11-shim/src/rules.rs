@@ -33,6 +33,8 @@ pub(crate) enum Effect {
     Entry(Entry),
     /// To what the real module answered.
     Output(Output),
+    /// The real module does it, and the answer never comes.
+    Mute,
     /// The operation begins with another key of its kind.
     OtherKey,
     /// A search answers its first object twice.
@@ -141,6 +143,7 @@ fn effect(kind: &str, keys: &mut Keys<'_>) -> Result<(Vec<&'static str>, Effect)
             let code = keys.0.remove("rv").map_or(Ok(CKR_DEVICE_REMOVED), names::return_value)?;
             (NAMES.to_vec(), Effect::Entry(Entry::Pulled(code)))
         }
+        "mute" => (keys.on(&["C_Login"])?, Effect::Mute),
         "corrupt" => (keys.on(OUTPUTS)?, Effect::Output(Output::Corrupt(keys.number("at")?.unwrap_or(0)))),
         "swap" => (keys.on(OUTPUTS)?, Effect::Output(Output::Swap(millis(keys.number("ms")?)))),
         "former" => (keys.on(OUTPUTS)?, Effect::Output(Output::Former)),
@@ -237,8 +240,9 @@ mod tests {
             i short on=C_Sign by=2\nj long on=C_Sign by=2\nk overlong on=C_Sign by=2\nl empty on=C_Sign\n\
             m constant on=C_GenerateRandom byte=7\nn other-key on=C_EncryptInit\no twice\n\
             p attribute type=CKA_EXTRACTABLE value=01\nq iv how=appended bytes=16 caller=refused\n\
-            r hide mechanisms=CKM_AES_GCM,0x1057\ns vendor number=0x80000042\nt pulled rv=CKR_DEVICE_ERROR";
-        assert_eq!(parse(text).unwrap().len(), 20);
+            r hide mechanisms=CKM_AES_GCM,0x1057\ns vendor number=0x80000042\nt pulled rv=CKR_DEVICE_ERROR\n\
+            u mute on=C_Login";
+        assert_eq!(parse(text).unwrap().len(), 21);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A configured token, and whether it answers.
 //!
 //! Invariants: a PIN is sent to a token only after the token said its serial, and never again once refused; a token that
-//! was away when the vault opened is logged in to when it is back, with the PIN kept in locked memory until then.
+//! was away when the vault opened is logged in to when it is back, with the PIN kept in locked memory until then. Whatever
+//! is tried without a person is tried only while the token does not count wrong PINs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +37,15 @@ pub(crate) struct Pin {
     pub(crate) one_of_several: Option<Vec<u8>>,
 }
 
+/// On whose word a PIN is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// A quorum entered its shares just now.
+    ByPerson,
+    /// Nobody acts.
+    Unattended,
+}
+
 enum State {
     /// It answers.
     Ready { way: String },
@@ -44,7 +54,7 @@ enum State {
     /// Nobody is logged in yet.
     Waiting { pins: Pins, reason: String },
     /// Nothing more is tried before a person does.
-    Refused { way: Option<String>, reason: String },
+    Refused { way: Option<String>, error: HsmError },
 }
 
 /// What is told of a token.
@@ -66,20 +76,29 @@ impl Link {
 
     /// A token that refused its PIN.
     pub(crate) fn refused(hsm: Arc<dyn Hsm>, clone_of: Option<String>, error: &HsmError) -> Self {
-        let state = State::Refused { way: clone_of.clone(), reason: error.to_string() };
+        let state = State::Refused { way: clone_of.clone(), error: error.clone() };
         Self { hsm, clone_of, state: Mutex::new(state), took: Mutex::default() }
     }
 
     /// A further token, logged in to if it can be.
-    pub(crate) async fn open(further: &FurtherHsm, header: &SealHeader, pins: Pins) -> Self {
-        let link = Self {
+    pub(crate) async fn open(further: &FurtherHsm, header: &SealHeader, pins: Pins, care: Care) -> Self {
+        let link = Self::with_pins(further, pins, "not tried yet".to_owned());
+        link.look(header, care).await;
+        link
+    }
+
+    /// A token that could not be logged in to just now; it is looked at again later.
+    pub(crate) fn waiting(further: &FurtherHsm, pins: Pins, error: &HsmError) -> Self {
+        Self::with_pins(further, pins, error.to_string())
+    }
+
+    fn with_pins(further: &FurtherHsm, pins: Pins, reason: String) -> Self {
+        Self {
             hsm: Arc::clone(&further.hsm),
             clone_of: further.clone_of.clone(),
-            state: Mutex::new(State::Waiting { pins, reason: "not tried yet".to_owned() }),
+            state: Mutex::new(State::Waiting { pins, reason }),
             took: Mutex::default(),
-        };
-        link.come_back(header).await;
-        link
+        }
     }
 
     /// The serial of the token that it is a clone of.
@@ -106,9 +125,17 @@ impl Link {
             State::Ready { way } => (Some(way.clone()), None),
             State::Away { way, reason } => (Some(way.clone()), Some(reason.clone())),
             State::Waiting { reason, .. } => (None, Some(reason.clone())),
-            State::Refused { way, reason } => (way.clone(), Some(reason.clone())),
+            State::Refused { way, error } => (way.clone(), Some(error.to_string())),
         };
         LinkStatus { way, ready: reason.is_none(), reason }
+    }
+
+    /// The way whose PIN it refused.
+    pub(crate) fn refused_way(&self) -> Option<String> {
+        match &*self.state() {
+            State::Refused { way, error: HsmError::PinRefused } => way.clone(),
+            _ => None,
+        }
     }
 
     /// It became a way, and is logged in to.
@@ -119,7 +146,7 @@ impl Link {
     /// It may have become a way: then it is logged in to with this PIN, once the seal record says so.
     pub(crate) fn may_join(&self, way: &str, pin: &SecretBytes) {
         let mut state = self.state();
-        let former = std::mem::replace(&mut *state, State::Refused { way: None, reason: String::new() });
+        let former = std::mem::replace(&mut *state, nothing());
         let (mut pins, reason) = match former {
             State::Waiting { pins, reason } => (pins, reason),
             _ => (Pins::new(), "nobody knows yet whether it is a way".to_owned()),
@@ -153,8 +180,12 @@ impl Link {
         away
     }
 
-    /// Looks whether it is back, and logs in if nobody has yet.
+    /// Looks whether it is back, and logs in if nobody has yet. No person acts.
     pub(crate) async fn come_back(&self, header: &SealHeader) {
+        self.look(header, Care::Unattended).await;
+    }
+
+    async fn look(&self, header: &SealHeader, care: Care) {
         let waiting = match &*self.state() {
             State::Ready { .. } | State::Refused { .. } => return,
             State::Away { .. } => None,
@@ -163,10 +194,10 @@ impl Link {
         let next = match waiting {
             // Only whoever is logged in gets an answer.
             None => self.hsm.verifying_key().await.map(drop).map_err(|error| (error, None)),
-            Some(pins) => self.log_in(header, &pins).await,
+            Some(pins) => self.log_in(header, &pins, care).await,
         };
         let mut state = self.state();
-        let former = std::mem::replace(&mut *state, State::Refused { way: None, reason: String::new() });
+        let former = std::mem::replace(&mut *state, nothing());
         *state = match (next, former) {
             (Ok(()), State::Away { way, .. }) => {
                 tracing::info!(token = %way, "a token is back");
@@ -175,7 +206,7 @@ impl Link {
             (Ok(()), former) => former,
             (Err((error, way)), _) if is_final(&error) => {
                 tracing::error!(%error, "a further token is not used; mend it and unseal again");
-                State::Refused { way, reason: error.to_string() }
+                State::Refused { way, error }
             }
             (Err((error, _)), State::Away { way, .. }) => State::Away { way, reason: error.to_string() },
             (Err((error, _)), State::Waiting { pins, .. }) => {
@@ -186,7 +217,12 @@ impl Link {
     }
 
     /// The way of the token there, told by its serial before a PIN is sent.
-    async fn log_in(&self, header: &SealHeader, pins: &Pins) -> Result<(), (HsmError, Option<String>)> {
+    async fn log_in(
+        &self,
+        header: &SealHeader,
+        pins: &Pins,
+        care: Care,
+    ) -> Result<(), (HsmError, Option<String>)> {
         let serial = self.hsm.probe().await.map_err(|error| (error, None))?.serial;
         let name = self.clone_of.clone().unwrap_or_else(|| serial.clone());
         let strange = |what: String| (HsmError::Misconfigured { what }, None);
@@ -195,7 +231,12 @@ impl Link {
         };
         let mut refused = strange(format!("there is no PIN for token {name}"));
         for pin in pins.iter().filter(|pin| pin.way == name) {
-            match self.hsm.login(SecretBytes::copy_from(pin.pin.expose())).await {
+            let pin_copy = SecretBytes::copy_from(pin.pin.expose());
+            let logged_in = match care {
+                Care::ByPerson => self.hsm.login(pin_copy).await,
+                Care::Unattended => self.hsm.login_unattended(pin_copy).await,
+            };
+            match logged_in {
                 Ok(found) if found.serial != serial => {
                     return Err((HsmError::Lied { what: "its serial changed at login".to_owned() }, None));
                 }
@@ -229,6 +270,11 @@ impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Stands in a state's place while another is made of it.
+fn nothing() -> State {
+    State::Refused { way: None, error: HsmError::NotLoggedIn }
 }
 
 /// Whether an error says that a token does not answer.

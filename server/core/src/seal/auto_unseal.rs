@@ -88,6 +88,7 @@ pub(super) async fn enable(
         boxes.push(AutoBoxes { token: token.serial.clone(), q });
     }
     put(open, permit, before.map(|(_, revision)| revision), &AutoSeal { version, boxes }).await?;
+    open.auto_pin.expect(&given);
     // An earlier auto key still opens an earlier record.
     open.tidy_tokens_soon();
     tracing::warn!("the vault opens by itself from now on: its HSM and its PIN are enough to open it");

@@ -22,12 +22,12 @@ use keystead_crypto::unseal_key::UnsealKey;
 use keystead_domain::id::{RecordId, VaultId};
 use keystead_storage::{Keyspace, Range, Storage, keyspace};
 
-use super::{TrustedSeal, broken, keys_of, pin, seal_error, vault_id};
+use super::{TrustedSeal, auto_unseal, broken, keys_of, pin, seal_error, vault_id};
 use crate::anchor::AnchorKeeper;
 use crate::audit_trail::sealer::{AuditSealer, day_of};
 use crate::credentials::Links;
 use crate::error::VaultError;
-use crate::keys::link::{Link, Pin, Pins};
+use crate::keys::link::{Care, Link, Pin, Pins};
 use crate::keys::systems::Systems;
 use crate::keys::ways::Ways;
 use crate::keys::{KeyParts, Keys, corrupt};
@@ -84,20 +84,26 @@ async fn try_open(vault: &Vault, seal: &TrustedSeal, shares: &[Share]) -> Result
         match open_by(token, record, header, &unseal_key).await {
             Ok((way, pin_box, qs)) => {
                 let took = (way.boxes.pins.len() > 1).then(|| pin_box.to_vec());
-                opened = Some(Opener { place, way: way.token.serial.clone(), qs, took });
+                let pin_place = header.box_place(&way.token.serial);
+                let pin = unseal_key.pin_box_open(pin_place, pin_box).map_err(seal_error)?;
+                opened = Some((Opener { place, way: way.token.serial.clone(), qs, took }, pin));
                 break;
             }
             Err(error) => failed.push((place, error)),
         }
     }
-    let Some(opener) = opened else {
+    let Some((opener, pin)) = opened else {
         let first = failed.into_iter().next().map(|(_, error)| error);
         return Err(first.unwrap_or_else(|| broken("there is no token")));
     };
     let pins = || pins(record, header, &unseal_key);
-    let tokens = with_the_others(vault, header, opener, &failed, pins).await?;
+    let tokens = with_the_others(vault, header, opener, &failed, pins, Care::ByPerson).await?;
     drop(unseal_key);
     let opened = load(vault, seal, tokens).await?;
+    if auto_unseal::is_enabled(opened.storage.as_ref()).await? {
+        opened.auto_pin.expect(&pin);
+    }
+    drop(pin);
     if let Err(error) = pin::settle(&opened).await {
         tracing::warn!(%error, "the seal record holds two PINs of a token still; this is tried again");
     }
@@ -141,6 +147,7 @@ async fn with_the_others(
     opener: Opener,
     failed: &[(usize, VaultError)],
     pins: impl Fn() -> Result<Pins, VaultError>,
+    care: Care,
 ) -> Result<Tokens, VaultError> {
     let configured = configured(vault);
     let mut links = Vec::with_capacity(configured.len());
@@ -161,7 +168,9 @@ async fn with_the_others(
             Some(VaultError::Hsm(error @ (HsmError::PinRefused | HsmError::PinLocked))) => {
                 Link::refused(Arc::clone(&token.hsm), token.clone_of.clone(), error)
             }
-            _ => Link::open(token, header, pins()?).await,
+            // It may have heard its PIN and counted it: from here on it is looked at before it hears one.
+            Some(VaultError::Hsm(error)) => Link::waiting(token, pins()?, error),
+            _ => Link::open(token, header, pins()?, care).await,
         }));
     }
     Ok(Tokens { hsm, opener: opener.place, links, qs: opener.qs })

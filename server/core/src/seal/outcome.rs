@@ -10,7 +10,7 @@ use tokio::sync::MutexGuard;
 
 use super::ceremony::{Ceremony, Progress};
 use super::task::Task;
-use super::{TrustedSeal, auto_unseal, pin, rekey, root};
+use super::{TrustedSeal, auto_unseal, pin, refused_pins, rekey, root};
 use crate::error::VaultError;
 use crate::operation::{self, Detail};
 use crate::request::SystemPermit;
@@ -121,7 +121,9 @@ pub(super) async fn reach(
             }
             Task::ChangePin { token, new } => {
                 let (_alone, seal) = alone(open).await?;
-                pin::change(open, &permit, &seal, unseal_key, token, new).await.map(Reached::from)
+                let changed = pin::change(open, &permit, &seal, unseal_key, token, new).await?;
+                refused_pins::expect_changed(vault, open, new).await;
+                Ok(changed.into())
             }
             Task::EnableAutoUnseal => {
                 let (_alone, seal) = alone(open).await?;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use keystead_crypto::arena::LockedBytes;
 use keystead_crypto::auto_seal::{self, AutoPlace, AutoSeal};
 use keystead_crypto::envelope::Q;
-use keystead_crypto::ports::{HsmKey, HsmKeyPurpose};
+use keystead_crypto::ports::{HsmError, HsmKey, HsmKeyPurpose};
 use keystead_crypto::secret::SecretBytes;
+use keystead_storage::Storage;
 
 use super::{Opener, bind, configured, find_way, load, with_the_others};
 use crate::error::VaultError;
-use crate::keys::link::Pin;
-use crate::seal::{TrustedSeal, broken, seal_error};
+use crate::keys::link::{Care, Pin};
+use crate::seal::{TrustedSeal, broken, refused_pins, seal_error};
 use crate::unsealed::UnsealedVault;
 use crate::vault::{FurtherHsm, Vault};
 
@@ -25,8 +26,9 @@ pub(super) async fn try_open(
     let header = &seal.header;
     let mut failed: Vec<(usize, VaultError)> = Vec::new();
     let mut opened = None;
+    let storage = vault.parts.storage.as_ref();
     for (place, token) in configured(vault).iter().enumerate() {
-        match open_by_auto_key(token, seal, auto, &pin).await {
+        match open_by_auto_key(storage, token, seal, auto, &pin).await {
             Ok((way, qs)) => {
                 opened = Some(Opener { place, way, qs, took: None });
                 break;
@@ -35,18 +37,27 @@ pub(super) async fn try_open(
         }
     }
     let Some(opener) = opened else { return Err(worth_waiting_for(failed)) };
+    let mut hear_it = Vec::new();
+    for boxes in &auto.boxes {
+        if !refused_pins::is_there(storage, &boxes.token).await? {
+            hear_it.push(boxes.token.clone());
+        }
+    }
     // One PIN is all that there is, and the quorum that allowed this found it to be that of these tokens.
     let pins = || {
-        let tokens = auto.boxes.iter().map(|boxes| boxes.token.clone());
+        let tokens = hear_it.iter().cloned();
         let pin = |way| Pin { way, pin: LockedBytes::copy_from(pin.expose()), one_of_several: None };
         Ok(tokens.map(pin).collect())
     };
-    let tokens = with_the_others(vault, header, opener, &failed, pins).await?;
-    load(vault, seal, tokens).await
+    let others = with_the_others(vault, header, opener, &failed, pins, Care::Unattended).await?;
+    refused_pins::note_all(storage, &others.links).await;
+    let opened = load(vault, seal, others).await?;
+    opened.auto_pin.expect(&pin);
+    Ok(opened)
 }
 
 /// Of all tokens' failures the one that may pass, so that it is tried again; nothing else may hide it. A PIN that was
-/// refused is not sent again then: the port sees to that.
+/// refused is not sent again then, nor at a later start: the store says so.
 fn worth_waiting_for(mut failed: Vec<(usize, VaultError)>) -> VaultError {
     let away = |error: &VaultError| matches!(error, VaultError::Hsm(_)) && error.may_pass();
     let away = failed.iter().position(|(_, error)| away(error)).unwrap_or(0);
@@ -55,6 +66,7 @@ fn worth_waiting_for(mut failed: Vec<(usize, VaultError)>) -> VaultError {
 
 /// Logs in to one token with the PIN of the configuration and has it open its boxes of Q. Answers the name of its way too.
 async fn open_by_auto_key(
+    storage: &dyn Storage,
     token: &FurtherHsm,
     seal: &TrustedSeal,
     auto: &AutoSeal,
@@ -67,7 +79,14 @@ async fn open_by_auto_key(
     // Before the PIN is sent: it is that of the tokens in the record.
     let boxes = auto.boxes.iter().find(|boxes| boxes.token == *serial).ok_or_else(not_allowed)?;
     let hsm = token.hsm.as_ref();
-    hsm.login(SecretBytes::copy_from(pin.expose())).await?;
+    if refused_pins::is_there(storage, serial).await? {
+        return Err(HsmError::PinRefused.into());
+    }
+    let logged_in = hsm.login_unattended(SecretBytes::copy_from(pin.expose())).await;
+    if let Err(HsmError::PinRefused) = logged_in {
+        refused_pins::note(storage, serial).await;
+    }
+    logged_in?;
     let auto_key = HsmKey { purpose: HsmKeyPurpose::Auto, version: auto.version };
     bind(hsm, header, &way, &[auto_key]).await?;
     let place = AutoPlace { vault: header.vault, version: auto.version, token: serial };

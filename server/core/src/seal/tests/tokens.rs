@@ -214,3 +214,95 @@ async fn an_original_keeps_its_keys_while_those_that_took_their_place_are_elsewh
     b.opened().tidy_tokens().await.unwrap();
     assert_eq!(epochs(&b), [1]);
 }
+
+#[tokio::test]
+async fn a_token_that_heard_its_pin_and_did_not_answer_hears_it_no_second_time_in_the_same_unsealing() {
+    let mut b = Bench::open(&["one", "two"], quick()).await;
+    join(&b, 1).await;
+    look_after(&b).await;
+    b.kill();
+    b.tokens[0].mute.store(true, Ordering::SeqCst);
+    *b.tokens[0].pin.lock().unwrap() = b"another".to_vec();
+    let sent = b.tokens[0].logins.load(Ordering::SeqCst);
+    b.unseal().await.unwrap();
+    assert_eq!(b.tokens[0].logins.load(Ordering::SeqCst), sent + 1);
+    // It counted; nobody acts, so that it hears nothing more.
+    b.tokens[0].mute.store(false, Ordering::SeqCst);
+    for _ in 0..3 {
+        b.opened().upkeep().await.unwrap();
+    }
+    assert_eq!(b.tokens[0].logins.load(Ordering::SeqCst), sent + 1);
+    // Somebody logs in with the right one, which is the vault's again.
+    *b.tokens[0].pin.lock().unwrap() = b"1234".to_vec();
+    b.tokens[0].wrong_pins.store(0, Ordering::SeqCst);
+    b.opened().upkeep().await.unwrap();
+    assert!(b.opened().keys.token("one").is_ok());
+}
+
+#[tokio::test]
+async fn a_stale_pin_of_a_vault_that_opens_by_itself_is_sent_once_however_the_token_answers() {
+    // A token that shows no count and never answers says nothing by which one could go.
+    for (shows_count, mute) in [(true, false), (true, true), (false, false)] {
+        let mut b = Bench::open(&["one"], quick()).await;
+        b.tokens[0].shows_count.store(shows_count, Ordering::SeqCst);
+        let shares = old(&b);
+        quorum(&b, Wish::EnableAutoUnseal, &shares).await.unwrap();
+        assert_eq!(b.vault.status().await.unwrap().warnings, [""; 0]);
+        let wish = Wish::ChangePin { serial: None, new: SecretBytes::copy_from(b"9999") };
+        quorum(&b, wish, &shares).await.unwrap();
+        let warnings = b.vault.status().await.unwrap().warnings;
+        assert!(matches!(warnings.as_slice(), [one] if one.contains("does not read the token's PIN")));
+        let sent = b.tokens[0].logins.load(Ordering::SeqCst);
+        b.tokens[0].mute.store(mute, Ordering::SeqCst);
+        for _ in 0..4 {
+            b.kill();
+            for _ in 0..3 {
+                b.vault.unseal_by_itself().await.unwrap_err();
+            }
+        }
+        assert_eq!(b.tokens[0].logins.load(Ordering::SeqCst), sent + 1, "{shows_count} {mute}");
+        b.tokens[0].mute.store(false, Ordering::SeqCst);
+
+        // A person brings the right one, and what the server reads is still not it.
+        b.unseal().await.unwrap();
+        b.vault.upkeep().await.unwrap();
+        assert_eq!(b.vault.status().await.unwrap().warnings.len(), 1);
+        let sent = b.tokens[0].logins.load(Ordering::SeqCst);
+        if !mute {
+            b.kill();
+            b.vault.unseal_by_itself().await.unwrap_err();
+            assert_eq!(b.tokens[0].logins.load(Ordering::SeqCst), sent);
+            b.unseal().await.unwrap();
+        }
+        // It is put right, while the vault is open: from then on it opens by itself again.
+        let wish = Wish::ChangePin { serial: None, new: SecretBytes::copy_from(b"1234") };
+        quorum(&b, wish, &shares).await.unwrap();
+        b.vault.upkeep().await.unwrap();
+        assert_eq!(b.vault.status().await.unwrap().warnings, [""; 0]);
+        b.kill();
+        assert!(b.vault.unseal_by_itself().await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_further_token_that_refused_the_pin_of_an_unattended_start_hears_it_no_more_at_the_next() {
+    let mut b = Bench::open(&["one", "two"], quick()).await;
+    join(&b, 1).await;
+    look_after(&b).await;
+    let shares = old(&b);
+    quorum(&b, Wish::EnableAutoUnseal, &shares).await.unwrap();
+    b.tokens[1].shows_count.store(false, Ordering::SeqCst);
+    *b.tokens[1].pin.lock().unwrap() = b"another".to_vec();
+    let sent = b.tokens[1].logins.load(Ordering::SeqCst);
+    // Away at first, so that upkeep is who finds out.
+    b.tokens[1].away.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        b.kill();
+        assert!(b.vault.unseal_by_itself().await.unwrap());
+        b.tokens[1].away.store(false, Ordering::SeqCst);
+        for _ in 0..2 {
+            b.vault.upkeep().await.unwrap();
+        }
+    }
+    assert_eq!(b.tokens[1].logins.load(Ordering::SeqCst), sent + 1);
+}
