@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_audit::State;
-use keystead_core::error::VaultError;
 use keystead_core::leases::ClockState;
-use keystead_core::rotation::{Alarm, Beside, Stretch};
-use keystead_core::vault::{OpenVault, Vault};
+use keystead_core::rotation::Alarm;
+use keystead_core::vault::Vault;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -122,7 +121,7 @@ pub(crate) async fn rotate(vault: Arc<Vault>, metrics: Arc<ServerMetrics>, stop:
             () = tokio::time::sleep(pause) => {}
         }
         let Ok(open) = vault.unsealed() else { continue };
-        match rotate_once(&open).await {
+        match open.look_after_keys(&open).await {
             Ok(()) => pause = ROTATE_EVERY,
             Err(error) => {
                 pause = pause.saturating_mul(2).min(ROTATE_AGAIN_AT_MOST);
@@ -139,21 +138,6 @@ pub(crate) async fn rotate(vault: Arc<Vault>, metrics: Arc<ServerMetrics>, stop:
         metrics.data_keys_lacking.set(f64::from(u32::try_from(progress.lacking).unwrap_or(u32::MAX)));
         told = alarms;
     }
-}
-
-async fn rotate_once(open: &OpenVault) -> Result<(), VaultError> {
-    while open.rewrap(open).await? == Stretch::More {
-        if open.closing() {
-            return Ok(());
-        }
-    }
-    open.end_rotation().await?;
-    while open.look_after_system_keys().await? {
-        if open.closing() {
-            return Ok(());
-        }
-    }
-    Ok(())
 }
 
 /// Takes away logins whose leases are over. Runs until `stop`.

@@ -73,12 +73,22 @@ pub struct Progress {
     pub rate: u64,
     /// Data keys that still lack something, since a token is away or nothing opens them.
     pub lacking: u64,
+    /// The first of those that lack something by a fault of their own: id in hex, and why.
+    pub lacking_named: Vec<(String, String)>,
     /// Records that are none, by id in hex; the first of them.
     pub malformed: Vec<String>,
     /// What last went wrong.
     pub last_error: Option<String>,
     /// Every data key has the wraps that the seal record wants.
     pub complete: bool,
+}
+
+impl Progress {
+    /// Another pass looks at all of them again.
+    fn forget_names(&mut self) {
+        self.lacking_named.clear();
+        self.malformed.clear();
+    }
 }
 
 /// What is known of rotation while the vault is open.

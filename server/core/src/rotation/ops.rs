@@ -49,6 +49,8 @@ pub enum Alarm {
     Lacking {
         /// How many.
         data_keys: u64,
+        /// The first of those that have a fault of their own: id in hex, and why.
+        named: Vec<(String, String)>,
     },
     /// Records that no system key opens; an old system key is kept for them.
     Broken {
@@ -76,8 +78,15 @@ impl Alarm {
                 let way = way.as_deref().unwrap_or("not known yet");
                 format!("a token ({way}) is not used: {reason}")
             }
-            Self::Lacking { data_keys } => {
+            Self::Lacking { data_keys, named } if named.is_empty() => {
                 format!("{data_keys} data keys lack a way; they are wrapped again once every token answers")
+            }
+            Self::Lacking { data_keys, named } => {
+                let named: Vec<String> = named.iter().map(|(id, why)| format!("{id}: {why}")).collect();
+                format!(
+                    "{data_keys} data keys cannot be wrapped anew and keep the old keys ({})",
+                    named.join("; ")
+                )
             }
             Self::Broken { records } => {
                 format!(
@@ -85,7 +94,9 @@ impl Alarm {
                 )
             }
             Self::Malformed { data_keys } => {
-                format!("{data_keys} or more records of data keys are malformed: restore them from a backup")
+                format!(
+                    "{data_keys} or more records of data keys are malformed and keep the old keys, which may open them in a backup: restore or remove them"
+                )
             }
         }
     }
@@ -177,7 +188,8 @@ impl UnsealedVault {
         }));
         let progress = self.rotation.progress().clone();
         if progress.lacking > 0 {
-            alarms.push(Alarm::Lacking { data_keys: progress.lacking });
+            let (data_keys, named) = (progress.lacking, progress.lacking_named.clone());
+            alarms.push(Alarm::Lacking { data_keys, named });
         }
         match self.broken_records().await {
             0 => {}

@@ -17,6 +17,7 @@ use super::pace::Pace;
 use super::record::{self, Turned};
 use crate::error::VaultError;
 use crate::keys::corrupt;
+use crate::keys::link::means_away;
 use crate::keys::ways::{Reached, Ways};
 use crate::operation;
 use crate::records;
@@ -53,6 +54,7 @@ pub(super) struct PassState {
     rewrapped: u64,
     /// Data keys that could not be brought to the wanted state.
     pub(super) lacking: u64,
+    /// Records that are none. In a backup they may be whole, and then the old keys open them.
     malformed: u64,
 }
 
@@ -118,6 +120,7 @@ impl UnsealedVault {
         }
         let ways = self.keys.ways();
         if file.state.goal != ways.goal() || file.state.finished.is_some() {
+            self.rotation.progress().forget_names();
             file.state = PassState { goal: ways.goal(), started: self.clock.now(), ..PassState::default() };
             file.gaps_at_start = file.gaps;
             self.rotation.set_token_back(false);
@@ -133,6 +136,24 @@ impl UnsealedVault {
         }
         self.show_pass(&file.state);
         result
+    }
+
+    /// All that is to be done for keys, until there is nothing more or the vault closes: the pass, the end of a rotation, the
+    /// system keys. What keeps one of them from going on is no reason to leave the others.
+    ///
+    /// # Errors
+    /// The first of theirs; the next call goes on.
+    pub async fn look_after_keys(&self, beside: &dyn Beside) -> Result<(), VaultError> {
+        let rewrapped = async {
+            while !beside.closing() && self.rewrap(beside).await? == Stretch::More {}
+            Ok(())
+        };
+        let system_keys = async {
+            while !beside.closing() && self.look_after_system_keys().await? {}
+            Ok(())
+        };
+        let rewrapped: Result<(), VaultError> = rewrapped.await;
+        rewrapped.and(self.end_rotation().await).and(system_keys.await)
     }
 
     async fn load_pass(&self, file: &mut PassFile) -> Result<(), VaultError> {
@@ -155,7 +176,7 @@ impl UnsealedVault {
     fn pass_is_due(&self, file: &PassFile) -> bool {
         let state = &file.state;
         let wanted = state.goal != self.keys.ways().goal() || state.finished.is_none();
-        let left = state.lacking > 0 || file.gaps.is_some();
+        let left = state.left() || file.gaps.is_some();
         let again = left && (self.rotation.token_is_back() || self.clock.monotonic() >= file.not_before);
         wanted || again
     }
@@ -170,7 +191,7 @@ impl UnsealedVault {
             self.show_pass(state);
         }
         let done = state.goal == self.keys.ways().goal() && state.finished.is_some();
-        Ok(done && state.lacking == 0 && file.gaps.is_none())
+        Ok(done && !state.left() && file.gaps.is_none())
     }
 
     async fn rewrap_stretch(
@@ -247,9 +268,9 @@ impl UnsealedVault {
                         batch.put(Keyspace::DataKeys, at, turned.wrapped.encode());
                     }
                 }
-                // Only this one does not open: it is reported, and keeps the old keys alive.
-                Err(VaultError::CorruptRecord { key, .. }) => {
-                    tracing::error!(data_key = %key, "a data key opens through no way; restore it from a backup");
+                // Only this one: it is named, and keeps the old keys alive; the others go on.
+                Err(error) if is_of_the_data_key(&error) => {
+                    self.name_lacking(id, &error);
                     next.lacking = next.lacking.saturating_add(1);
                 }
                 Err(error) => return Err(error),
@@ -330,7 +351,7 @@ impl UnsealedVault {
         let again = file.again.map_or(AGAIN, |again| again.saturating_mul(2).min(AGAIN_AT_MOST));
         file.again = Some(again);
         file.not_before = self.clock.monotonic().saturating_add(again);
-        if file.state.lacking > 0 {
+        if file.state.left() {
             return Ok(Stretch::Left);
         }
         if file.gaps.is_some() && !self.remove_gaps_mark(permit, file).await? {
@@ -379,6 +400,19 @@ impl UnsealedVault {
         Ok(())
     }
 
+    fn name_lacking(&self, id: RecordId, error: &VaultError) {
+        let name = data_encoding::HEXLOWER.encode(id.as_bytes());
+        let mut progress = self.rotation.progress();
+        // A token at fault may fail for all of them.
+        let room = progress.lacking_named.len() < NAMED;
+        if room || matches!(error, VaultError::CorruptRecord { .. }) {
+            tracing::error!(data_key = %name, %error, "a data key cannot be wrapped anew; if it opens no more, restore it from a backup");
+        }
+        if room && progress.lacking_named.iter().all(|(known, _)| *known != name) {
+            progress.lacking_named.push((name, error.to_string()));
+        }
+    }
+
     fn name_malformed(&self, key: &[u8]) {
         let name = data_encoding::HEXLOWER.encode(key);
         tracing::error!(data_key = %name, "a data key's record is malformed; restore it from a backup");
@@ -400,6 +434,23 @@ impl UnsealedVault {
             (None, Some(id)) => estimate(state.looked, id),
             _ => state.looked,
         };
+    }
+}
+
+impl PassState {
+    /// Whether the pass left something behind that may need the old keys.
+    fn left(&self) -> bool {
+        self.lacking > 0 || self.malformed > 0
+    }
+}
+
+/// Whether the error says something of the one data key. All else (a token that is away, the store, the log) would be the
+/// same for the next one.
+fn is_of_the_data_key(error: &VaultError) -> bool {
+    match error {
+        VaultError::Hsm(error) => !means_away(error),
+        VaultError::CorruptRecord { .. } | VaultError::MasterKeyUsedUp { .. } => true,
+        _ => false,
     }
 }
 
