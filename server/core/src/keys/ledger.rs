@@ -25,7 +25,7 @@ pub struct MasterKey {
     pub since: UnixMillis,
     /// When another version, or the way's retirement, took its place.
     pub superseded: Option<UnixMillis>,
-    /// When it was destroyed on the token.
+    /// When it was destroyed on the token and its clones.
     pub destroyed: Option<UnixMillis>,
     /// Wraps that it may have made at most.
     pub reserved: u64,
@@ -97,7 +97,7 @@ impl Ledger {
     }
 
     /// The keys that wrapped what lived from `made` until `gone`: each that was in use in between. With its wraps at its
-    /// end, none that a pass had not brought to it yet.
+    /// end, none that a pass had not brought to it yet, and those of its wraps in any case: clocks are set back.
     pub(crate) fn that_wrapped(
         &self,
         made: UnixMillis,
@@ -111,7 +111,10 @@ impl Ledger {
                 // A way that is gone from the list was retired, and had its time.
                 of_way.max().map_or(key.superseded.is_some(), |newest| key.version <= newest)
             });
-            in_time && reached
+            let listed = last.is_some_and(|last| {
+                last.iter().any(|(way, version)| *way == key.way && *version == key.version)
+            });
+            listed || (in_time && reached)
         };
         self.0.iter().filter(wrapped).cloned().collect()
     }
@@ -240,6 +243,17 @@ mod tests {
         assert_eq!(named(12, &[("a", 2)]), ["a2", "b1"], "the pass had not reached it");
         assert_eq!(named(16, &[("a", 3)]), ["a2", "a3"], "the retired token went before it was made");
         assert_eq!(named(25, &[("a", 3)]), ["a3"]);
+        // Made at 40, after which the clock was set back, so that it went at 1; or set forward in between.
+        let (forward, back) = (UnixMillis(40), UnixMillis(1));
+        for (made, gone) in [(forward, back), (back, back), (forward, forward)] {
+            let keys = ledger.that_wrapped(made, gone, Some(&[("a".to_owned(), 2), ("b".to_owned(), 1)]));
+            for key in [("a", 2), ("b", 1)] {
+                assert!(
+                    keys.iter().any(|found| (found.way.as_str(), found.version) == key),
+                    "{made:?} {gone:?}"
+                );
+            }
+        }
         let earlier = ledger.that_wrapped(UnixMillis(0), UnixMillis(7), None);
         let earlier: Vec<_> = earlier.iter().map(|key| (key.way.as_str(), key.version)).collect();
         assert_eq!(earlier, [("a", 1), ("b", 1)], "asked again, when its wraps are gone");

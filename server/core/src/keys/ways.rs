@@ -92,6 +92,13 @@ impl Ways {
         })
     }
 
+    /// Whether every token that may hold keys of a way answers: itself and each clone.
+    pub(crate) fn all_answer(&self, serial: &str) -> bool {
+        let of_way =
+            |link: &&Arc<Link>| link.clone_of() == Some(serial) || link.way().as_deref() == Some(serial);
+        self.original(serial).is_ok() && self.links.iter().filter(of_way).all(|link| link.status().ready)
+    }
+
     /// Tokens that answer and are no way any more: what nobody wrapped anew yet opens through them.
     pub(crate) fn retired(&self) -> Vec<(String, &Arc<Link>)> {
         let named = |name: &str| self.tokens().any(|token| token.serial == name);

@@ -149,8 +149,8 @@ impl UnsealedVault {
         let two = two_masters || ways.header.former_q_version.is_some();
         let ended = two && self.pass_is_clean().await?;
         let outlived = self.keys.ledger().await.masters.to_destroy(&ways.header);
-        let reached = outlived.iter().any(|(way, _)| self.keys.tokens(way).is_ok());
-        if !ended && !reached {
+        let can_go = outlived.iter().any(|key| self.can_destroy(&ways, key));
+        if !ended && !can_go {
             return Ok(());
         }
         operation::run_job(self, "end-rotation", Resource::System, Vec::new(), |permit| {
@@ -184,10 +184,18 @@ impl UnsealedVault {
         }
         let ways = self.keys.ways();
         for (way, version) in self.keys.ledger().await.masters.to_destroy(&ways.header) {
-            let Ok(tokens) = self.keys.tokens(&way) else { continue };
+            if !self.can_destroy(&ways, &(way.clone(), version)) {
+                continue;
+            }
+            let everywhere = ways.all_answer(&way);
             let key = HsmKey { purpose: HsmKeyPurpose::Master, version };
-            for hsm in tokens {
+            for hsm in self.keys.tokens(&way)? {
                 hsm.destroy_key(self.keys.vault.tag(), key).await?;
+            }
+            if !everywhere {
+                tracing::warn!(token = %way, version, "a master key that no data key needs was destroyed where it could be; the token or a clone of it is away and has it still");
+                self.rotation.half_destroyed().insert((way, version));
+                continue;
             }
             let now = self.clock.now();
             self.keys
@@ -202,6 +210,12 @@ impl UnsealedVault {
             tracing::info!(token = %way, version, "a master key that no data key needs was destroyed");
         }
         Ok(())
+    }
+
+    /// Whether a master key can be destroyed on some token now that has not lost it already.
+    fn can_destroy(&self, ways: &Ways, key: &(String, u32)) -> bool {
+        let begun = self.rotation.half_destroyed().contains(key);
+        ways.all_answer(&key.0) || (!begun && self.keys.tokens(&key.0).is_ok())
     }
 
     /// The ways of the seal record in the store.

@@ -12,6 +12,7 @@ mod pass;
 mod record;
 mod reseal;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -101,6 +102,8 @@ pub(crate) struct Rotation {
     changing: tokio::sync::Mutex<()>,
     /// What was last found wrong.
     alarms: Mutex<Vec<Alarm>>,
+    /// Master keys that are gone from the tokens that answered, while others of the same way were away.
+    half_destroyed: Mutex<HashSet<(String, u32)>>,
     /// A token is back: what a pass left behind may be done now.
     token_back: AtomicBool,
 }
@@ -114,6 +117,7 @@ impl Rotation {
             reseal: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             alarms: Mutex::default(),
+            half_destroyed: Mutex::default(),
             token_back: AtomicBool::new(false),
         }
     }
@@ -129,6 +133,10 @@ impl Rotation {
 
     pub(crate) fn alarms(&self) -> MutexGuard<'_, Vec<Alarm>> {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn half_destroyed(&self) -> MutexGuard<'_, HashSet<(String, u32)>> {
+        self.half_destroyed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A token is back, or what it could do has been begun.

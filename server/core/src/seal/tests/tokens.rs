@@ -306,3 +306,22 @@ async fn a_further_token_that_refused_the_pin_of_an_unattended_start_hears_it_no
     }
     assert_eq!(b.tokens[1].logins.load(Ordering::SeqCst), sent + 1);
 }
+
+#[tokio::test]
+async fn a_master_key_is_not_said_to_be_destroyed_while_a_clone_that_is_away_has_it() {
+    let b = with_a_clone().await;
+    b.tokens[1].away.store(true, Ordering::SeqCst);
+    b.opened().keys.ways().links[1].failed(&keystead_crypto::ports::HsmError::NotLoggedIn);
+    operation::run(&b.opened(), b.context(), RotateMasterKey).await.unwrap();
+    look_after(&b).await;
+    let destroyed = async || b.opened().key_report().await.unwrap().masters[0].destroyed.is_some();
+    assert_eq!(versions(&b, 0, HsmKeyPurpose::Master), [2]);
+    assert!(!destroyed().await, "the clone has it");
+    let entries = b.vault.audit().size();
+    look_after(&b).await;
+    assert_eq!(b.vault.audit().size(), entries, "nothing more can be done now");
+    b.tokens[1].away.store(false, Ordering::SeqCst);
+    b.opened().upkeep().await.unwrap();
+    look_after(&b).await;
+    assert!(versions(&b, 1, HsmKeyPurpose::Master).is_empty() && destroyed().await);
+}
