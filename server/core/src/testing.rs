@@ -59,6 +59,8 @@ pub(crate) struct MemoryToken {
     /// Wrong PINs since the last right one, which it tells of by its flags; or it has no such flags.
     pub(crate) wrong_pins: AtomicU64,
     pub(crate) shows_count: AtomicBool,
+    /// It answers wrongly when it is tested after a login.
+    pub(crate) lies: AtomicBool,
     /// It hears every PIN, and never answers.
     pub(crate) mute: AtomicBool,
     pub(crate) wraps: AtomicU64,
@@ -80,6 +82,7 @@ impl MemoryToken {
             logins: AtomicU64::new(0),
             wrong_pins: AtomicU64::new(0),
             shows_count: AtomicBool::new(true),
+            lies: AtomicBool::new(false),
             mute: AtomicBool::new(false),
             wraps: AtomicU64::new(0),
             bound: Mutex::default(),
@@ -160,6 +163,9 @@ impl HsmLogin for MemoryToken {
             return Err(HsmError::PinRefused);
         }
         self.wrong_pins.store(0, Ordering::SeqCst);
+        if self.lies.load(Ordering::SeqCst) {
+            return Err(HsmError::Lied { what: "its self-test".to_owned() });
+        }
         self.logged_in.store(true, Ordering::SeqCst);
         self.probe().await
     }

@@ -193,7 +193,7 @@ impl Link {
         };
         let next = match waiting {
             // Only whoever is logged in gets an answer.
-            None => self.hsm.verifying_key().await.map(drop).map_err(|error| (error, None)),
+            None => self.hsm.verifying_key().await.map(drop).map_err(|error| Failure::of(error, None)),
             Some(pins) => self.log_in(header, &pins, care).await,
         };
         let mut state = self.state();
@@ -204,28 +204,23 @@ impl Link {
                 State::Ready { way }
             }
             (Ok(()), former) => former,
-            (Err((error, way)), _) if is_final(&error) => {
+            (Err(Failure { error, way, last: true }), _) => {
                 tracing::error!(%error, "a further token is not used; mend it and unseal again");
                 State::Refused { way, error }
             }
-            (Err((error, _)), State::Away { way, .. }) => State::Away { way, reason: error.to_string() },
-            (Err((error, _)), State::Waiting { pins, .. }) => {
-                State::Waiting { pins, reason: error.to_string() }
+            (Err(failure), State::Away { way, .. }) => State::Away { way, reason: failure.error.to_string() },
+            (Err(failure), State::Waiting { pins, .. }) => {
+                State::Waiting { pins, reason: failure.error.to_string() }
             }
             (Err(_), former) => former,
         };
     }
 
     /// The way of the token there, told by its serial before a PIN is sent.
-    async fn log_in(
-        &self,
-        header: &SealHeader,
-        pins: &Pins,
-        care: Care,
-    ) -> Result<(), (HsmError, Option<String>)> {
-        let serial = self.hsm.probe().await.map_err(|error| (error, None))?.serial;
+    async fn log_in(&self, header: &SealHeader, pins: &Pins, care: Care) -> Result<(), Failure> {
+        let serial = self.hsm.probe().await.map_err(|error| Failure::of(error, None))?.serial;
         let name = self.clone_of.clone().unwrap_or_else(|| serial.clone());
-        let strange = |what: String| (HsmError::Misconfigured { what }, None);
+        let strange = |what: String| Failure::of(HsmError::Misconfigured { what }, None);
         let Some(way) = header.ways.iter().filter_map(Way::token).find(|way| way.serial == name) else {
             return Err(strange(format!("the vault knows no token {name}; add it first")));
         };
@@ -238,17 +233,19 @@ impl Link {
             };
             match logged_in {
                 Ok(found) if found.serial != serial => {
-                    return Err((HsmError::Lied { what: "its serial changed at login".to_owned() }, None));
+                    // Whoever has the PIN now is not to have it again.
+                    let error = HsmError::Lied { what: "its serial changed at login".to_owned() };
+                    return Err(Failure { error, way: None, last: true });
                 }
                 Ok(_) => {
-                    self.bind(header, way).await.map_err(|error| (error, Some(name.clone())))?;
+                    self.bind(header, way).await.map_err(|error| Failure::of(error, Some(name.clone())))?;
                     self.set_took(pin.one_of_several.clone());
                     tracing::info!(token = %name, "a further token is logged in to");
                     *self.state() = State::Ready { way: name };
                     return Ok(());
                 }
-                Err(HsmError::PinRefused) => refused = (HsmError::PinRefused, Some(name.clone())),
-                Err(error) => return Err((error, Some(name))),
+                Err(HsmError::PinRefused) => refused = Failure::of(HsmError::PinRefused, Some(name.clone())),
+                Err(error) => return Err(Failure::of(error, Some(name))),
             }
         }
         Err(refused)
@@ -282,9 +279,20 @@ pub(crate) fn means_away(error: &HsmError) -> bool {
     matches!(error, HsmError::Unavailable { .. } | HsmError::DeadlineExceeded { .. } | HsmError::NotLoggedIn)
 }
 
-/// Whether a person has to do something before another try could do better than harm.
-fn is_final(error: &HsmError) -> bool {
-    matches!(error, HsmError::PinRefused | HsmError::PinLocked | HsmError::Lied { .. })
+/// Why a token is not logged in to.
+struct Failure {
+    error: HsmError,
+    way: Option<String>,
+    /// A person has to do something before another try could do better than harm.
+    last: bool,
+}
+
+impl Failure {
+    /// The token's word about the PIN is final. All else, a self-test that failed once too, may be over next time.
+    fn of(error: HsmError, way: Option<String>) -> Self {
+        let last = matches!(error, HsmError::PinRefused | HsmError::PinLocked);
+        Self { error, way, last }
+    }
 }
 
 fn copy(pin: &Pin) -> Pin {

@@ -325,3 +325,17 @@ async fn a_master_key_is_not_said_to_be_destroyed_while_a_clone_that_is_away_has
     look_after(&b).await;
     assert!(versions(&b, 1, HsmKeyPurpose::Master).is_empty() && destroyed().await);
 }
+
+#[tokio::test]
+async fn a_further_token_whose_self_test_failed_once_is_used_when_it_passes() {
+    let mut b = Bench::open(&["one", "two"], quick()).await;
+    join(&b, 1).await;
+    look_after(&b).await;
+    b.tokens[1].lies.store(true, Ordering::SeqCst);
+    b.restart().await;
+    b.opened().upkeep().await.unwrap();
+    assert!(!second_wraps(&b, "a").await);
+    b.tokens[1].lies.store(false, Ordering::SeqCst);
+    b.opened().upkeep().await.unwrap();
+    assert!(second_wraps(&b, "b").await);
+}
