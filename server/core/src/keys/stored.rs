@@ -16,6 +16,9 @@ const WRAPS_A_BLOCK: u64 = 65_536;
 /// Records of a system key reserved at a time.
 pub(crate) const RECORDS_A_BLOCK: u64 = 1 << 18;
 
+/// Records that a system key may seal at most, whatever keeps another from taking its place.
+const MAX_RECORDS_A_SYSTEM_KEY: u64 = 1 << 32;
+
 /// What is kept of keys and their use.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct KeyLedger {
@@ -104,8 +107,9 @@ impl Keys {
         now: UnixMillis,
     ) -> Result<(), VaultError> {
         let (ways, systems) = (self.ways(), self.systems());
-        let wants_block = systems.wants_block(RECORDS_A_BLOCK);
-        let reserved = systems.used().saturating_add(RECORDS_A_BLOCK);
+        let reserved = systems.used().saturating_add(RECORDS_A_BLOCK).min(MAX_RECORDS_A_SYSTEM_KEY);
+        // At the bound nothing more is sealed before another key takes its place.
+        let wants_block = systems.wants_block(RECORDS_A_BLOCK) && systems.used() < reserved;
         self.update_ledger(storage, Batch::new(), |ledger| {
             let mut changed = ledger.masters.follow(&ways.header, now);
             let before = ledger.systems.len();

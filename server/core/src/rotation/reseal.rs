@@ -91,12 +91,14 @@ impl UnsealedVault {
         let options = &self.rotation.options;
         let due = systems.used() >= options.system_key_records
             || u128::from(age) >= options.system_key_age.as_millis();
-        if due && systems.keys.len() == 1 {
+        let stuck = self.reseal_is_stuck(&systems).await;
+        // A record that no key opens keeps former keys, and is no reason to use this one beyond its time.
+        if due && (systems.keys.len() == 1 || stuck) {
             let permit = |permit| self.replace_system_key(permit);
             operation::run_job(self, "new-system-key", Resource::System, Vec::new(), permit).await?;
             return Ok(true);
         }
-        if systems.keys.len() > 1 && !self.reseal_is_stuck(&systems).await {
+        if systems.keys.len() > 1 && !stuck {
             return operation::run_job(self, "reseal", Resource::System, Vec::new(), |permit| {
                 self.reseal(permit)
             })

@@ -608,6 +608,67 @@ async fn a_record_that_no_key_opens_keeps_the_old_system_key_and_is_told_of_once
     all_read(&bench).await;
 }
 
+#[tokio::test]
+async fn a_record_that_no_key_opens_keeps_no_system_key_in_use_beyond_its_time() {
+    let mut bench = filled(&["one"]).await;
+    let snapshot = bench.store.snapshot().await.unwrap();
+    let stored = snapshot.range(Keyspace::SecretMeta, Range::all(None), 1).await.unwrap().remove(0).1;
+    let mut batch = Batch::new();
+    batch.put(Keyspace::Sessions, vec![1; 33], stored.value);
+    bench.store.commit(batch).await.unwrap();
+    for round in 0..3 {
+        let before = bench.opened().keys.systems().current;
+        bench.clock.advance(quick().system_key_age);
+        // Once more for the pass that finds, after a start, that it cannot end.
+        for _ in 0..2 {
+            look_after(&bench).await.unwrap();
+        }
+        assert_ne!(bench.opened().keys.systems().current, before, "round {round}");
+        // The caller's own token has ended by now.
+        bench.restart().await;
+    }
+    assert_eq!(system_keys(&bench).len(), 4);
+    // Once it is gone, all former keys are.
+    let mut batch = Batch::new();
+    batch.delete(Keyspace::Sessions, vec![1; 33]);
+    bench.store.commit(batch).await.unwrap();
+    bench.restart().await;
+    look_after(&bench).await.unwrap();
+    assert_eq!(system_keys(&bench).len(), 1);
+}
+
+#[tokio::test]
+async fn a_system_key_seals_nothing_beyond_its_bound() {
+    let options = RotationOptions { system_key_records: u64::MAX, ..quick() };
+    let mut bench = Bench::open(&["one"], options).await;
+    bench.put("a").await.unwrap();
+    let open = bench.opened();
+    let used_up = |ledger: &mut crate::keys::KeyLedger| {
+        ledger.systems[0].reserved = (1 << 32) - 10;
+        true
+    };
+    open.keys.update_ledger(open.storage.as_ref(), Batch::new(), used_up).await.unwrap();
+    drop(open);
+    bench.restart().await;
+    let refused = loop {
+        if let Err(refused) = bench.put("b").await {
+            break refused;
+        }
+        assert!(bench.opened().keys.systems().used() <= 1 << 32);
+    };
+    assert!(matches!(refused, VaultError::Contention { .. }), "{refused:?}");
+    bench.opened().keys.follow_ledger(bench.store.as_ref(), bench.opened().clock.now()).await.unwrap();
+    bench.put("b").await.unwrap_err();
+    assert!(bench.reads("a").await.is_ok_and(|same| same), "reading goes on");
+    // Another key takes its place, whatever else cannot be written; and on another day, too.
+    bench.clock.advance(Duration::from_secs(2 * 3600));
+    bench.options = RotationOptions { system_key_records: 1 << 32, ..quick() };
+    bench.restart().await;
+    let open = bench.opened();
+    drop(open.look_after_keys(&open).await);
+    bench.put("b").await.unwrap();
+}
+
 async fn replacement_with(nth: u64, fault: CommitFault) -> bool {
     let mut bench = filled(&["one"]).await;
     let old = system_keys(&bench);

@@ -310,7 +310,9 @@ pub(crate) async fn day_key(
         let key = LockedKey::generate(&mut rng());
         let mut batch = Batch::new();
         batch.require(Keyspace::AuditKeys, at.clone(), Precondition::Absent);
-        batch.put(Keyspace::AuditKeys, at.clone(), keys.seal_record(Keyspace::AuditKeys, &at, key.expose())?);
+        // Without it the vault does not open, not even to replace a system key that is used up.
+        let sealed = keys.seal_under(&keys.systems(), Keyspace::AuditKeys, &at, key.expose())?;
+        batch.put(Keyspace::AuditKeys, at.clone(), sealed);
         keys.guard(&mut batch)?;
         match storage.commit(batch).await {
             Ok(_) => return Ok(key),
