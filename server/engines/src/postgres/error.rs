@@ -14,6 +14,8 @@ use tokio_postgres::error::DbError;
 #[derive(Debug)]
 pub(super) enum Failure {
     Unavailable(String),
+    /// Another session is in the way: of the object, or of the login itself. The server is well.
+    Locked(String),
     Refused(String),
     Admin(String),
     Identity(String),
@@ -33,7 +35,7 @@ impl Failure {
     pub(super) fn of(self, target: &str, role: &str) -> EngineError {
         let target = target.to_owned();
         match self {
-            Self::Unavailable(what) => EngineError::Unavailable { target, what },
+            Self::Unavailable(what) | Self::Locked(what) => EngineError::Unavailable { target, what },
             Self::Refused(what) => EngineError::Refused { target, what },
             Self::Admin(what) => EngineError::Admin { target, what },
             Self::Password => {
@@ -80,9 +82,8 @@ impl Failure {
             "28000" => Self::Admin(text),
             "42501" | "42883" | "3F000" => Self::Admin(format!("{text}; {SET_UP}")),
             "KS002" => Self::Definition(text),
-            "KS003" | "55P03" | "57014" => Self::Unavailable(text),
-            // Two grants on one object at a time: the only message of its class that says so.
-            "XX000" if said.message() == "tuple concurrently updated" => Self::Unavailable(text),
+            // XX000: what was to be changed was changed by somebody else; the server says it in its own language.
+            "KS003" | "55P03" | "57014" | "40P01" | "XX000" => Self::Locked(text),
             _ => match code.get(..2) {
                 // Connections, transactions that collide, resources, and an operator who stops the server.
                 Some("08" | "40" | "53" | "57" | "58") => Self::Unavailable(text),
@@ -100,6 +101,15 @@ impl Failure {
                 Self::Refused(format!("login {login}: {said}"))
             }
             Self::Refused(what) => Self::Refused(format!("login {login}: {what}")),
+            other => other,
+        }
+    }
+
+    /// Of what is done to one login: a session that is in its way says nothing of the server, and others are not held up
+    /// by it.
+    pub(super) fn of_one_login(self) -> Self {
+        match self {
+            Self::Locked(what) => Self::Refused(what),
             other => other,
         }
     }

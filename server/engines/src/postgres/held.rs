@@ -82,6 +82,7 @@ impl Held {
             "sequence" => format!("{what} ON SEQUENCE {schema}.{name}"),
             "routine" => format!("{what} ON ROUTINE {schema}.{name}({})", self.detail),
             "schema" => format!("{what} ON SCHEMA {schema}"),
+            "setting" => return format!("ALTER SYSTEM SET {} = 0; -- and restart the server", self.name),
             "large object" => format!("{what} ON LARGE OBJECT {}", self.name),
             // A parameter's name may have a dot between two identifiers.
             "parameter" => format!(

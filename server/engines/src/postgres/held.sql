@@ -86,3 +86,7 @@ SELECT 'role', '', r.rolname::text, '', flag.word, false, false, false
        LATERAL (VALUES ('LOGIN', r.rolcanlogin), ('SUPERUSER', r.rolsuper), ('CREATEROLE', r.rolcreaterole),
          ('CREATEDB', r.rolcreatedb), ('REPLICATION', r.rolreplication), ('BYPASSRLS', r.rolbypassrls)) AS flag (word, there)
   WHERE flag.there
+UNION ALL
+-- Such a transaction outlives its session, and what it has locked: also the login itself, which cannot be removed then.
+SELECT 'setting', '', 'max_prepared_transactions', '', 'PREPARE TRANSACTION', false, true, false
+  WHERE current_setting('max_prepared_transactions')::integer > 0

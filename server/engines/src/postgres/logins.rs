@@ -182,7 +182,7 @@ pub(super) async fn renew(
     match client.query(&renew, &[&handle.name, &until]).await.map_err(Failure::from) {
         Ok(_) => Ok(()),
         Err(Failure::Definition(what)) => Err(Failure::Refused(what)),
-        Err(other) => Err(other),
+        Err(other) => Err(other.of_one_login()),
     }
 }
 
@@ -202,8 +202,9 @@ pub(super) async fn revoke(client: &ClientWrapper, names: &Names, handle: &Handl
         client.query_one(&there, &login),
     )
     .await;
-    forbidden?;
-    removed?;
+    // A login that keeps itself from being removed must not pass for a server that is away.
+    forbidden.map_err(|error| Failure::from(error).of_one_login())?;
+    removed.map_err(|error| Failure::from(error).of_one_login())?;
     if left?.try_get(0)? {
         return Err(Failure::Refused("the login is still there after it was removed".to_owned()));
     }

@@ -3,7 +3,7 @@
 use keystead_core::engine::EngineError;
 use keystead_domain::rights::postgres::{Owned, PostgresRole};
 
-use crate::site::{DATABASE, Site, orders};
+use crate::site::{DATABASE, LATE, Site, orders};
 
 async fn may_create(site: &Site, declared: PostgresRole) -> keystead_domain::role::RoleRecord {
     let role = site.defined(declared).await;
@@ -148,4 +148,85 @@ async fn many_at_once_and_the_same_twice_at_once_get_in_nobodys_way() {
         site.link.revoke(&plan.handle).await.unwrap();
     }
     assert_eq!(site.link.list(None, 100).await.unwrap().unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_cannot_keep_itself_from_being_removed_by_locking_its_own_entry() {
+    let site = Site::start().await;
+    let role = site.defined(orders()).await;
+    let (plan, session) = site.session(&role).await;
+    let other = site.login(&plan).await.unwrap();
+    session.batch_execute("BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'x'").await.unwrap();
+    // Another one waits for the lock, and whoever is thrown out comes again.
+    let waiting =
+        tokio::spawn(async move { other.batch_execute("ALTER ROLE CURRENT_USER PASSWORD 'y'").await });
+    let error = site.link.renew(&plan.handle, LATE).await.err().unwrap();
+    assert!(matches!(error, EngineError::Refused { .. }), "the target answers: {error}");
+    let again = async {
+        while let Ok(session) = site.login(&plan).await {
+            let _ = session.batch_execute("BEGIN; ALTER ROLE CURRENT_USER CONNECTION LIMIT -1").await;
+            let _ = session.batch_execute("ROLLBACK; BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'z'").await;
+            while !session.is_closed() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        }
+    };
+    let begun = std::time::Instant::now();
+    let (removed, ()) = futures::join!(site.link.revoke(&plan.handle), again);
+    removed.unwrap();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(session.batch_execute("SELECT 1").await.is_err());
+    assert!(waiting.await.unwrap().is_err());
+    assert_eq!(site.link.list(None, 10).await.unwrap().unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_login_that_prepared_a_transaction_is_told_of_and_such_servers_are_found() {
+    let mut site = Site::start().await;
+    site.run("ALTER SYSTEM SET max_prepared_transactions = 2").await;
+    site.server.stop();
+    site.server.start_again().await.unwrap();
+    let root = site.server.superuser(DATABASE).await.unwrap();
+    let mut found = site.new_link().probe().await.unwrap().baseline;
+    assert_eq!(found.len(), 1);
+    let found = found.remove(0);
+    assert_eq!(
+        found.right.to_string(),
+        "PREPARE TRANSACTION on setting \"max_prepared_transactions\" (through PUBLIC)"
+    );
+    site.root = root;
+    let mut role = crate::site::role(orders());
+    role.on_excess = keystead_domain::role::OnExcess::Warn;
+    site.allow(&role).await;
+    site.link.define(&role, &[]).await.unwrap();
+    let (plan, session) = site.session(&role).await;
+    session
+        .batch_execute("BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'x'; PREPARE TRANSACTION 'it''s there'")
+        .await
+        .unwrap();
+    let error = site.link.revoke(&plan.handle).await.err().unwrap();
+    let mend = "ROLLBACK PREPARED 'it''s there'";
+    assert!(matches!(&error, EngineError::Refused { what, .. } if what.contains(mend)), "{error}");
+    assert!(session.batch_execute("SELECT 1").await.is_err(), "its sessions are ended");
+    site.run(mend).await;
+    site.link.revoke(&plan.handle).await.unwrap();
+    site.run(&found.closed_by).await;
+    // The server is stopped as by a crash: what was prepared is not to be replayed.
+    site.run("CHECKPOINT").await;
+    site.server.stop();
+    site.server.start_again().await.unwrap();
+    assert_eq!(site.new_link().probe().await.unwrap().baseline, []);
+}
+
+#[tokio::test]
+async fn a_login_whose_object_another_session_uses_is_refused_and_the_target_is_not_away() {
+    let site = Site::start().await;
+    let role = may_create(&site, orders()).await;
+    let (plan, session) = site.session(&role).await;
+    session.batch_execute("CREATE TABLE shop.mine (id int); GRANT SELECT ON shop.mine TO app").await.unwrap();
+    site.run("BEGIN; SELECT * FROM shop.mine").await;
+    let error = site.link.revoke(&plan.handle).await.err().unwrap();
+    assert!(matches!(&error, EngineError::Refused { what, .. } if what.starts_with("55P03")), "{error}");
+    site.run("ROLLBACK").await;
+    site.link.revoke(&plan.handle).await.unwrap();
 }

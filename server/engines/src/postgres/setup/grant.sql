@@ -12,6 +12,7 @@ DECLARE
   place text;
   target text;
   statement text;
+  tries integer := 0;
 BEGIN
   IF (grp ~ '^@prefix@g__[0-9a-f]{32}$') IS NOT TRUE
      OR NOT EXISTS (SELECT FROM pg_roles WHERE rolname = grp AND NOT rolcanlogin) THEN
@@ -52,6 +53,16 @@ BEGIN
   IF kind = 'future' THEN
     statement := format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I %s', object_name, schema_name, statement);
   END IF;
-  EXECUTE statement;
-  RETURN statement;
+  LOOP
+    BEGIN
+      EXECUTE statement;
+      RETURN statement;
+    EXCEPTION WHEN internal_error THEN
+      -- Somebody else granted on the same object at the same time; the server says so in its own language.
+      tries := tries + 1;
+      IF tries > 3 THEN
+        RAISE;
+      END IF;
+    END;
+  END LOOP;
 END

@@ -18,6 +18,8 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'KS002', MESSAGE = 'the group of the role is not there';
   END IF;
   IF EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN
+    -- A session of the login may have its entry locked: the connection is others' too.
+    PERFORM set_config('lock_timeout', '500ms', true);
     EXECUTE format('ALTER ROLE %I WITH LOGIN PASSWORD %L VALID UNTIL %L CONNECTION LIMIT %s',
                    login, verifier, until, connections);
     EXECUTE format('ALTER ROLE %I RESET ALL', login);

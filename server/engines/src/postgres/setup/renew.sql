@@ -7,5 +7,7 @@ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = login AND rolcanlogin) THEN
     RAISE EXCEPTION USING ERRCODE = 'KS002', MESSAGE = 'the login is not there, or was forbidden';
   END IF;
+  -- A session of the login may have its entry locked: the connection is others' too.
+  PERFORM set_config('lock_timeout', '500ms', true);
   EXECUTE format('ALTER ROLE %I VALID UNTIL %L', login, until);
 END
