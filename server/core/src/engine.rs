@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keystead_crypto::secret::SecretBytes;
@@ -189,8 +190,9 @@ pub struct Order<'a> {
     pub accepted: &'a [String],
     /// The login.
     pub plan: &'a Plan,
-    /// When the target itself should end it, where it can: a little after the lease.
-    pub not_after: UnixMillis,
+    /// After how long the target itself should end it, where it can: a little after the lease. A span, counted by the
+    /// target's own clock: the vault's may say another time.
+    pub lasts: Duration,
 }
 
 /// What a target needs before it is one.
@@ -262,8 +264,8 @@ pub trait Link: Send + Sync {
     /// `Excess`, and the others. After any of them but `NotAsked` the login may exist.
     async fn issue(&self, order: Order<'_>) -> Result<Issued, EngineError>;
 
-    /// Lets a login go on until `not_after`.
-    async fn renew(&self, handle: &Handle, not_after: UnixMillis) -> Result<Renewal, EngineError>;
+    /// Lets a login go on for so long from now, counted by the target's own clock.
+    async fn renew(&self, handle: &Handle, lasts: Duration) -> Result<Renewal, EngineError>;
 
     /// Removes a login: it can log in no more, its sessions are ended, it is gone. Absent is success; nothing else is.
     async fn revoke(&self, handle: &Handle) -> Result<(), EngineError>;

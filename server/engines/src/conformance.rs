@@ -2,6 +2,7 @@
 //! nothing behind when it passes, and says in words which promise was broken. An engine's tests call [`run`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use getrandom::SysRng;
@@ -9,13 +10,10 @@ use keystead_core::engine::{Credential, EngineError, Issued, Link, Order, Plan, 
 use keystead_domain::id::RecordId;
 use keystead_domain::lease::Handle;
 use keystead_domain::role::RoleRecord;
-use keystead_domain::time::UnixMillis;
 use rand_core::{Rng, UnwrapErr};
 
-/// The year 2100: no login of a check ends by itself.
-const LATE: UnixMillis = UnixMillis(4_102_444_800_000);
-/// Half a minute after the epoch: over.
-const OVER: UnixMillis = UnixMillis(30_000);
+/// No login of a check ends by itself.
+const LONG: Duration = Duration::from_secs(24 * 3600);
 
 /// A target under test, without any login of the vault's.
 #[async_trait]
@@ -108,10 +106,10 @@ impl Check<'_> {
         let mut credential = issued.credential;
         hold(self.target.lets_in(&credential).await, "a login that was issued gets in")?;
         if self.target.ends_logins() {
-            self.link.renew(&plan.handle, OVER).await?;
+            self.link.renew(&plan.handle, Duration::ZERO).await?;
             hold(!self.target.lets_in(&credential).await, "a login whose time is over gets in no more")?;
         }
-        if let Renewal::Reissued(next) = self.link.renew(&plan.handle, LATE).await? {
+        if let Renewal::Reissued(next) = self.link.renew(&plan.handle, LONG).await? {
             credential = next;
         }
         hold(self.target.lets_in(&credential).await, "a login that was renewed gets in")?;
@@ -177,7 +175,7 @@ impl Check<'_> {
     }
 
     async fn issue(&self, plan: &Plan, link: &dyn Link) -> Result<Issued, EngineError> {
-        link.issue(Order { role: &self.role, accepted: &[], plan, not_after: LATE }).await
+        link.issue(Order { role: &self.role, accepted: &[], plan, lasts: LONG }).await
     }
 
     async fn names(&self) -> Result<Vec<String>, Failure> {

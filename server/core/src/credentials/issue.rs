@@ -32,8 +32,8 @@ use crate::unsealed::UnsealedVault;
 const ISSUE_AT_MOST: Duration = Duration::from_secs(15);
 /// A call that gave no answer may still have its effect for so long, in milliseconds: a revocation waits for that.
 const SETTLES_AFTER: u64 = 20_000;
-/// The target ends a login by itself so long after its lease, in milliseconds, should the vault not get to it.
-pub(crate) const GRACE: u64 = 120_000;
+/// The target ends a login by itself so long after its lease, should the vault not get to it.
+const GRACE: Duration = Duration::from_secs(120);
 /// Tries of one change against other writers.
 const TRIES: usize = 16;
 
@@ -250,7 +250,7 @@ async fn made(
     stored: Stored,
     plan: Plan,
 ) -> Result<Undelivered, VaultError> {
-    match ask(from, &stored.lease, &plan).await {
+    match ask(from, &stored.lease, &plan, vault.leases.clock.now()).await {
         Ok(issued) => {
             fail_points::after(Step::IssueMade);
             activate(vault, permit, stored, issued).await
@@ -271,13 +271,23 @@ enum Leftover {
     Perhaps(u64),
 }
 
+/// After how long from `now` a target is to end a login by itself, if its lease ends at `expires`.
+pub(crate) fn lasts_in_target(expires: UnixMillis, now: UnixMillis) -> Duration {
+    Duration::from_millis(expires.millis_since(now)).saturating_add(GRACE)
+}
+
 /// Asks the target; an error comes with what may be left of it.
-async fn ask(from: &From, lease: &LeaseRecord, plan: &Plan) -> Result<Issued, (CredentialError, Leftover)> {
+async fn ask(
+    from: &From,
+    lease: &LeaseRecord,
+    plan: &Plan,
+    now: UnixMillis,
+) -> Result<Issued, (CredentialError, Leftover)> {
     let order = Order {
         role: &from.role.record,
         accepted: &from.target.record.accepted,
         plan,
-        not_after: UnixMillis(lease.expires.0.saturating_add(GRACE)),
+        lasts: lasts_in_target(lease.expires, now),
     };
     let asked = in_time(&lease.target, ISSUE_AT_MOST, from.link.issue(order)).await;
     asked.map_err(|error| between_passwords(&from.target, error)).map_err(|error| {
@@ -398,7 +408,7 @@ async fn again(
             Ok(_) => {
                 fail_points::after(Step::ReissueStored);
                 // It lives on whatever comes of this: an earlier answer may have been taken.
-                let asked = ask(&from, &lease, &plan).await;
+                let asked = ask(&from, &lease, &plan, vault.leases.clock.now()).await;
                 if asked.is_ok() {
                     fail_points::after(Step::ReissueMade);
                 }

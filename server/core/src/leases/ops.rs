@@ -5,12 +5,12 @@ use keystead_domain::lease::{Closed, LeaseRecord, Terms, Why};
 use keystead_domain::name::Name;
 use keystead_domain::policy::{Action, Resource, Verdict};
 use keystead_domain::principal::PrincipalName;
-use keystead_domain::time::{Ttl, UnixMillis};
+use keystead_domain::time::Ttl;
 use keystead_storage::{Batch, Keyspace, Range, Snapshot, StorageError, keyspace};
 
 use super::clock::ClockState;
 use super::store::{self, Stored};
-use crate::credentials::issue::GRACE;
+use crate::credentials::issue::lasts_in_target;
 use crate::credentials::{CredentialError, ONE_CALL, in_time, roles, targets};
 use crate::engine::{Credential, Renewal};
 use crate::error::VaultError;
@@ -199,8 +199,8 @@ async fn renew(
     };
     let until = renewed(&mut stored.lease.clone())?;
     // The target first: a login that ends a little later than its lease is removed with it all the same.
-    let not_after = UnixMillis(until.0.saturating_add(GRACE));
-    let call = link.renew(&stored.lease.handle, not_after);
+    let lasts = lasts_in_target(until, vault.leases.clock.now());
+    let call = link.renew(&stored.lease.handle, lasts);
     let credential = match in_time(&stored.lease.target, ONE_CALL, call).await? {
         Renewal::Renewed => None,
         Renewal::Reissued(credential) => Some(credential),

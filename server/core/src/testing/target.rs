@@ -24,7 +24,7 @@ use crate::engine::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Login {
     pub(crate) secret: Vec<u8>,
-    pub(crate) not_after: UnixMillis,
+    pub(crate) lasts: Duration,
 }
 
 #[derive(Default)]
@@ -166,7 +166,7 @@ impl Link for MemoryLink {
         let silent = self
             .there(|inside| {
                 let secret = order.plan.secret.expose().to_vec();
-                let login = Login { secret, not_after: order.not_after };
+                let login = Login { secret, lasts: order.lasts };
                 inside.logins.insert(order.plan.handle.name.clone(), login);
                 Ok(inside.silent)
             })
@@ -184,10 +184,10 @@ impl Link for MemoryLink {
         Ok(Issued { credential, excess })
     }
 
-    async fn renew(&self, handle: &Handle, not_after: UnixMillis) -> Result<Renewal, EngineError> {
+    async fn renew(&self, handle: &Handle, lasts: Duration) -> Result<Renewal, EngineError> {
         let refused = EngineError::Refused { target: self.name.clone(), what: "no such login".to_owned() };
         self.there(|inside| {
-            inside.logins.get_mut(&handle.name).ok_or(refused)?.not_after = not_after;
+            inside.logins.get_mut(&handle.name).ok_or(refused)?.lasts = lasts;
             Ok(Renewal::Renewed)
         })
         .await

@@ -176,7 +176,7 @@ impl PostgresLink {
             group: &group,
             verifier: &verifier,
             role: declared,
-            not_after: order.not_after,
+            lasts: order.lasts,
         };
         let own = logins::issue(session, &self.names, &new).await?;
         refuse_excess(order.role, &own)?;
@@ -200,8 +200,8 @@ impl PostgresLink {
                 format!("SELECT {schema}.give($1, false, 'database', '', '', '{{}}', ARRAY['CONNECT'])");
             session.query(&connect, &[&group]).await?;
             // Ended from the start: nobody knows its password either.
-            let not_after = UnixMillis(0);
-            let new = NewLogin { login: &login, group: &group, verifier: &verifier, role: &role, not_after };
+            let lasts = Duration::ZERO;
+            let new = NewLogin { login: &login, group: &group, verifier: &verifier, role: &role, lasts };
             let own = logins::issue(session, &self.names, &new).await?;
             if own.is_empty() { Ok(()) } else { Err(Failure::Excess(own)) }
         }
@@ -305,9 +305,9 @@ impl Link for PostgresLink {
         Ok(Issued { credential, excess })
     }
 
-    async fn renew(&self, handle: &Handle, not_after: UnixMillis) -> Result<Renewal, EngineError> {
+    async fn renew(&self, handle: &Handle, lasts: Duration) -> Result<Renewal, EngineError> {
         let session = self.session().await.map_err(self.failed())?;
-        let done = within(logins::renew(&session, &self.names, handle, not_after)).await;
+        let done = within(logins::renew(&session, &self.names, handle, lasts)).await;
         settle(session, done).map_err(self.failed())?;
         Ok(Renewal::Renewed)
     }

@@ -4,6 +4,7 @@
 //! out, in a time that does not grow with what is there; it is gone when the server lists neither the login nor a session of it.
 
 use std::fmt;
+use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 use futures::future;
@@ -12,7 +13,6 @@ use keystead_crypto::secret::SecretBytes;
 use keystead_domain::lease::Handle;
 use keystead_domain::rights::Right;
 use keystead_domain::rights::postgres::{Owned, PgName, PostgresRole};
-use keystead_domain::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
 
@@ -21,7 +21,8 @@ use super::names::Names;
 use crate::statements::{identifier, literal};
 
 const CHECK: &str = "SELECT r.rolcanlogin AND r.rolinherit AS usable, r.rolconnlimit, \
-      coalesce(extract(epoch FROM r.rolvaliduntil) * 1000, -1)::bigint AS until, \
+      CASE WHEN isfinite(r.rolvaliduntil) \
+        THEN floor(extract(epoch FROM r.rolvaliduntil - clock_timestamp()) * 1000)::bigint END AS left_ms, \
       array_remove(ARRAY[CASE WHEN r.rolsuper THEN 'SUPERUSER' END, CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END, \
         CASE WHEN r.rolcreatedb THEN 'CREATEDB' END, CASE WHEN r.rolreplication THEN 'REPLICATION' END, \
         CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END], NULL) AS flags, \
@@ -33,6 +34,8 @@ const CHECK: &str = "SELECT r.rolcanlogin AND r.rolinherit AS usable, r.rolconnl
       ARRAY(SELECT h.rolname::text FROM pg_roles g JOIN pg_auth_members m ON m.member = g.oid \
         JOIN pg_roles h ON h.oid = m.roleid WHERE g.rolname = $2) AS above \
     FROM pg_roles r WHERE r.rolname = $1";
+/// A login is read back within so many milliseconds after it was made.
+const READ_BACK: i64 = 20_000;
 const THERE: &str = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
 
 /// What removing a login needs beside its name.
@@ -105,7 +108,7 @@ pub(super) struct NewLogin<'a> {
     pub(super) group: &'a str,
     pub(super) verifier: &'a Verifier,
     pub(super) role: &'a PostgresRole,
-    pub(super) not_after: UnixMillis,
+    pub(super) lasts: Duration,
 }
 
 /// Makes a login, or gives one that is there this password, and tells what it can do that it should not.
@@ -117,13 +120,13 @@ pub(super) async fn issue(
     let make = format!("SELECT {}.issue($1, $2, $3, $4, $5, $6, $7)", identifier(names.schema()));
     let make = client.prepare_cached(&make).await?;
     let check = client.prepare_cached(CHECK).await?;
-    let until = i64::try_from(new.not_after.0).unwrap_or(i64::MAX);
+    let lasts = millis(new.lasts);
     let limit = new.role.connection_limit.map_or(-1, |limit| i32::from(limit.get()));
     let path: Vec<&str> = new.role.search_path.iter().map(PgName::as_str).collect();
     let timeout = new.role.statement_timeout.and_then(|seconds| i32::try_from(seconds).ok());
     // Both are on their way at once; the server takes them in this order, each in a transaction of its own.
     let make_parameters: [&(dyn ToSql + Sync); 7] =
-        [&new.login, &new.group, new.verifier, &until, &limit, &path, &timeout];
+        [&new.login, &new.group, new.verifier, &lasts, &limit, &path, &timeout];
     let check_parameters: [&(dyn ToSql + Sync); 2] = [&new.login, &new.group];
     let (made, row) =
         future::join(client.query(&make, &make_parameters), client.query_opt(&check, &check_parameters))
@@ -155,7 +158,8 @@ pub(super) async fn issue(
     if row.try_get::<_, i32>("rolconnlimit")? != limit {
         found("another CONNECTION LIMIT".to_owned());
     }
-    if row.try_get::<_, i64>("until")? != until {
+    let left: Option<i64> = row.try_get("left_ms")?;
+    if !left.is_some_and(|left| (lasts.saturating_sub(READ_BACK)..=lasts).contains(&left)) {
         found("another VALID UNTIL".to_owned());
     }
     let ours = |setting: &String| match setting.as_str() {
@@ -169,17 +173,21 @@ pub(super) async fn issue(
     Ok(excess)
 }
 
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Moves a login's own end.
 pub(super) async fn renew(
     client: &ClientWrapper,
     names: &Names,
     handle: &Handle,
-    not_after: UnixMillis,
+    lasts: Duration,
 ) -> Result<(), Failure> {
     let renew = format!("SELECT {}.renew($1, $2)", identifier(names.schema()));
     let renew = client.prepare_cached(&renew).await?;
-    let until = i64::try_from(not_after.0).unwrap_or(i64::MAX);
-    match client.query(&renew, &[&handle.name, &until]).await.map_err(Failure::from) {
+    let lasts = millis(lasts);
+    match client.query(&renew, &[&handle.name, &lasts]).await.map_err(Failure::from) {
         Ok(_) => Ok(()),
         Err(Failure::Definition(what)) => Err(Failure::Refused(what)),
         Err(other) => Err(other.of_one_login()),

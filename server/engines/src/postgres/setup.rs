@@ -34,14 +34,14 @@ impl Function {
 pub(super) const FUNCTIONS: [Function; 8] = [
     Function {
         name: "issue",
-        arguments: "login text, grp text, verifier text, until_ms bigint, connections integer, path text[], timeout_s integer",
+        arguments: "login text, grp text, verifier text, lasts_ms bigint, connections integer, path text[], timeout_s integer",
         returns: "void",
         definer: true,
         body: include_str!("setup/issue.sql"),
     },
     Function {
         name: "renew",
-        arguments: "login text, until_ms bigint",
+        arguments: "login text, lasts_ms bigint",
         returns: "void",
         definer: true,
         body: include_str!("setup/renew.sql"),

@@ -3,7 +3,7 @@
 use keystead_core::engine::EngineError;
 use keystead_crypto::secret::SecretBytes;
 
-use crate::site::{ADMIN, ADMIN_PASSWORD, DATABASE, LATE, SCHEMA, Site, VAULT, fields, name, orders};
+use crate::site::{ADMIN, ADMIN_PASSWORD, DATABASE, LONG, SCHEMA, Site, VAULT, fields, name, orders};
 
 #[tokio::test]
 async fn adding_a_target_proves_the_admin_and_leaves_nothing() {
@@ -101,7 +101,7 @@ async fn a_stolen_admin_login_can_do_no_more_than_the_vault() {
     let verifier = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let before = site.ask("SELECT string_agg(r::text, ',' ORDER BY rolname) FROM pg_roles r").await;
     let issue = |login: &str, group: &str, verifier: &str| {
-        format!("SELECT {SCHEMA}.issue('{login}', '{group}', '{verifier}', 4133894400000, 1, '{{}}', NULL)")
+        format!("SELECT {SCHEMA}.issue('{login}', '{group}', '{verifier}', 60000, 1, '{{}}', NULL)")
     };
     let mut refused = vec![
         "SELECT * FROM shop.orders".to_owned(),
@@ -133,7 +133,7 @@ async fn a_stolen_admin_login_can_do_no_more_than_the_vault() {
         format!("SELECT {SCHEMA}.define('app')"),
         format!("SELECT {SCHEMA}.define(NULL)"),
         format!("SELECT {SCHEMA}.undefine('app')"),
-        format!("SELECT {SCHEMA}.renew('app', 4133894400000)"),
+        format!("SELECT {SCHEMA}.renew('app', 60000)"),
         format!("SELECT {SCHEMA}.set_password(NULL)"),
         format!("SELECT {SCHEMA}.set_password('clear')"),
     ];
@@ -226,18 +226,18 @@ async fn no_error_holds_a_secret() {
     errors.push(site.new_link().probe().await.err().unwrap());
     // A server that quotes what it was sent.
     site.run(&format!(
-        "CREATE OR REPLACE FUNCTION {SCHEMA}.issue(login text, grp text, verifier text, until_ms bigint, connections integer, \
+        "CREATE OR REPLACE FUNCTION {SCHEMA}.issue(login text, grp text, verifier text, lasts_ms bigint, connections integer, \
          path text[], timeout_s integer) RETURNS void LANGUAGE plpgsql AS \
          $$BEGIN RAISE EXCEPTION 'no: %, %', login, verifier USING DETAIL = verifier, HINT = verifier; END$$"
     ))
     .await;
     errors.push(site.issue_planned(&role, &plan).await.err().unwrap());
     site.run(&format!(
-        "CREATE OR REPLACE FUNCTION {SCHEMA}.renew(login text, until_ms bigint) RETURNS void LANGUAGE plpgsql AS \
+        "CREATE OR REPLACE FUNCTION {SCHEMA}.renew(login text, lasts_ms bigint) RETURNS void LANGUAGE plpgsql AS \
          $$BEGIN EXECUTE 'ALTER ROLE x PASSWORD canary-verifier'; END$$"
     ))
     .await;
-    errors.push(site.link.renew(&plan.handle, LATE).await.err().unwrap());
+    errors.push(site.link.renew(&plan.handle, LONG).await.err().unwrap());
     for error in errors {
         let text = format!("{error} {error:?}");
         for canary in [password.as_str(), ADMIN_PASSWORD, "SCRAM-SHA-256", "canary", "host="] {

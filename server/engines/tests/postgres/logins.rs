@@ -1,10 +1,11 @@
 //! A login's life: made, used, renewed, removed.
 
+use std::time::Duration;
+
 use keystead_core::engine::{EngineError, Renewal};
 use keystead_domain::rights::postgres::PostgresRole;
-use keystead_domain::time::UnixMillis;
 
-use crate::site::{DATABASE, LATE, Site, fields, name, new_id, orders};
+use crate::site::{DATABASE, LONG, Site, fields, name, new_id, orders};
 
 #[tokio::test]
 async fn a_login_does_what_its_role_declares_and_nothing_else() {
@@ -137,12 +138,17 @@ async fn a_login_ends_by_itself_and_renewing_moves_the_end() {
     let site = Site::start().await;
     let role = site.defined(orders()).await;
     let (plan, _session) = site.session(&role).await;
-    assert!(matches!(site.link.renew(&plan.handle, UnixMillis(1_000)).await.unwrap(), Renewal::Renewed));
+    assert!(matches!(site.link.renew(&plan.handle, Duration::ZERO).await.unwrap(), Renewal::Renewed));
     assert!(site.login(&plan).await.is_err(), "its time was over");
-    site.link.renew(&plan.handle, LATE).await.unwrap();
+    site.link.renew(&plan.handle, LONG).await.unwrap();
     site.login(&plan).await.unwrap();
+    // The span is counted by the server's clock, whatever the vault's says.
+    let left = "SELECT round(extract(epoch FROM rolvaliduntil - now()) / 60)::text FROM pg_roles WHERE rolname LIKE 'ks\\_%\\_orders%'";
+    assert_eq!(site.ask(left).await, "1440");
+    site.issue_planned(&role, &plan).await.unwrap();
+    assert_eq!(site.ask(left).await, "1440");
     site.link.revoke(&plan.handle).await.unwrap();
-    let error = site.link.renew(&plan.handle, LATE).await.err().unwrap();
+    let error = site.link.renew(&plan.handle, LONG).await.err().unwrap();
     assert!(matches!(error, EngineError::Refused { .. }), "{error}");
 }
 

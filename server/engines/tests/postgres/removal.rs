@@ -3,7 +3,7 @@
 use keystead_core::engine::EngineError;
 use keystead_domain::rights::postgres::{Owned, PostgresRole};
 
-use crate::site::{DATABASE, LATE, Site, orders};
+use crate::site::{DATABASE, LONG, Site, orders};
 
 async fn may_create(site: &Site, declared: PostgresRole) -> keystead_domain::role::RoleRecord {
     let role = site.defined(declared).await;
@@ -160,7 +160,7 @@ async fn a_login_cannot_keep_itself_from_being_removed_by_locking_its_own_entry(
     // Another one waits for the lock, and whoever is thrown out comes again.
     let waiting =
         tokio::spawn(async move { other.batch_execute("ALTER ROLE CURRENT_USER PASSWORD 'y'").await });
-    let error = site.link.renew(&plan.handle, LATE).await.err().unwrap();
+    let error = site.link.renew(&plan.handle, LONG).await.err().unwrap();
     assert!(matches!(error, EngineError::Refused { .. }), "the target answers: {error}");
     let again = async {
         while let Ok(session) = site.login(&plan).await {

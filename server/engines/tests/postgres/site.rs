@@ -1,6 +1,7 @@
 //! A database with a few tables, the set-up functions, and a link to it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use getrandom::SysRng;
 use keystead_core::engine::{AdminLogin, Engine, EngineError, Field, Issued, Link, Order, Plan};
@@ -21,8 +22,8 @@ pub(crate) const SCHEMA: &str = "keystead_abababab";
 pub(crate) const DATABASE: &str = "shop";
 pub(crate) const ADMIN: &str = "vault";
 pub(crate) const ADMIN_PASSWORD: &str = "canary-admin-password";
-/// The end of the year 2100: logins of tests do not end by themselves.
-pub(crate) const LATE: UnixMillis = UnixMillis(4_133_894_400_000);
+/// Logins of tests do not end by themselves.
+pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);
 
 const TABLES: &str = "\
     CREATE ROLE app LOGIN PASSWORD 'app-password';
@@ -116,12 +117,12 @@ impl Site {
         role: &RoleRecord,
     ) -> (Plan, Result<Issued, EngineError>) {
         let plan = link.plan(role, new_id(), &mut UnwrapErr(SysRng));
-        let issued = link.issue(Order { role, accepted: &[], plan: &plan, not_after: LATE }).await;
+        let issued = link.issue(Order { role, accepted: &[], plan: &plan, lasts: LONG }).await;
         (plan, issued)
     }
 
     pub(crate) async fn issue_planned(&self, role: &RoleRecord, plan: &Plan) -> Result<Issued, EngineError> {
-        self.link.issue(Order { role, accepted: &[], plan, not_after: LATE }).await
+        self.link.issue(Order { role, accepted: &[], plan, lasts: LONG }).await
     }
 
     /// A session of a fresh login.

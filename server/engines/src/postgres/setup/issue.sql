@@ -1,5 +1,6 @@
 DECLARE
-  until text := to_char(to_timestamp(until_ms / 1000.0) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS"+00"');
+  -- By this server's clock, which is the one that ends the login.
+  until text := to_char((clock_timestamp() + lasts_ms * interval '1 millisecond') AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS"+00"');
   places text;
 BEGIN
   IF (login ~ '^@prefix@[a-z0-9-]{1,18}_[0-9a-f]{32}$') IS NOT TRUE THEN
