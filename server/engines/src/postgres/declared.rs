@@ -38,6 +38,12 @@ impl Wanted {
         Right { object, privilege: self.privilege.clone(), through: None }
     }
 
+    /// Whether this is of a column, and `table` the same of its whole table.
+    pub(super) fn is_part_of(&self, table: &Self) -> bool {
+        let place = |right: &Self| (right.schema.clone(), right.name.clone(), right.privilege.clone());
+        self.kind == "column" && table.kind == "table" && place(self) == place(table)
+    }
+
     /// The same as the server tells it, if `give` can take it away: then it was we who gave it.
     pub(super) fn of(held: &Held) -> Option<Self> {
         let of_tables = TablePrivilege::parse(&held.privilege);

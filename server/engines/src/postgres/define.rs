@@ -67,9 +67,13 @@ async fn change(
     let (given, passed_on) = (ours(false), ours(true));
     let give = format!("SELECT {}.give($1, $2, $3, $4, $5, $6, $7)", identifier(names.schema()));
     let give = client.prepare(&give).await?;
+    let taken: BTreeSet<&Wanted> = given.difference(wanted).chain(&passed_on).collect();
+    // What is taken from a whole table, the server takes from its columns too.
+    let kept = |right: &&Wanted| !taken.contains(right) && !taken.iter().any(|table| right.is_part_of(table));
+    let kept: BTreeSet<&Wanted> = given.iter().filter(kept).collect();
     for (take_away, changes) in [
-        (true, declared::grouped(given.difference(wanted).chain(&passed_on))),
-        (false, declared::grouped(wanted.difference(&given))),
+        (true, declared::grouped(taken.iter().copied())),
+        (false, declared::grouped(wanted.iter().filter(|right| !kept.contains(right)))),
     ] {
         for ((kind, schema, name, detail), privileges) in changes {
             let parts = [&detail];

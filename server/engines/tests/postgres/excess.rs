@@ -310,6 +310,28 @@ async fn a_definition_gives_all_kinds_and_takes_away_what_is_declared_no_more() 
 }
 
 #[tokio::test]
+async fn a_column_that_stays_declared_outlives_the_right_to_its_whole_table() {
+    let site = Site::start().await;
+    let columns = TableGrant {
+        columns: vec![name("id"), name("note")],
+        ..tables(&["orders"], &[TablePrivilege::Select, TablePrivilege::Update])
+    };
+    let narrow = PostgresRole { tables: vec![columns.clone()], ..orders() };
+    let wide =
+        PostgresRole { tables: vec![columns, tables(&["orders"], &[TablePrivilege::Select])], ..orders() };
+    let mut role = site.defined(wide).await;
+    let (_, session) = site.session(&role).await;
+    session.batch_execute("SELECT price FROM shop.orders").await.unwrap();
+    role.declaration = Declaration::Postgres(narrow);
+    let defined = site.link.define(&role, &[]).await.unwrap();
+    assert_eq!((defined.missing, defined.excess), (vec![], vec![]));
+    assert!(session.batch_execute("SELECT price FROM shop.orders").await.is_err());
+    session.batch_execute("UPDATE shop.orders SET note = 'x' WHERE id > 0").await.unwrap();
+    session.batch_execute("SELECT note FROM shop.orders").await.unwrap();
+    assert_eq!(site.link.define(&role, &[]).await.unwrap().statements, Vec::<String>::new(), "nothing to do");
+}
+
+#[tokio::test]
 async fn verifying_leaves_nothing() {
     let site = Site::start().await;
     let role = role(orders());
