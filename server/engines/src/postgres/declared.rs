@@ -4,17 +4,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use deadpool_postgres::ClientWrapper;
 use keystead_domain::rights::Right;
 use keystead_domain::rights::postgres::{Objects, PgName, PostgresRole, SequencePrivilege, TablePrivilege};
 use tokio_postgres::GenericClient;
 
 use super::error::Failure;
 use super::held::{Held, object};
+use super::names::Names;
 
 const RELATIONS: &str = "SELECT n.nspname::text, c.relname::text, c.relkind = 'S' \
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE n.nspname::text = ANY($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')";
 const SCHEMAS: &str = "SELECT nspname::text FROM pg_namespace WHERE nspname::text = ANY($1)";
+const LACKING: &str = "SELECT c.relname::text, w.word \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles g ON g.rolname = $1, unnest($5::text[]) AS w (word) \
+    WHERE n.nspname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND pg_get_userbyid(c.relowner) = $3 \
+      AND has_table_privilege($4::name, c.oid, w.word || ' WITH GRANT OPTION') \
+      AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = g.oid AND a.privilege_type = w.word)";
 const ROUTINE: &str = "SELECT oidvectortypes(p.proargtypes) \
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
     WHERE n.nspname = $1 AND p.proname = $2 \
@@ -33,8 +40,7 @@ pub(super) struct Wanted {
 
 impl Wanted {
     pub(super) fn right(&self) -> Right {
-        let kind = if self.kind == "future" { "future tables" } else { self.kind };
-        let object = object(kind, &self.schema, &self.name, &self.detail);
+        let object = object(self.kind, &self.schema, &self.name, &self.detail);
         Right { object, privilege: self.privilege.clone(), through: None }
     }
 
@@ -54,7 +60,6 @@ impl Wanted {
             "routine" => "routine",
             "schema" if held.privilege == "USAGE" => "schema",
             "database" if held.privilege == "CONNECT" => "database",
-            "future tables" if of_tables.is_some() && !held.schema.is_empty() => "future",
             _ => return None,
         };
         Some(Self {
@@ -113,11 +118,6 @@ pub(super) async fn expand(
                 }
             }
         }
-        for (maker, privilege) in
-            grant.future_of.iter().flat_map(|maker| grant.privileges.iter().map(move |p| (maker, p)))
-        {
-            want("future", schema, maker.as_str(), "", privilege.as_str());
-        }
     }
     for grant in &role.sequences {
         let schema = catalog.schema(&grant.schema)?;
@@ -136,6 +136,47 @@ pub(super) async fn expand(
         };
         let types: String = row.try_get(0)?;
         want("routine", schema, name, &types, "EXECUTE");
+    }
+    Ok(wanted)
+}
+
+/// What a role declares of tables to come. The vault has no right over another role's default privileges: it gives such tables
+/// when they are there ([`to_come`]). Who wants them sooner gives the group these, which is no excess then.
+pub(super) fn future(role: &PostgresRole) -> impl Iterator<Item = Right> {
+    role.tables.iter().flat_map(|grant| {
+        grant.future_of.iter().flat_map(move |maker| {
+            let object = object("future tables", grant.schema.as_str(), maker.as_str(), "");
+            grant.privileges.iter().map(move |privilege| Right {
+                object: object.clone(),
+                privilege: privilege.as_str().to_owned(),
+                through: None,
+            })
+        })
+    })
+}
+
+/// Tables that were made since, which the vault may give and the group lacks.
+pub(super) async fn to_come(
+    client: &ClientWrapper,
+    names: &Names,
+    group: &str,
+    role: &PostgresRole,
+) -> Result<BTreeSet<Wanted>, Failure> {
+    let mut wanted = BTreeSet::new();
+    for grant in &role.tables {
+        let Some(maker) = &grant.future_of else { continue };
+        let lacking = client.prepare_cached(LACKING).await?;
+        let words: Vec<&str> = grant.privileges.iter().map(|privilege| privilege.as_str()).collect();
+        let (schema, maker) = (grant.schema.as_str(), maker.as_str());
+        for row in client.query(&lacking, &[&group, &schema, &maker, &names.owner(), &words]).await? {
+            wanted.insert(Wanted {
+                kind: "table",
+                schema: schema.to_owned(),
+                name: row.try_get(0)?,
+                detail: String::new(),
+                privilege: row.try_get(1)?,
+            });
+        }
     }
     Ok(wanted)
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use deadpool_postgres::ClientWrapper;
 use keystead_core::engine::Definition;
 use keystead_domain::rights::postgres::{Owned, PgName, PostgresRole};
 use keystead_domain::rights::{Right, compare};
@@ -65,8 +66,6 @@ async fn change(
         these.filter_map(Wanted::of).collect::<BTreeSet<_>>()
     };
     let (given, passed_on) = (ours(false), ours(true));
-    let give = format!("SELECT {}.give($1, $2, $3, $4, $5, $6, $7)", identifier(names.schema()));
-    let give = client.prepare(&give).await?;
     let taken: BTreeSet<&Wanted> = given.difference(wanted).chain(&passed_on).collect();
     // What is taken from a whole table, the server takes from its columns too.
     let kept = |right: &&Wanted| !taken.contains(right) && !taken.iter().any(|table| right.is_part_of(table));
@@ -75,20 +74,41 @@ async fn change(
         (true, declared::grouped(taken.iter().copied())),
         (false, declared::grouped(wanted.iter().filter(|right| !kept.contains(right)))),
     ] {
-        for ((kind, schema, name, detail), privileges) in changes {
-            let parts = [&detail];
-            let spelled = if kind == "future" { "future tables" } else { kind };
-            let spelled = held::object(spelled, &schema, &name, &detail);
-            let done = client
-                .query_one(
-                    &give,
-                    &[&group, &take_away, &kind, &schema, &name, &parts.as_slice(), &privileges],
-                )
-                .await
-                .map_err(|error| Failure::from(error).in_definition(&spelled))?;
-            statements.push(done.try_get(0)?);
-        }
+        statements.extend(give(client, names, group, take_away, changes).await?);
     }
+    Ok(())
+}
+
+/// Gives, or takes away, and tells the statements.
+async fn give(
+    client: &impl GenericClient,
+    names: &Names,
+    group: &str,
+    take_away: bool,
+    changes: declared::Grouped,
+) -> Result<Vec<String>, Failure> {
+    let mut statements = Vec::new();
+    if changes.is_empty() {
+        return Ok(statements);
+    }
+    let give = format!("SELECT {}.give($1, $2, $3, $4, $5, $6, $7)", identifier(names.schema()));
+    let give = client.prepare(&give).await?;
+    for ((kind, schema, name, detail), privileges) in changes {
+        let parts = [&detail];
+        let spelled = held::object(kind, &schema, &name, &detail);
+        let done = client
+            .query_one(&give, &[&group, &take_away, &kind, &schema, &name, &parts.as_slice(), &privileges])
+            .await
+            .map_err(|error| Failure::from(error).in_definition(&spelled))?;
+        statements.push(done.try_get(0)?);
+    }
+    Ok(statements)
+}
+
+/// Gives the group tables that were made since it was defined, where the role declares tables to come.
+pub(super) async fn catch_up(client: &ClientWrapper, place: &Place<'_>) -> Result<(), Failure> {
+    let wanted = declared::to_come(client, place.names, place.group, place.role).await?;
+    give(&**client, place.names, place.group, false, declared::grouped(&wanted)).await?;
     Ok(())
 }
 
@@ -105,12 +125,13 @@ fn weigh(place: &Place<'_>, wanted: &BTreeSet<Wanted>, there: &[Held]) -> Defini
         // What its logins made is the group's by declaration.
         declared.extend(there.iter().filter(|held| held.kind == "object").map(Held::right));
     }
+    let wished: BTreeSet<Right> = declared.iter().cloned().chain(declared::future(place.role)).collect();
     let accepted = |held: &&Held| !(held.everybody && place.accepted.contains(&held.finding().digest));
     let given: BTreeSet<Right> = there.iter().filter(accepted).map(Held::right).collect();
     let direct: BTreeSet<Right> = given.iter().filter(|right| right.through.is_none()).cloned().collect();
     Definition {
         statements: Vec::new(),
-        excess: compare(&declared, &given).excess,
+        excess: compare(&wished, &given).excess,
         // What everybody has may be closed any day: it must be the group's own.
         missing: compare(&declared, &direct).missing,
         rights: given.into_iter().collect(),

@@ -170,6 +170,7 @@ impl PostgresLink {
         let group = self.names.group(order.role.id);
         let mut excess = self.group_excess(session, order, &group).await?;
         let Declaration::Postgres(declared) = &order.role.declaration;
+        define::catch_up(session, &self.place(&group, order.role, order.accepted)).await?;
         let verifier = Verifier::of(&order.plan.secret).await?;
         let new = NewLogin {
             login: &order.plan.handle.name,

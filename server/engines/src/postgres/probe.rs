@@ -23,6 +23,18 @@ const SET_UP: &str = "SELECT p.proname::text AS name, pg_get_function_arguments(
       has_function_privilege(p.oid, 'EXECUTE') AS callable, \
       EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0) AS open \
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1";
+/// The schema, and who reaches what is in it around the access lists of the functions.
+const PLACE: &str = "SELECT pg_get_userbyid(n.nspowner)::text AS owner, \
+      ARRAY(SELECT a.privilege_type || ' to ' || coalesce(g.rolname::text, 'PUBLIC') \
+        FROM aclexplode(n.nspacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee \
+        WHERE a.grantee <> n.nspowner AND (g.rolname = session_user AND a.privilege_type = 'USAGE' AND NOT a.is_grantable) IS NOT TRUE) AS others, \
+      EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = 'turn' AND c.relkind = 'r' \
+        AND pg_get_userbyid(c.relowner)::text = $2 AND c.relacl IS NULL) AS turn, \
+      ARRAY(SELECT l.rolname || ' is a member of ' || g.rolname FROM pg_auth_members m \
+        JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles l ON l.oid = m.member \
+        WHERE g.rolname::text IN ($2, session_user) \
+          OR l.rolname::text = $2 AND g.rolname <> 'pg_signal_backend' AND NOT starts_with(g.rolname::text, $3)) AS members \
+    FROM pg_namespace n WHERE n.nspname::text = $1";
 const OWNER: &str = "SELECT r.rolcreaterole AND pg_has_role(r.oid, 'pg_signal_backend', 'USAGE') AS able, \
       r.rolsuper OR r.rolcanlogin OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls AS strong \
     FROM pg_roles r WHERE r.rolname = $1";
@@ -67,6 +79,21 @@ pub(super) async fn set_up(client: &ClientWrapper, names: &Names) -> Result<(), 
     }
     if let Some(name) = missing.first() {
         return wrong(&format!("function {name} is missing"));
+    }
+    if let Some(row) = client.query_opt(PLACE, &[&names.schema(), &names.owner(), &names.prefix()]).await? {
+        let owner: String = row.try_get("owner")?;
+        if owner != names.owner() {
+            return wrong(&format!("the schema is {owner}'s, who could change what is in it"));
+        }
+        if let Some(other) = row.try_get::<_, Vec<String>>("others")?.first() {
+            return wrong(&format!("the schema gives {other}"));
+        }
+        if let Some(member) = row.try_get::<_, Vec<String>>("members")?.first() {
+            return wrong(&format!("role {member}: revoke that"));
+        }
+        if !row.try_get::<_, bool>("turn")? {
+            return wrong("table turn is missing, or another one");
+        }
     }
     match client.query_opt(OWNER, &[&names.owner()]).await? {
         Some(row) if row.try_get::<_, bool>("strong")? => {

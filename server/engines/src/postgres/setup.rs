@@ -133,8 +133,11 @@ fn head(names: &Names, admin: &PgName) -> String {
     let (owner, owner_text) = (identifier(names.owner()), literal(names.owner()));
     let (schema, schema_text) = (identifier(names.schema()), literal(names.schema()));
     let (admin, admin_text) = (admin.quoted(), literal(admin.as_str()));
+    let prefix = literal(names.prefix());
     let roles = dollar_quoted(&format!(
-        "\nBEGIN\n  \
+        "\nDECLARE\n  above name;\n  below name;\n\
+         BEGIN\n  \
+           -- Whoever is a member of the owner has its rights, and it has those of what it is a member of.\n  \
            IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {owner_text}) THEN\n    \
              CREATE ROLE {owner} NOLOGIN CREATEROLE;\n  \
            END IF;\n  \
@@ -144,12 +147,23 @@ fn head(names: &Names, admin: &PgName) -> String {
            IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {admin_text}\n      \
                AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)) THEN\n    \
              RAISE EXCEPTION 'the admin login has rights of its own; choose a login that the vault has to itself';\n  \
-           END IF;\n\
+           END IF;\n  \
+           FOR above, below IN SELECT g.rolname, l.rolname FROM pg_catalog.pg_auth_members m\n      \
+               JOIN pg_catalog.pg_roles g ON g.oid = m.roleid JOIN pg_catalog.pg_roles l ON l.oid = m.member\n      \
+               WHERE g.rolname = {owner_text} OR l.rolname = {owner_text} AND g.rolname <> 'pg_signal_backend'\n      \
+                 AND NOT pg_catalog.starts_with(g.rolname, {prefix}) LOOP\n    \
+             EXECUTE pg_catalog.format('REVOKE %I FROM %I', above, below);\n  \
+           END LOOP;\n\
          END\n"
     ));
     let older = dollar_quoted(&format!(
-        "\nDECLARE\n  old regprocedure;\n\
+        "\nDECLARE\n  old regprocedure;\n  other text;\n\
          BEGIN\n  \
+           FOR other IN SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END\n      \
+               FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a\n      \
+               WHERE n.nspname = {schema_text} AND a.grantee <> n.nspowner LOOP\n    \
+             EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA %I FROM %s CASCADE', {schema_text}, other);\n  \
+           END LOOP;\n  \
            FOR old IN SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace\n      \
                WHERE n.nspname = {schema_text} LOOP\n    \
              EXECUTE pg_catalog.format('DROP ROUTINE %s', old);\n  \
@@ -162,7 +176,13 @@ fn head(names: &Names, admin: &PgName) -> String {
          DO {roles};\n\
          GRANT pg_signal_backend TO {owner};\n\
          CREATE SCHEMA IF NOT EXISTS {schema};\n\
-         DO {older};\n",
+         -- Somebody may have made it before, and its owner could change what is in it.\n\
+         ALTER SCHEMA {schema} OWNER TO {owner};\n\
+         DO {older};\n\
+         -- What whoever defines a group locks.\n\
+         DROP TABLE IF EXISTS {schema}.turn;\n\
+         CREATE TABLE {schema}.turn ();\n\
+         ALTER TABLE {schema}.turn OWNER TO {owner};\n",
         tag = names.tag(),
     )
 }
@@ -189,7 +209,9 @@ pub fn ceiling_statements(vault: VaultId, role: &PostgresRole) -> Vec<String> {
             }
         }
         if let Some(maker) = &grant.future_of {
-            statements.push(format!("GRANT {} TO {owner};", maker.quoted()));
+            let give = give(format!("{words} ON TABLES"));
+            let maker = maker.quoted();
+            statements.push(format!("ALTER DEFAULT PRIVILEGES FOR ROLE {maker} IN SCHEMA {schema} {give}"));
         }
     }
     for grant in &role.sequences {

@@ -2,8 +2,11 @@
 
 use keystead_core::engine::EngineError;
 use keystead_crypto::secret::SecretBytes;
+use keystead_domain::rights::postgres::{Objects, PostgresRole, TableGrant, TablePrivilege};
 
-use crate::site::{ADMIN, ADMIN_PASSWORD, DATABASE, LONG, SCHEMA, Site, VAULT, fields, name, orders};
+use crate::site::{
+    ADMIN, ADMIN_PASSWORD, DATABASE, LONG, SCHEMA, Site, VAULT, catalog, fields, name, orders, tables,
+};
 
 #[tokio::test]
 async fn adding_a_target_proves_the_admin_and_leaves_nothing() {
@@ -187,6 +190,99 @@ async fn a_stolen_admin_login_can_do_no_more_than_the_vault() {
     // A table of the thief's own in the way of what the functions look up.
     let _ = thief.batch_execute("CREATE TEMP TABLE pg_roles (rolname name)").await;
     site.login(&plan).await.unwrap();
+}
+
+#[tokio::test]
+async fn tables_to_come_give_a_thief_nothing_beyond_the_ceiling() {
+    let site = Site::start().await;
+    let all = TableGrant {
+        tables: Objects::Matching("*".to_owned()),
+        future_of: Some(name("app")),
+        ..tables(&[], &[TablePrivilege::Insert])
+    };
+    let role = PostgresRole { schemas: vec![name("shop")], tables: vec![all], ..PostgresRole::default() };
+    site.defined(role).await;
+    let thief = site.server.login(ADMIN, ADMIN_PASSWORD.as_bytes(), DATABASE).await.unwrap();
+    let group = site
+        .ask("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, 'ks_abababab_g__')")
+        .await;
+    let before = catalog(&site).await;
+    for (kind, object, parts, privileges) in [
+        ("table", "payments", "{}", "{SELECT}"),
+        ("table", "orders", "{}", "{DELETE,TRUNCATE,TRIGGER}"),
+        ("column", "payments", "{card}", "{SELECT}"),
+        ("sequence", "numbers", "{}", "{USAGE}"),
+        ("routine", "total", "{text}", "{EXECUTE}"),
+        ("future", "app", "{}", "{SELECT}"),
+        ("future", "app", "{}", "{INSERT}"),
+    ] {
+        let give = format!(
+            "SELECT {SCHEMA}.give('{group}', false, '{kind}', 'shop', '{object}', '{parts}', '{privileges}')"
+        );
+        // Refused, or nothing but a warning; what counts is what is there after.
+        let _ = thief.batch_execute(&give).await;
+        assert_eq!(catalog(&site).await, before, "{give}");
+    }
+    assert_eq!(
+        site.ask("SELECT pg_has_role('keystead_abababab_owner', 'app', 'MEMBER')::text").await,
+        "false"
+    );
+}
+
+#[tokio::test]
+async fn a_schema_that_somebody_made_before_is_taken_from_them() {
+    let site = Site::start().await;
+    let script = keystead_engines::postgres::setup_script(VAULT, &name(DATABASE), &name(ADMIN));
+    let own = format!("ALTER SCHEMA {SCHEMA} OWNER TO app");
+    for (change, named) in [
+        (own.clone(), "the schema is app's"),
+        (format!("GRANT CREATE ON SCHEMA {SCHEMA} TO app"), "the schema gives CREATE to app"),
+        (format!("GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC"), "the schema gives USAGE to PUBLIC"),
+        (
+            format!("GRANT USAGE ON SCHEMA {SCHEMA} TO {ADMIN} WITH GRANT OPTION"),
+            "the schema gives USAGE to vault",
+        ),
+        ("GRANT keystead_abababab_owner TO app".to_owned(), "app is a member of keystead_abababab_owner"),
+        ("GRANT app TO keystead_abababab_owner".to_owned(), "keystead_abababab_owner is a member of app"),
+        (format!("DROP TABLE {SCHEMA}.turn"), "turn is missing"),
+        (format!("ALTER TABLE {SCHEMA}.turn OWNER TO app"), "turn is missing, or another one"),
+        (format!("GRANT SELECT ON {SCHEMA}.turn TO app"), "turn is missing, or another one"),
+    ] {
+        site.run(&change).await;
+        let error = site.link.probe().await.err().unwrap_or_else(|| panic!("{change}: good"));
+        assert!(
+            matches!(&error, EngineError::Admin { what, .. } if what.contains(named)),
+            "{change}: {error}"
+        );
+        site.run(&script).await;
+        site.link.probe().await.unwrap_or_else(|error| panic!("after {change}: {error}"));
+    }
+    // Before anything of the vault is there.
+    site.run(&format!("DROP SCHEMA {SCHEMA} CASCADE; CREATE SCHEMA {SCHEMA} AUTHORIZATION app")).await;
+    site.run(&format!("GRANT ALL ON SCHEMA {SCHEMA} TO PUBLIC")).await;
+    site.run(&script).await;
+    site.link.probe().await.unwrap();
+    let replace = format!(
+        "SET ROLE app; CREATE OR REPLACE FUNCTION {SCHEMA}.set_password(verifier text) RETURNS void LANGUAGE sql AS 'SELECT'"
+    );
+    assert_eq!(site.root.batch_execute(&replace).await.err().unwrap().code().unwrap().code(), "42501");
+}
+
+#[tokio::test]
+async fn a_login_cannot_hold_up_who_defines_roles() {
+    let site = Site::start().await;
+    let role = site.defined(orders()).await;
+    let (_, session) = site.session(&role).await;
+    session
+        .batch_execute(&format!("SELECT pg_advisory_lock(hashtextextended('{SCHEMA}', 0))"))
+        .await
+        .unwrap();
+    let error = session.batch_execute(&format!("BEGIN; LOCK TABLE {SCHEMA}.turn")).await.err().unwrap();
+    assert_eq!(error.code().unwrap().code(), "42501");
+    let begun = std::time::Instant::now();
+    site.link.define(&role, &[]).await.unwrap();
+    site.link.probe().await.unwrap();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

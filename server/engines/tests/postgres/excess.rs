@@ -366,10 +366,27 @@ async fn a_pattern_is_looked_up_and_tables_to_come_are_given() {
     let (_, session) = site.session(&role).await;
     session.batch_execute("SELECT * FROM shop.payments").await.unwrap();
     site.run("SET ROLE app; CREATE TABLE shop.later (id int); RESET ROLE").await;
-    session.batch_execute("SELECT * FROM shop.later").await.unwrap();
+    // The next login has it, and so have all others then, since rights are the group's.
+    let (_, next) = site.session(&role).await;
+    for session in [&session, &next] {
+        session.batch_execute("SELECT * FROM shop.later").await.unwrap();
+        assert!(session.batch_execute("DELETE FROM shop.later").await.is_err());
+    }
     assert_eq!(site.link.define(&role, &[]).await.unwrap().statements, Vec::<String>::new());
-    site.new_link().define(&role, &[]).await.unwrap();
-    assert!(session.batch_execute("DELETE FROM shop.later").await.is_err());
+    // Somebody else's table is not meant, and keeps no login from being made.
+    site.run("CREATE TABLE shop.secret (id int)").await;
+    let (_, next) = site.session(&role).await;
+    assert!(next.batch_execute("SELECT * FROM shop.secret").await.is_err());
+    site.run("DROP TABLE shop.secret").await;
+    // Who wants a table's rights at once gives the group what the role declares.
+    let group = group(&site).await;
+    site.run(&format!(
+        "ALTER DEFAULT PRIVILEGES FOR ROLE app IN SCHEMA shop GRANT SELECT ON TABLES TO {group}"
+    ))
+    .await;
+    site.run("SET ROLE app; CREATE TABLE shop.at_once (id int); RESET ROLE").await;
+    session.batch_execute("SELECT * FROM shop.at_once").await.unwrap();
+    assert_eq!(site.new_link().define(&role, &[]).await.unwrap().excess, []);
 }
 
 #[tokio::test]

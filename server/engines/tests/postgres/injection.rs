@@ -154,11 +154,20 @@ async fn tables_to_come_of_a_maker_of_any_name() {
             privileges: vec![TablePrivilege::Select],
             future_of: Some(odd.clone()),
         };
-        let role = role(PostgresRole { tables: vec![all], ..PostgresRole::default() });
+        let schemas = vec![odd.clone()];
+        let role = role(PostgresRole { schemas, tables: vec![all], ..PostgresRole::default() });
         // PUBLIC is a key word without its quotes; in them it is no name that PostgreSQL lets a role have.
         site.allow(&role).await;
         let defined = site.link.define(&role, &[]).await.unwrap_or_else(|error| panic!("{odd:?}: {error}"));
         assert!(defined.excess.is_empty() && defined.missing.is_empty(), "{odd:?}: {defined:?}");
+        let quoted = odd.quoted();
+        site.run(&format!(
+            "GRANT USAGE, CREATE ON SCHEMA {quoted} TO {quoted}; SET ROLE {quoted}; CREATE TABLE {quoted}.later (id int); RESET ROLE"
+        ))
+        .await;
+        let (plan, session) = site.session(&role).await;
+        session.batch_execute(&format!("SELECT * FROM {quoted}.later")).await.unwrap();
+        site.link.revoke(&plan.handle).await.unwrap();
         site.link.undefine(role.id).await.unwrap();
     }
 }

@@ -1,7 +1,6 @@
 DECLARE
   allowed text[] := CASE kind
     WHEN 'table' THEN ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
-    WHEN 'future' THEN ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
     WHEN 'column' THEN ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']
     WHEN 'sequence' THEN ARRAY['USAGE', 'SELECT', 'UPDATE']
     WHEN 'routine' THEN ARRAY['EXECUTE']
@@ -36,10 +35,8 @@ BEGIN
       WHERE n.nspname = schema_name AND p.proname = object_name AND oidvectortypes(p.proargtypes) = parts[1];
   ELSIF kind = 'schema' THEN
     target := format('SCHEMA %I', schema_name);
-  ELSIF kind = 'database' THEN
-    target := format('DATABASE %I', current_database());
   ELSE
-    target := 'TABLES';
+    target := format('DATABASE %I', current_database());
   END IF;
   IF target IS NULL THEN
     RAISE EXCEPTION USING ERRCODE = 'KS002', MESSAGE = format('there is no such %s', kind);
@@ -50,9 +47,6 @@ BEGIN
   END IF;
   statement := format('%s %s ON %s %s %I', CASE WHEN take_away THEN 'REVOKE' ELSE 'GRANT' END, words, target,
                       CASE WHEN take_away THEN 'FROM' ELSE 'TO' END, grp);
-  IF kind = 'future' THEN
-    statement := format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I %s', object_name, schema_name, statement);
-  END IF;
   LOOP
     BEGIN
       EXECUTE statement;

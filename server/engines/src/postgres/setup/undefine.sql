@@ -5,7 +5,7 @@ BEGIN
   IF (grp ~ '^@prefix@g__[0-9a-f]{32}$') IS NOT TRUE THEN
     RAISE EXCEPTION USING ERRCODE = 'KS001', MESSAGE = 'this is not a group of this vault';
   END IF;
-  PERFORM pg_advisory_xact_lock(hashtextextended('@schema@', 0));
+  LOCK TABLE @schema@.turn IN EXCLUSIVE MODE;
   SELECT oid INTO found FROM pg_roles WHERE rolname = grp;
   IF found IS NULL THEN
     RETURN false;
