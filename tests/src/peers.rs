@@ -3,7 +3,7 @@
 use keystead_client::{Client, SecretBytes, v1};
 use keystead_domain::VaultId;
 use keystead_domain::rights::postgres::PgName;
-use keystead_engines::postgres::setup_script;
+use keystead_engines::postgres::{mark, owner_role, setup_script};
 use keystead_engines::testing::postgres::PostgresServer;
 use tokio_postgres::Client as Session;
 
@@ -60,8 +60,7 @@ impl Shop {
 
     /// The role that owns the set-up functions.
     pub fn owner(&self) -> String {
-        let tag: String = self.vault.to_string().chars().take(8).collect();
-        format!("keystead_{tag}_owner")
+        owner_role(self.vault, &name(DATABASE))
     }
 
     /// The same server, after it was stopped and started again.
@@ -77,10 +76,9 @@ impl Shop {
 
     /// The logins that the vault made.
     pub async fn logins(&self) -> Vec<String> {
-        let tag: String = self.vault.to_string().chars().take(8).collect();
         let query =
             "SELECT rolname::text FROM pg_roles WHERE rolcanlogin AND starts_with(rolname, $1) ORDER BY 1";
-        let rows = self.root.query(query, &[&format!("ks_{tag}_")]).await.unwrap();
+        let rows = self.root.query(query, &[&mark(self.vault, &name(DATABASE))]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     }
 

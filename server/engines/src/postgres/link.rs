@@ -81,7 +81,7 @@ impl PostgresLink {
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(|error| Failure::Unavailable(error.to_string()))?;
-        let names = Names::new(vault);
+        let names = Names::new(vault, &settings.database);
         let visits = Semaphore::new(VISITS);
         Ok(Self { name: name.to_owned(), names, pool, looked_at: Mutex::default(), visits })
     }

@@ -24,7 +24,7 @@ use keystead_domain::VaultId;
 use keystead_domain::target::{TargetKind, TargetSettings};
 
 use self::link::PostgresLink;
-pub use self::setup::{ceiling_statements, owner_role, setup_script};
+pub use self::setup::{ceiling_statements, mark, owner_role, setup_script};
 
 /// Makes links to PostgreSQL databases.
 #[derive(Debug, Default, Clone, Copy)]
@@ -39,7 +39,7 @@ impl Engine for PostgresEngine {
         let Setup::Postgres { database, admin, roles } = setup;
         let mut script = setup_script(vault, database, admin);
         let mut given = BTreeSet::new();
-        let statements = roles.iter().flat_map(|role| ceiling_statements(vault, role));
+        let statements = roles.iter().flat_map(|role| ceiling_statements(vault, database, role));
         // What two roles declare is granted once.
         for statement in statements.filter(|statement| given.insert(statement.clone())) {
             script.push('\n');

@@ -1,17 +1,21 @@
 //! How what the vault makes in a cluster is called.
 //!
-//! Invariant: every name begins with the vault's mark, fits an identifier, and says whether it is a login or a group: a role's
-//! name has no underscore, so no login is spelled like a group. Several vaults in one cluster do not meet.
+//! Invariant: every name begins with the mark of vault and database, fits an identifier, and says whether it is a login or a
+//! group: a role's name has no underscore, so no login is spelled like a group. Roles are the whole cluster's: several vaults
+//! in one cluster do not meet, nor do several databases of one vault, so that who has the one's admin login has nothing of the
+//! other.
 
 use data_encoding::HEXLOWER;
 use keystead_domain::id::RecordId;
+use keystead_domain::rights::postgres::PgName;
 use keystead_domain::{Name, VaultId};
+use sha2::{Digest, Sha256};
 
 /// Bytes of a role's name that a login shows: what 63 leave.
 const SHOWN: usize = 18;
 const ID_DIGITS: usize = 32;
 
-/// The names of one vault.
+/// The names of one vault in one database.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     tag: String,
@@ -21,8 +25,9 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(vault: VaultId) -> Self {
-        let [a, b, c, d, ..] = vault.tag();
+    pub(super) fn new(vault: VaultId, database: &PgName) -> Self {
+        let hash = Sha256::new().chain_update(vault.0).chain_update(database.as_str()).finalize();
+        let [a, b, c, d, ..] = <[u8; 32]>::from(hash);
         let tag = HEXLOWER.encode(&[a, b, c, d]);
         Self {
             prefix: format!("ks_{tag}_"),
@@ -32,7 +37,7 @@ impl Names {
         }
     }
 
-    /// The first eight hexadecimal digits of the vault's id.
+    /// The mark: eight hexadecimal digits of a hash of the vault's id and the database's name.
     pub(super) fn tag(&self) -> &str {
         &self.tag
     }
@@ -87,10 +92,22 @@ mod tests {
 
     use super::*;
 
+    fn database() -> PgName {
+        PgName::parse("shop").unwrap()
+    }
+
+    #[test]
+    fn another_vault_or_database_has_another_mark() {
+        let other = PgName::parse("other").unwrap();
+        let tags = [(7, database()), (8, database()), (7, other)]
+            .map(|(vault, database)| Names::new(VaultId([vault; 16]), &database).tag().to_owned());
+        assert!(tags[0] != tags[1] && tags[0] != tags[2] && tags[1] != tags[2], "{tags:?}");
+    }
+
     proptest! {
         #[test]
         fn a_login_names_its_lease_and_is_no_group(role in "[a-z0-9][a-z0-9-]{0,62}", lease: [u8; 16], vault: [u8; 16]) {
-            let names = Names::new(VaultId(vault));
+            let names = Names::new(VaultId(vault), &database());
             let lease = RecordId(lease);
             let login = names.login(&Name::parse(&role).unwrap(), lease);
             prop_assert!(login.len() <= 63);
@@ -101,9 +118,9 @@ mod tests {
 
         #[test]
         fn other_names_belong_to_no_lease(text in "\\PC{0,70}") {
-            let names = Names::new(VaultId([7; 16]));
+            let names = Names::new(VaultId([7; 16]), &database());
             prop_assert_eq!(names.lease(&text), None);
-            prop_assert_eq!(names.lease(&format!("ks_07070707_{text}")), None);
+            prop_assert_eq!(names.lease(&format!("{}{text}", names.prefix())), None);
         }
     }
 }

@@ -91,16 +91,21 @@ pub(super) const FUNCTIONS: [Function; 8] = [
 ];
 
 /// The role that the functions run as. What it may grant is the ceiling of what the vault can give.
-pub fn owner_role(vault: VaultId) -> String {
-    Names::new(vault).owner().to_owned()
+pub fn owner_role(vault: VaultId, database: &PgName) -> String {
+    Names::new(vault, database).owner().to_owned()
+}
+
+/// How every login and group of the vault in a database begins.
+pub fn mark(vault: VaultId, database: &PgName) -> String {
+    Names::new(vault, database).prefix().to_owned()
 }
 
 /// The statements that make `database` a target: run by a superuser, in that database. Pasting them again changes nothing,
 /// and brings an older set-up up to date. The admin login gets no password here (`\password` in psql sets one).
 pub fn setup_script(vault: VaultId, database: &PgName, admin: &PgName) -> String {
-    let names = Names::new(vault);
+    let names = Names::new(vault, database);
     let (schema, owner) = (identifier(names.schema()), identifier(names.owner()));
-    let mut script = head(&names, admin);
+    let mut script = head(&names, database, admin);
     for function in &FUNCTIONS {
         // A String takes everything.
         let _ = write!(
@@ -129,14 +134,17 @@ pub fn setup_script(vault: VaultId, database: &PgName, admin: &PgName) -> String
     script
 }
 
-fn head(names: &Names, admin: &PgName) -> String {
+fn head(names: &Names, database: &PgName, admin: &PgName) -> String {
     let (owner, owner_text) = (identifier(names.owner()), literal(names.owner()));
     let (schema, schema_text) = (identifier(names.schema()), literal(names.schema()));
     let (admin, admin_text) = (admin.quoted(), literal(admin.as_str()));
-    let prefix = literal(names.prefix());
+    let (prefix, database) = (literal(names.prefix()), literal(database.as_str()));
     let roles = dollar_quoted(&format!(
         "\nDECLARE\n  above name;\n  below name;\n\
          BEGIN\n  \
+           IF pg_catalog.current_database() <> {database} THEN\n    \
+             RAISE EXCEPTION 'these statements are for another database; connect to it first';\n  \
+           END IF;\n  \
            -- Whoever is a member of the owner has its rights, and it has those of what it is a member of.\n  \
            IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {owner_text}) THEN\n    \
              CREATE ROLE {owner} NOLOGIN CREATEROLE;\n  \
@@ -171,7 +179,7 @@ fn head(names: &Names, admin: &PgName) -> String {
          END\n"
     ));
     format!(
-        "-- Keystead: the functions by which vault {tag} makes and removes logins in this database.\n\
+        "-- Keystead: the functions by which a vault makes and removes logins in this database. Its mark here is {tag}.\n\
          BEGIN;\n\
          DO {roles};\n\
          GRANT pg_signal_backend TO {owner};\n\
@@ -189,8 +197,8 @@ fn head(names: &Names, admin: &PgName) -> String {
 
 /// The statements that let the vault give what a role declares, for a person to adapt: together, over all roles, they
 /// are the ceiling. A pattern becomes all tables of its schema that are there now.
-pub fn ceiling_statements(vault: VaultId, role: &PostgresRole) -> Vec<String> {
-    let owner = identifier(Names::new(vault).owner());
+pub fn ceiling_statements(vault: VaultId, database: &PgName, role: &PostgresRole) -> Vec<String> {
+    let owner = identifier(Names::new(vault, database).owner());
     let give = |what: String| format!("GRANT {what} TO {owner} WITH GRANT OPTION;");
     let mut statements: Vec<String> =
         role.schemas.iter().map(|schema| give(format!("USAGE ON SCHEMA {}", schema.quoted()))).collect();

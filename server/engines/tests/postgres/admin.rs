@@ -5,7 +5,7 @@ use keystead_crypto::secret::SecretBytes;
 use keystead_domain::rights::postgres::{Objects, PostgresRole, TableGrant, TablePrivilege};
 
 use crate::site::{
-    ADMIN, ADMIN_PASSWORD, DATABASE, LONG, SCHEMA, Site, VAULT, catalog, fields, name, orders, tables,
+    ADMIN, ADMIN_PASSWORD, DATABASE, LONG, SCHEMA, Site, VAULT, catalog, fields, link, name, orders, tables,
 };
 
 #[tokio::test]
@@ -44,9 +44,9 @@ async fn the_set_up_can_be_pasted_again_and_a_changed_one_is_found() {
         ),
         (format!("GRANT EXECUTE ON FUNCTION {SCHEMA}.forbid TO PUBLIC"), "nobody else's"),
         (format!("REVOKE EXECUTE ON FUNCTION {SCHEMA}.forbid FROM {ADMIN}"), "the admin login's to call"),
-        ("ALTER ROLE keystead_abababab_owner SUPERUSER".to_owned(), "more than CREATEROLE"),
-        ("ALTER ROLE keystead_abababab_owner NOCREATEROLE".to_owned(), "lacks CREATEROLE"),
-        ("REVOKE pg_signal_backend FROM keystead_abababab_owner".to_owned(), "lacks CREATEROLE"),
+        ("ALTER ROLE keystead_f1caf775_owner SUPERUSER".to_owned(), "more than CREATEROLE"),
+        ("ALTER ROLE keystead_f1caf775_owner NOCREATEROLE".to_owned(), "lacks CREATEROLE"),
+        ("REVOKE pg_signal_backend FROM keystead_f1caf775_owner".to_owned(), "lacks CREATEROLE"),
     ] {
         site.run(&change).await;
         let error = site.link.probe().await.err().unwrap_or_else(|| panic!("{change}: good"));
@@ -54,7 +54,7 @@ async fn the_set_up_can_be_pasted_again_and_a_changed_one_is_found() {
             matches!(&error, EngineError::Admin { what, .. } if what.contains(named)),
             "{change}: {error}"
         );
-        site.run("ALTER ROLE keystead_abababab_owner NOSUPERUSER CREATEROLE").await;
+        site.run("ALTER ROLE keystead_f1caf775_owner NOSUPERUSER CREATEROLE").await;
         site.run(&script).await;
         site.link.probe().await.unwrap_or_else(|error| panic!("after {change}: {error}"));
     }
@@ -94,11 +94,11 @@ async fn a_stolen_admin_login_can_do_no_more_than_the_vault() {
     let (plan, _session) = site.session(&role).await;
     let thief = site.server.login(ADMIN, ADMIN_PASSWORD.as_bytes(), DATABASE).await.unwrap();
     let group = site
-        .ask("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, 'ks_abababab_g__')")
+        .ask("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, 'ks_f1caf775_g__')")
         .await;
     site.run(&format!(
         "CREATE ROLE boss LOGIN SUPERUSER; CREATE ROLE \"{}\" SUPERUSER LOGIN",
-        "ks_abababab_x_00000000000000000000000000000001"
+        "ks_f1caf775_x_00000000000000000000000000000001"
     ))
     .await;
     let verifier = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -116,8 +116,8 @@ async fn a_stolen_admin_login_can_do_no_more_than_the_vault() {
             "CREATE OR REPLACE FUNCTION {SCHEMA}.forbid(login text) RETURNS boolean LANGUAGE sql AS 'SELECT true'"
         ),
         "ALTER ROLE app PASSWORD 'x'".to_owned(),
-        "SET ROLE keystead_abababab_owner".to_owned(),
-        "GRANT keystead_abababab_owner TO vault".to_owned(),
+        "SET ROLE keystead_f1caf775_owner".to_owned(),
+        "GRANT keystead_f1caf775_owner TO vault".to_owned(),
         format!("GRANT \"{group}\" TO vault"),
         format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}'",
@@ -126,12 +126,12 @@ async fn a_stolen_admin_login_can_do_no_more_than_the_vault() {
         issue("vault", &group, verifier),
         issue("boss", &group, verifier),
         issue("ks_cdcdcdcd_x_00000000000000000000000000000000", &group, verifier),
-        issue("ks_abababab_x_00000000000000000000000000000001", &group, verifier),
+        issue("ks_f1caf775_x_00000000000000000000000000000001", &group, verifier),
         issue(&group, &group, verifier),
-        issue("ks_abababab_x_00000000000000000000000000000000", "app", verifier),
-        issue("ks_abababab_x_00000000000000000000000000000000", "pg_read_all_data", verifier),
-        issue("ks_abababab_x_00000000000000000000000000000000", &plan.handle.name, verifier),
-        issue("ks_abababab_x_00000000000000000000000000000000", &group, "clear"),
+        issue("ks_f1caf775_x_00000000000000000000000000000000", "app", verifier),
+        issue("ks_f1caf775_x_00000000000000000000000000000000", "pg_read_all_data", verifier),
+        issue("ks_f1caf775_x_00000000000000000000000000000000", &plan.handle.name, verifier),
+        issue("ks_f1caf775_x_00000000000000000000000000000000", &group, "clear"),
         format!("SELECT {SCHEMA}.issue(NULL, NULL, NULL, NULL, NULL, NULL, NULL)"),
         format!("SELECT {SCHEMA}.define('app')"),
         format!("SELECT {SCHEMA}.define(NULL)"),
@@ -140,7 +140,7 @@ async fn a_stolen_admin_login_can_do_no_more_than_the_vault() {
         format!("SELECT {SCHEMA}.set_password(NULL)"),
         format!("SELECT {SCHEMA}.set_password('clear')"),
     ];
-    for login in ["app", "postgres", "boss", "vault", "keystead_abababab_owner", "pg_signal_backend", &group]
+    for login in ["app", "postgres", "boss", "vault", "keystead_f1caf775_owner", "pg_signal_backend", &group]
     {
         refused.push(format!("SELECT {SCHEMA}.forbid('{login}')"));
         refused.push(format!("SELECT {SCHEMA}.remove('{login}', '{group}', false)"));
@@ -204,7 +204,7 @@ async fn tables_to_come_give_a_thief_nothing_beyond_the_ceiling() {
     site.defined(role).await;
     let thief = site.server.login(ADMIN, ADMIN_PASSWORD.as_bytes(), DATABASE).await.unwrap();
     let group = site
-        .ask("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, 'ks_abababab_g__')")
+        .ask("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, 'ks_f1caf775_g__')")
         .await;
     let before = catalog(&site).await;
     for (kind, object, parts, privileges) in [
@@ -224,7 +224,7 @@ async fn tables_to_come_give_a_thief_nothing_beyond_the_ceiling() {
         assert_eq!(catalog(&site).await, before, "{give}");
     }
     assert_eq!(
-        site.ask("SELECT pg_has_role('keystead_abababab_owner', 'app', 'MEMBER')::text").await,
+        site.ask("SELECT pg_has_role('keystead_f1caf775_owner', 'app', 'MEMBER')::text").await,
         "false"
     );
 }
@@ -242,8 +242,8 @@ async fn a_schema_that_somebody_made_before_is_taken_from_them() {
             format!("GRANT USAGE ON SCHEMA {SCHEMA} TO {ADMIN} WITH GRANT OPTION"),
             "the schema gives USAGE to vault",
         ),
-        ("GRANT keystead_abababab_owner TO app".to_owned(), "app is a member of keystead_abababab_owner"),
-        ("GRANT app TO keystead_abababab_owner".to_owned(), "keystead_abababab_owner is a member of app"),
+        ("GRANT keystead_f1caf775_owner TO app".to_owned(), "app is a member of keystead_f1caf775_owner"),
+        ("GRANT app TO keystead_f1caf775_owner".to_owned(), "keystead_f1caf775_owner is a member of app"),
         (format!("DROP TABLE {SCHEMA}.turn"), "turn is missing"),
         (format!("ALTER TABLE {SCHEMA}.turn OWNER TO app"), "turn is missing, or another one"),
         (format!("GRANT SELECT ON {SCHEMA}.turn TO app"), "turn is missing, or another one"),
@@ -266,6 +266,57 @@ async fn a_schema_that_somebody_made_before_is_taken_from_them() {
         "SET ROLE app; CREATE OR REPLACE FUNCTION {SCHEMA}.set_password(verifier text) RETURNS void LANGUAGE sql AS 'SELECT'"
     );
     assert_eq!(site.root.batch_execute(&replace).await.err().unwrap().code().unwrap().code(), "42501");
+}
+
+#[tokio::test]
+async fn a_stolen_admin_login_of_one_database_has_nothing_of_another() {
+    let site = Site::start().await;
+    let role = site.defined(orders()).await;
+    let (plan, _session) = site.session(&role).await;
+    let other = name("other");
+    site.run("CREATE DATABASE other").await;
+    site.run("REVOKE ALL ON DATABASE other FROM PUBLIC").await;
+    let script = keystead_engines::postgres::setup_script(VAULT, &other, &name("other-admin"));
+    let wrong = site.root.batch_execute(&script).await.err().unwrap();
+    assert!(wrong.as_db_error().unwrap().message().contains("another database"), "{wrong:?}");
+    site.run("ROLLBACK").await;
+    let root = site.server.superuser("other").await.unwrap();
+    root.batch_execute(&script).await.unwrap();
+    root.batch_execute(&format!("ALTER ROLE \"other-admin\" PASSWORD '{ADMIN_PASSWORD}'")).await.unwrap();
+    // Both targets are the same vault's, and work beside each other.
+    let there = link(site.server.settings("other", "other-admin").unwrap());
+    there.probe().await.unwrap();
+    let elsewhere = crate::site::role(PostgresRole::default());
+    there.define(&elsewhere, &[]).await.unwrap();
+    site.issue_by(&*there, &elsewhere).await.1.unwrap();
+    assert_eq!(site.link.list(None, 10).await.unwrap().unwrap().len(), 1, "a target lists its own logins");
+
+    let thief = site.server.login("other-admin", ADMIN_PASSWORD.as_bytes(), "other").await.unwrap();
+    let schema = keystead_engines::postgres::owner_role(VAULT, &other).replace("_owner", "");
+    let mark = keystead_engines::postgres::mark(VAULT, &other);
+    let verifier = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let group = site.ask("SELECT rolname::text FROM pg_roles WHERE rolname ~ '^ks_f1caf775_g__'").await;
+    let issue = |login: &str, group: &str| {
+        format!("SELECT {schema}.issue('{login}', '{group}', '{verifier}', 60000, 1, '{{}}', NULL)")
+    };
+    let mine = format!("{mark}x_00000000000000000000000000000000");
+    for statement in [
+        issue(&mine, &group),
+        issue(&plan.handle.name, &group),
+        issue(&plan.handle.name, &format!("{mark}g__{}", elsewhere.id)),
+        format!("SELECT {schema}.forbid('{}')", plan.handle.name),
+        format!("SELECT {schema}.remove('{}', '{group}', false)", plan.handle.name),
+        format!("SELECT {schema}.renew('{}', 60000)", plan.handle.name),
+        format!("SELECT {schema}.give('{group}', false, 'database', '', '', '{{}}', '{{CONNECT}}')"),
+        format!("SELECT {schema}.undefine('{group}')"),
+        format!("SELECT {SCHEMA}.forbid('{}')", plan.handle.name),
+    ] {
+        let error =
+            thief.batch_execute(&statement).await.err().unwrap_or_else(|| panic!("{statement}: done"));
+        let code = error.code().unwrap().code().to_owned();
+        assert!(["KS001", "3F000"].contains(&code.as_str()), "{statement}: {error:?}");
+    }
+    site.login(&plan).await.unwrap();
 }
 
 #[tokio::test]

@@ -150,7 +150,7 @@ fn excess(error: EngineError) -> Vec<String> {
 
 async fn group(site: &Site) -> String {
     let query =
-        "SELECT '\"' || rolname || '\"' FROM pg_roles WHERE starts_with(rolname::text, 'ks_abababab_g__')";
+        "SELECT '\"' || rolname || '\"' FROM pg_roles WHERE starts_with(rolname::text, 'ks_f1caf775_g__')";
     site.ask(query).await
 }
 
@@ -398,14 +398,14 @@ async fn what_the_vault_may_not_give_is_an_error_that_says_how() {
     let error = site.link.define(&role, &[]).await.err().unwrap().to_string();
     assert!(error.contains("shop") && error.contains("permission denied"), "{error}");
     // Some was: PostgreSQL only warns.
-    site.run("GRANT USAGE ON SCHEMA shop TO keystead_abababab_owner WITH GRANT OPTION").await;
-    site.run("GRANT SELECT ON shop.orders TO keystead_abababab_owner WITH GRANT OPTION").await;
+    site.run("GRANT USAGE ON SCHEMA shop TO keystead_f1caf775_owner WITH GRANT OPTION").await;
+    site.run("GRANT SELECT ON shop.orders TO keystead_f1caf775_owner WITH GRANT OPTION").await;
     let error = site.link.define(&role, &[]).await.err().unwrap().to_string();
     assert!(
         error.contains("INSERT on table \"shop\".\"orders\"") && error.contains("WITH GRANT OPTION"),
         "{error}"
     );
-    site.run("REVOKE ALL ON SCHEMA shop FROM keystead_abababab_owner CASCADE; REVOKE ALL ON shop.orders FROM keystead_abababab_owner").await;
+    site.run("REVOKE ALL ON SCHEMA shop FROM keystead_f1caf775_owner CASCADE; REVOKE ALL ON shop.orders FROM keystead_f1caf775_owner").await;
     assert_eq!(catalog(&site).await, before, "an error leaves nothing");
     for (declared, named) in [
         (tables(&["gone"], &[TablePrivilege::Select]), "\"shop\".\"gone\""),
@@ -429,6 +429,6 @@ async fn undefining_takes_the_group_out_and_does_so_again() {
     site.link.revoke(&plan.handle).await.unwrap();
     site.link.undefine(role.id).await.unwrap();
     site.link.undefine(role.id).await.unwrap();
-    site.run("REVOKE ALL ON SCHEMA shop FROM keystead_abababab_owner; REVOKE ALL ON shop.orders FROM keystead_abababab_owner").await;
+    site.run("REVOKE ALL ON SCHEMA shop FROM keystead_f1caf775_owner; REVOKE ALL ON shop.orders FROM keystead_f1caf775_owner").await;
     assert_eq!(catalog(&site).await, before);
 }

@@ -112,11 +112,11 @@ async fn a_name_of_any_bytes_means_itself_and_nothing_else_changes() {
             round_trip(&site, &odd, &role).await;
             let quoted = odd.quoted();
             for statement in [
-                format!("REVOKE ALL ON SCHEMA {quoted} FROM keystead_abababab_owner"),
-                format!("REVOKE ALL ON ALL TABLES IN SCHEMA {quoted} FROM keystead_abababab_owner"),
-                format!("REVOKE ALL ({quoted}) ON TABLE {quoted}.{quoted} FROM keystead_abababab_owner"),
-                format!("REVOKE ALL ON ALL SEQUENCES IN SCHEMA {quoted} FROM keystead_abababab_owner"),
-                format!("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {quoted} FROM keystead_abababab_owner"),
+                format!("REVOKE ALL ON SCHEMA {quoted} FROM keystead_f1caf775_owner"),
+                format!("REVOKE ALL ON ALL TABLES IN SCHEMA {quoted} FROM keystead_f1caf775_owner"),
+                format!("REVOKE ALL ({quoted}) ON TABLE {quoted}.{quoted} FROM keystead_f1caf775_owner"),
+                format!("REVOKE ALL ON ALL SEQUENCES IN SCHEMA {quoted} FROM keystead_f1caf775_owner"),
+                format!("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {quoted} FROM keystead_f1caf775_owner"),
             ] {
                 site.run(&statement).await;
             }
@@ -188,11 +188,9 @@ async fn a_database_and_an_admin_login_of_any_name() {
         let probe = linked.probe().await.unwrap_or_else(|error| panic!("{odd:?}: {error}"));
         assert_eq!((probe.baseline, probe.admin_excess), (vec![], vec![]), "{odd:?}");
         drop(linked);
-        root.batch_execute(&format!("DROP SCHEMA keystead_abababab CASCADE; DROP OWNED BY {quoted}"))
-            .await
-            .unwrap();
-        site.run(&format!("REVOKE ALL ON DATABASE {quoted} FROM keystead_abababab_owner, {quoted}")).await;
-        site.run(&format!("DROP ROLE {quoted}")).await;
+        let owner = keystead_engines::postgres::owner_role(VAULT, &odd);
+        root.batch_execute(&format!("DROP OWNED BY {owner}, {quoted} CASCADE")).await.unwrap();
+        site.run(&format!("DROP ROLE {owner}, {quoted}")).await;
         assert_eq!(catalog(&site).await, before, "{odd:?}");
     }
 }

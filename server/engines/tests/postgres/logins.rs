@@ -49,7 +49,7 @@ async fn a_login_does_what_its_role_declares_and_nothing_else() {
         "SET SESSION AUTHORIZATION app".to_owned(),
         format!("GRANT {group} TO stranger"),
         format!("ALTER ROLE \"{}\" VALID UNTIL 'infinity'", plan.handle.name),
-        "SELECT keystead_abababab.forbid('x')".to_owned(),
+        "SELECT keystead_f1caf775.forbid('x')".to_owned(),
         "SELECT pg_read_file('postgresql.conf')".to_owned(),
         "SELECT rolpassword FROM pg_authid".to_owned(),
         "COPY shop.orders TO PROGRAM 'true'".to_owned(),
@@ -159,7 +159,7 @@ async fn logins_are_listed_in_pages_with_what_removes_them() {
     for _ in 0..5 {
         site.issue(&role).await.1.unwrap();
     }
-    site.run("CREATE ROLE ks_abababab_stranger LOGIN; CREATE ROLE ks_ffffffff_a_00000000000000000000000000000000 LOGIN").await;
+    site.run("CREATE ROLE ks_f1caf775_stranger LOGIN; CREATE ROLE ks_ffffffff_a_00000000000000000000000000000000 LOGIN").await;
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let page = site.link.list(after.as_deref(), 2).await.unwrap().unwrap();

@@ -8,7 +8,7 @@ use crate::site::{DATABASE, LONG, Site, orders};
 async fn may_create(site: &Site, declared: PostgresRole) -> keystead_domain::role::RoleRecord {
     let role = site.defined(declared).await;
     let group = site
-        .ask("SELECT '\"' || rolname || '\"' FROM pg_roles WHERE starts_with(rolname::text, 'ks_abababab_g__')")
+        .ask("SELECT '\"' || rolname || '\"' FROM pg_roles WHERE starts_with(rolname::text, 'ks_f1caf775_g__')")
         .await;
     // Behind the vault's back, after it looked.
     site.run(&format!("GRANT CREATE ON SCHEMA shop TO {group}")).await;
@@ -38,12 +38,12 @@ async fn what_a_login_made_goes_to_its_group_where_the_role_says_so() {
     session.batch_execute("CREATE TABLE shop.mine AS SELECT 7 AS id").await.unwrap();
     site.link.revoke(&plan.handle).await.unwrap();
     let owner = site.ask("SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname = 'mine'").await;
-    assert!(owner.starts_with("ks_abababab_g__"), "{owner}");
+    assert!(owner.starts_with("ks_f1caf775_g__"), "{owner}");
     // What the group owns is its logins' to use.
     let (_, next) = site.session(&role).await;
     assert_eq!(next.query("SELECT id FROM shop.mine", &[]).await.unwrap().len(), 1);
-    let inherits = "SELECT string_agg(pg_has_role('keystead_abababab_owner', oid, 'USAGE')::text, ',') FROM pg_roles \
-                    WHERE starts_with(rolname::text, 'ks_abababab_')";
+    let inherits = "SELECT string_agg(pg_has_role('keystead_f1caf775_owner', oid, 'USAGE')::text, ',') FROM pg_roles \
+                    WHERE starts_with(rolname::text, 'ks_f1caf775_')";
     assert_eq!(site.ask(inherits).await, "false,false", "who makes logins has none of their rights");
 }
 

@@ -18,7 +18,7 @@ use rand_core::{Rng, UnwrapErr};
 use tokio_postgres::Client;
 
 pub(crate) const VAULT: VaultId = VaultId([0xab; 16]);
-pub(crate) const SCHEMA: &str = "keystead_abababab";
+pub(crate) const SCHEMA: &str = "keystead_f1caf775";
 pub(crate) const DATABASE: &str = "shop";
 pub(crate) const ADMIN: &str = "vault";
 pub(crate) const ADMIN_PASSWORD: &str = "canary-admin-password";
@@ -94,7 +94,7 @@ impl Site {
     /// Gives the vault what a role needs, as a database administrator would.
     pub(crate) async fn allow(&self, role: &RoleRecord) {
         let Declaration::Postgres(declared) = &role.declaration;
-        for statement in ceiling_statements(VAULT, declared) {
+        for statement in ceiling_statements(VAULT, &name(DATABASE), declared) {
             self.run(&statement).await;
         }
     }
