@@ -12,6 +12,7 @@ mod reconcile;
 mod revoker;
 mod scrub;
 pub(crate) mod store;
+mod told;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,7 @@ use self::revoker::{LeftOff, UnderWay};
 pub use self::revoker::{Revoked, Round};
 use self::scrub::Scrub;
 pub use self::scrub::Scrubbed;
+use self::told::Told;
 use crate::clock::Clock;
 use crate::credentials::issue::Abandoned;
 use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
@@ -64,6 +66,8 @@ pub(crate) struct Leases {
     pub(crate) abandoned: Abandoned,
     pub(crate) under_way: UnderWay,
     scrub: Scrub,
+    /// Records that do not open.
+    broken: Told,
     /// Where the last round left off, if it did not get to the end.
     left_off: Mutex<Option<LeftOff>>,
     state: Mutex<State>,
@@ -97,6 +101,7 @@ impl Leases {
             abandoned: Abandoned::default(),
             under_way: UnderWay::default(),
             scrub: Scrub::default(),
+            broken: Told::default(),
             left_off: Mutex::default(),
             state: Mutex::new(state),
         }

@@ -47,7 +47,7 @@ pub struct Round {
     pub begun: usize,
     /// Leases that are due and wait: their target is away, or has enough to do.
     pub waiting: usize,
-    /// Leases whose records do not open.
+    /// Leases, and revocations of many, whose records do not open.
     pub broken: usize,
 }
 
@@ -155,18 +155,18 @@ impl OpenVault {
     /// # Errors
     /// Those of log and store; the next round goes on.
     pub async fn look_after_leases(&self) -> Result<Round, VaultError> {
+        let mut round = Round::default();
         // None of them keeps logins from being removed.
         for done in [
             self.settle_lease_clock().await,
             self.keep_lease_state().await,
-            self.resume_lease_jobs().await.map(drop),
+            self.resume_lease_jobs().await.map(|broken| round.broken = broken),
         ] {
             if let Err(error) = done {
                 tracing::warn!(%error, "something of leases could not be looked after; it is tried again");
             }
         }
         self.revoke_abandoned().await;
-        let mut round = Round::default();
         let mut over = Vec::new();
         let mut looked = 0_usize;
         // What waits for a target that is away is passed over each time: others are behind it.

@@ -140,6 +140,29 @@ async fn many_are_revoked_at_once_and_a_crash_in_the_midst_leaves_none_out() {
 }
 
 #[tokio::test]
+async fn a_revocation_of_many_that_does_not_open_keeps_nobody_busy_and_fills_no_log() {
+    let bench = ready().await;
+    issue(&bench).await;
+    let mut batch = Batch::new();
+    batch.put(Keyspace::LeaseIndex, keyspace::lease_job(&[9; 16]), vec![7; 90]);
+    bench.store.commit(batch).await.unwrap();
+    look_after(&bench).await;
+    let open = bench.opened();
+    let woken = || tokio::time::timeout(Duration::from_millis(20), open.leases.wake.notified());
+    woken().await.ok();
+    let recorded = bench.vault.audit().status().head.size;
+    for _ in 0..5 {
+        assert_eq!(open.look_after_leases().await.unwrap().broken, 1);
+    }
+    assert_eq!(bench.vault.audit().status().head.size, recorded);
+    assert!(woken().await.is_err(), "the next round comes by the clock");
+    // Others are worked off beside it.
+    operation::run(&open, bench.context(), RevokeLeases { of: Selector::Mine }).await.unwrap();
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
 async fn leases_end_with_the_session_that_asked_for_them() {
     let bench = ready().await;
     let lease = issue(&bench).await;
