@@ -91,11 +91,24 @@ pub enum CredentialError {
 }
 
 impl CredentialError {
+    /// Whether it is the target as a whole, so that whatever else it is asked now fails too: it does not answer, is not the
+    /// one that was configured, or does not take the vault's login.
+    pub(crate) fn is_of_target(&self) -> bool {
+        match self {
+            Self::Slow { .. } => true,
+            Self::Engine(error) => matches!(
+                error.cause(),
+                EngineError::Unavailable { .. } | EngineError::Admin { .. } | EngineError::Identity { .. }
+            ),
+            _ => false,
+        }
+    }
+
     /// The machine-readable reason, stable across versions.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Engine(error) => match error {
-                EngineError::Unavailable { .. } | EngineError::NotAsked { .. } => "TARGET_UNAVAILABLE",
+            Self::Engine(error) => match error.cause() {
+                EngineError::Unavailable { .. } | EngineError::NotAsked(_) => "TARGET_UNAVAILABLE",
                 EngineError::Refused { .. } => "TARGET_REFUSED",
                 EngineError::Admin { .. } => "TARGET_ADMIN_LOGIN",
                 EngineError::Identity { .. } => "TARGET_UNTRUSTED",

@@ -276,7 +276,7 @@ async fn ask(from: &From, lease: &LeaseRecord, plan: &Plan) -> Result<Issued, (C
     };
     in_time(&lease.target, ISSUE_AT_MOST, from.link.issue(order)).await.map_err(|error| {
         let left = match &error {
-            CredentialError::Engine(EngineError::NotAsked { .. }) => Leftover::None,
+            CredentialError::Engine(EngineError::NotAsked(_)) => Leftover::None,
             // The connection may have broken after the statement was sent.
             CredentialError::Engine(EngineError::Unavailable { .. }) | CredentialError::Slow { .. } => {
                 Leftover::Perhaps(SETTLES_AFTER)

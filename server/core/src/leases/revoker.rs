@@ -18,7 +18,6 @@ use rand_core::Rng;
 use super::ops::{change, find};
 use super::store::{self, minute};
 use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
-use crate::engine::EngineError;
 use crate::error::VaultError;
 use crate::keys::rng;
 use crate::operation::{self, Detail};
@@ -265,17 +264,7 @@ impl OpenVault {
         let open = self.clone();
         self.beside(async move {
             let result = open.revoke_one(id).await;
-            let away = matches!(
-                &result,
-                Err(VaultError::Credential(
-                    CredentialError::Slow { .. }
-                        | CredentialError::Engine(
-                            EngineError::Unavailable { .. }
-                                | EngineError::NotAsked { .. }
-                                | EngineError::Identity { .. }
-                        )
-                ))
-            );
+            let away = matches!(&result, Err(VaultError::Credential(error)) if error.is_of_target());
             open.leases.under_way.end(target, id, away, open.clock.monotonic());
             match result {
                 Ok(_) => open.leases.wake.notify_one(),

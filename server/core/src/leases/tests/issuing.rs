@@ -314,16 +314,20 @@ async fn issuing_cut_off_at_any_write_leaves_neither_a_login_without_a_lease_nor
 }
 
 #[tokio::test]
-async fn a_target_that_is_away_takes_no_place_among_its_callers_leases() {
+async fn a_target_that_is_away_or_turns_the_vault_away_takes_no_place_among_its_callers_leases() {
     let bench = ready().await;
     put_role(&bench, "few", DB, 2).await.unwrap();
-    bench.targets.inside(DB, |inside| inside.away = true);
-    for _ in 0..5 {
-        let refused = try_issue(&bench, "few", None).await.err().unwrap();
-        assert_eq!(refused.reason(), "TARGET_UNAVAILABLE");
+    for (away, admin, reason) in
+        [(true, None, "TARGET_UNAVAILABLE"), (false, Some(b"other".to_vec()), "TARGET_ADMIN_LOGIN")]
+    {
+        bench.targets.inside(DB, |inside| (inside.away, inside.admin) = (away, admin));
+        for _ in 0..5 {
+            let refused = try_issue(&bench, "few", None).await.err().unwrap();
+            assert_eq!(refused.reason(), reason);
+        }
+        assert_eq!(list(&bench, Selector::Mine).await, []);
     }
-    assert_eq!(list(&bench, Selector::Mine).await, []);
-    bench.targets.inside(DB, |inside| inside.away = false);
+    bench.targets.inside(DB, |inside| inside.admin = None);
     try_issue(&bench, "few", None).await.unwrap();
     try_issue(&bench, "few", None).await.unwrap();
 }

@@ -32,6 +32,29 @@ async fn a_target_that_is_away_keeps_its_leases_and_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn a_target_that_takes_the_vaults_password_no_more_is_asked_with_one_lease_at_a_time() {
+    let bench = ready().await;
+    for _ in 0..40 {
+        issue(&bench).await;
+    }
+    bench.targets.inside(DB, |inside| (inside.admin, inside.asked) = (Some(b"other".to_vec()), 0));
+    advance(&bench, 180);
+    for _ in 0..10 {
+        look_after(&bench).await;
+        advance(&bench, 1);
+    }
+    // At first as many as may be under way at once, which did not know of each other.
+    let asked = bench.targets.inside(DB, |inside| inside.asked);
+    assert!(asked < 20, "{asked}");
+    bench.targets.inside(DB, |inside| inside.admin = None);
+    for _ in 0..3 {
+        advance(&bench, 61);
+        look_after(&bench).await;
+    }
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
 async fn however_much_waits_for_a_target_that_is_away_others_are_got_to() {
     let bench = ready().await;
     put_target(&bench, "other-db", &[]).await.unwrap();
