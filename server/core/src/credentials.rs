@@ -7,6 +7,7 @@ pub mod admin;
 mod error;
 pub mod issue;
 mod links;
+mod pauses;
 pub mod roles;
 pub mod targets;
 
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::error::CredentialError;
 pub(crate) use self::links::Links;
+pub(crate) use self::pauses::jitter;
 use crate::engine::EngineError;
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};

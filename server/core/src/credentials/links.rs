@@ -13,6 +13,7 @@ use keystead_storage::{Batch, Keyspace, Snapshot, keyspace};
 use serde::{Deserialize, Serialize};
 
 use super::CredentialError;
+use super::pauses::Pauses;
 use super::targets::StoredTarget;
 use crate::engine::{AdminLogin, Engine, Engines, Link};
 use crate::error::VaultError;
@@ -28,6 +29,8 @@ pub(crate) struct Links {
     kept: Mutex<Kept>,
     /// A rotation of an admin login may have been cut off.
     pub(super) logins_unsettled: AtomicBool,
+    /// Targets on which such a rotation did not get on.
+    pub(super) settling: Pauses,
 }
 
 /// An admin login as stored.
@@ -41,7 +44,12 @@ pub(super) struct StoredLogin {
 
 impl Links {
     pub(crate) fn new(engines: Engines) -> Self {
-        Self { engines, kept: Mutex::default(), logins_unsettled: AtomicBool::new(true) }
+        Self {
+            engines,
+            kept: Mutex::default(),
+            logins_unsettled: AtomicBool::new(true),
+            settling: Pauses::default(),
+        }
     }
 
     /// The engine of a kind of target.

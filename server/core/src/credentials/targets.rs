@@ -208,6 +208,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         }
         match vault.commit(permit.intent(), batch).await {
             Ok(revision) => {
+                vault.links.settling.end(id);
                 if stored.pending.is_some() {
                     vault.links.logins_unsettled.store(true, Ordering::Release);
                 }
@@ -290,6 +291,7 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
         match vault.commit(permit.intent(), batch).await {
             Ok(_) => {
                 vault.links.forget(id);
+                vault.links.settling.end(id);
                 for login in &logins {
                     vault.forget_login(login).await;
                 }

@@ -13,13 +13,11 @@ use keystead_domain::lease::{Backoff, Closed, LeaseRecord, LeaseState, Why};
 use keystead_domain::policy::Resource;
 use keystead_domain::time::UnixMillis;
 use keystead_storage::{Batch, Keyspace, Range, StorageError, keyspace};
-use rand_core::Rng;
 
 use super::ops::{change, find};
 use super::store::{self, minute};
-use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
+use crate::credentials::{CredentialError, ONE_CALL, in_time, jitter, targets};
 use crate::error::VaultError;
-use crate::keys::rng;
 use crate::operation::{self, Detail};
 use crate::request::SystemPermit;
 use crate::rotation::Beside;
@@ -121,13 +119,6 @@ impl UnderWay {
 pub(super) struct LeftOff {
     shard: u8,
     start: Vec<u8>,
-}
-
-fn jitter() -> u8 {
-    let mut byte = [0];
-    rng().fill_bytes(&mut byte);
-    let [byte] = byte;
-    byte
 }
 
 /// What is due of a lease.

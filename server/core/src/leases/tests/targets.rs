@@ -166,6 +166,31 @@ async fn a_target_that_cannot_be_rotated_yet_is_settled_although_another_one_was
     assert_ne!(bench.targets.inside("other-db", |inside| inside.admin.clone()), None);
 }
 
+#[tokio::test]
+async fn a_rotation_on_a_target_that_stays_away_is_tried_less_and_less_often() {
+    let bench = ready().await;
+    bench.targets.inside(DB, |inside| inside.away = true);
+    rotate_login(&bench).await.unwrap_err();
+    let recorded = |bench: &Bench| bench.vault.audit().status().head.size;
+    let before = recorded(&bench);
+    for _ in 0..600 {
+        bench.opened().settle_target_logins().await.unwrap();
+        advance(&bench, 1);
+    }
+    let entries = recorded(&bench) - before;
+    assert!((20..=60).contains(&entries), "{entries} entries in ten minutes");
+    bench.targets.inside(DB, |inside| inside.away = false);
+    advance(&bench, 60);
+    bench.opened().settle_target_logins().await.unwrap();
+    assert_ne!(bench.targets.inside(DB, |inside| inside.admin.clone()), None);
+    // Nobody waits who asks for it again.
+    bench.targets.inside(DB, |inside| inside.away = true);
+    rotate_login(&bench).await.unwrap_err();
+    bench.opened().settle_target_logins().await.unwrap();
+    bench.targets.inside(DB, |inside| inside.away = false);
+    rotate_login(&bench).await.unwrap();
+}
+
 /// The two were asked for at once: the role was stored just before its target went.
 #[tokio::test]
 async fn a_role_whose_target_is_gone_can_be_deleted() {
