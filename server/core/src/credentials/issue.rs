@@ -162,7 +162,9 @@ async fn issue(
     if let Some(unanswered) = unanswered {
         request_ids::remember(vault, &mut batch, unanswered, Answer::Lease(lease.id))?;
     }
+    let begun = vault.links.begun.read().await;
     let committed = vault.commit(permit.intent(), batch).await;
+    drop(begun);
     if matches!(&committed, Ok(_) | Err(VaultError::Storage(StorageError::UnknownOutcome { .. }))) {
         place.keep();
     }

@@ -11,6 +11,7 @@ use keystead_domain::id::RecordId;
 use keystead_domain::target::{TargetKind, TargetSettings};
 use keystead_storage::{Batch, Keyspace, Snapshot, keyspace};
 use serde::{Deserialize, Serialize};
+use tokio::sync::RwLock;
 
 use super::CredentialError;
 use super::pauses::Pauses;
@@ -31,6 +32,9 @@ pub(crate) struct Links {
     pub(super) logins_unsettled: AtomicBool,
     /// Targets on which such a rotation did not get on.
     pub(super) settling: Pauses,
+    /// Read while a lease is begun, written while a target moves or goes: that no lease is on it is still so when it does.
+    /// A lease that comes after that finds the target's record changed. One process works on a store.
+    pub(super) begun: RwLock<()>,
 }
 
 /// An admin login as stored.
@@ -49,6 +53,7 @@ impl Links {
             kept: Mutex::default(),
             logins_unsettled: AtomicBool::new(true),
             settling: Pauses::default(),
+            begun: RwLock::default(),
         }
     }
 

@@ -196,6 +196,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         }
         let unchanged =
             old.as_ref().map_or(Precondition::Absent, |(_, revision)| Precondition::Revision(*revision));
+        let none_begun = vault.links.begun.write().await;
         if let Some((old, _)) = &old {
             // Once more: the probe took its time, and logins were issued meanwhile.
             check_moves(vault, old, &op).await?;
@@ -206,7 +207,9 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         if let Some(replaced) = &replaced {
             batch.delete(Keyspace::DataKeys, keyspace::data_key(replaced.data_key.as_bytes()));
         }
-        match vault.commit(permit.intent(), batch).await {
+        let committed = vault.commit(permit.intent(), batch).await;
+        drop(none_begun);
+        match committed {
             Ok(revision) => {
                 vault.links.settling.end(id);
                 if stored.pending.is_some() {
@@ -275,11 +278,12 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
             0 => {}
             roles => return Err(in_use(roles, "roles", "delete them first").into()),
         }
+        drop(snapshot);
+        let none_begun = vault.links.begun.write().await;
         match live_on(vault, id).await? {
             0 => {}
             leases => return Err(in_use(leases, "live leases", "revoke them first").into()),
         }
-        drop(snapshot);
         let at = target_at(&vault.keys, name);
         let mut batch = Batch::new();
         batch.require(Keyspace::Targets, at.clone(), Precondition::Revision(revision));
@@ -288,7 +292,9 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
         for login in &logins {
             batch.delete(Keyspace::DataKeys, keyspace::data_key(login.data_key.as_bytes()));
         }
-        match vault.commit(permit.intent(), batch).await {
+        let committed = vault.commit(permit.intent(), batch).await;
+        drop(none_begun);
+        match committed {
             Ok(_) => {
                 vault.links.forget(id);
                 vault.links.settling.end(id);

@@ -43,6 +43,23 @@ async fn a_target_moves_only_while_no_lease_is_on_it_however_often_that_is_asked
 }
 
 #[tokio::test]
+async fn a_target_does_not_move_under_a_lease_that_is_begun_meanwhile() {
+    let bench = ready().await;
+    bench.faults.delay_commits(Duration::from_millis(300));
+    let meanwhile = async {
+        // No lease was on it: its new place is being written.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        bench.faults.delay_commits(Duration::ZERO);
+        try_issue(&bench, ROLE, None).await
+    };
+    let (moved, issued) = tokio::join!(put_target_at(&bench, DB, "second.example", &[]), meanwhile);
+    moved.unwrap();
+    assert_eq!(issued.err().unwrap().reason(), "CONFLICT");
+    assert_eq!((list(&bench, Selector::Mine).await.len(), bench.targets.logins(DB)), (0, 0));
+    issue(&bench).await;
+}
+
+#[tokio::test]
 async fn a_target_whose_baseline_nobody_accepted_is_not_added() {
     let bench = Bench::open(&["one"], RotationOptions::default()).await;
     let finding = Finding {
