@@ -229,20 +229,28 @@ async fn list(
         if op.after.as_ref().is_some_and(|after| !after.starts_with(&prefix) && *after > prefix) {
             continue;
         }
-        let after = op.after.as_deref().filter(|after| after.starts_with(&prefix));
-        let room = op.limit.saturating_add(1).saturating_sub(leases.len());
-        for (key, _) in snapshot.range(Keyspace::LeaseIndex, Range::prefix(&prefix, after), room).await? {
-            if leases.len() == op.limit {
-                return Ok(LeasePage { leases, next: last });
+        let mut after = op.after.clone().filter(|after| after.starts_with(&prefix));
+        loop {
+            let room = op.limit.saturating_add(1).saturating_sub(leases.len());
+            let range = Range::prefix(&prefix, after.as_deref());
+            let page = snapshot.range(Keyspace::LeaseIndex, range, room).await?;
+            for (key, _) in &page {
+                if leases.len() == op.limit {
+                    return Ok(LeasePage { leases, next: last });
+                }
+                last = Some(key.to_vec());
+                let Some(id) = keyspace::lease_under_in(key) else { continue };
+                match store::load(vault, &*snapshot, RecordId(id)).await {
+                    Ok(Some(stored)) if stored.lease.state.is_live() => leases.push(stored.lease),
+                    Ok(_) => {}
+                    // One that does not open is put aside, and hides no other.
+                    Err(error) => tracing::error!(%error, "a lease is left out of a list"),
+                }
             }
-            last = Some(key.to_vec());
-            let Some(id) = keyspace::lease_under_in(&key) else { continue };
-            match store::load(vault, &*snapshot, RecordId(id)).await {
-                Ok(Some(stored)) if stored.lease.state.is_live() => leases.push(stored.lease),
-                Ok(_) => {}
-                // One that does not open is put aside, and does not hide the others.
-                Err(error) => tracing::error!(%error, "a lease is left out of a list"),
+            if page.len() < room {
+                break;
             }
+            after.clone_from(&last);
         }
     }
     Ok(LeasePage { leases, next: None })
