@@ -200,7 +200,9 @@ impl UnsealedVault {
                 Ok(Some(stored)) if stored.lease.state.is_live() => stored,
                 Ok(_) => continue,
                 Err(error) => {
-                    tracing::error!(%error, "a lease is put aside");
+                    if self.leases.broken.first(&id) {
+                        tracing::error!(lease = %RecordId(id), %error, "a lease does not open and is put aside");
+                    }
                     continue;
                 }
             };

@@ -214,7 +214,9 @@ impl OpenVault {
                     // Its entry is a leftover of nothing: record and entry go together.
                     Ok(None) => continue,
                     Err(error) => {
-                        tracing::error!(%error, "a lease does not open and is put aside");
+                        if self.leases.broken.first(id.as_bytes()) {
+                            tracing::error!(lease = %id, %error, "a lease does not open and is put aside");
+                        }
                         round.broken = round.broken.saturating_add(1);
                         continue;
                     }
