@@ -37,7 +37,7 @@ use self::scrub::Scrub;
 pub use self::scrub::Scrubbed;
 use self::told::Told;
 use crate::clock::Clock;
-use crate::credentials::issue::Abandoned;
+use crate::credentials::issue::{Abandoned, Turns};
 use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
 use crate::engine::Link;
 use crate::error::VaultError;
@@ -64,6 +64,7 @@ pub(crate) struct Leases {
     /// Something is due sooner than the next look.
     pub(crate) wake: Arc<Notify>,
     pub(crate) abandoned: Abandoned,
+    pub(crate) turns: Turns,
     pub(crate) under_way: UnderWay,
     scrub: Scrub,
     /// Records that do not open.
@@ -99,6 +100,7 @@ impl Leases {
             counts: Counts::default(),
             wake,
             abandoned: Abandoned::default(),
+            turns: Turns::default(),
             under_way: UnderWay::default(),
             scrub: Scrub::default(),
             broken: Told::default(),

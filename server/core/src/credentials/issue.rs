@@ -3,7 +3,8 @@
 //! Invariant: the lease is in the store, with what removes the login, before the target is asked. Whatever goes wrong after
 //! that, an answer that nobody takes included, ends in a revocation.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keystead_domain::id::{RecordId, RequestId};
@@ -61,6 +62,35 @@ pub struct Undelivered {
     content: Option<Delivered>,
     lease: RecordId,
     abandoned: Abandoned,
+    /// Until it goes, nobody sets another password.
+    turn: Option<Turn>,
+}
+
+/// Leases whose passwords are being set anew.
+#[derive(Clone, Default)]
+pub(crate) struct Turns(Arc<Mutex<HashSet<RecordId>>>);
+
+/// The only one who sets the password of a lease anew: of two repeats at once, the one that answers first would answer with
+/// a password that the other has replaced.
+struct Turn {
+    lease: RecordId,
+    turns: Turns,
+}
+
+impl Turns {
+    fn taken(&self) -> MutexGuard<'_, HashSet<RecordId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, lease: RecordId) -> Option<Turn> {
+        self.taken().insert(lease).then(|| Turn { lease, turns: self.clone() })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.turns.taken().remove(&self.lease);
+    }
 }
 
 /// Leases whose logins nobody took, with how often they had been reissued then: whoever repeats the request has the login.
@@ -80,6 +110,7 @@ impl Abandoned {
 impl Undelivered {
     /// It goes to its holder: to be called at the last moment.
     pub fn deliver(mut self) -> Option<Delivered> {
+        self.turn = None;
         self.content.take()
     }
 }
@@ -307,11 +338,12 @@ async fn activate(
     for right in &issued.excess {
         tracing::warn!(lease = %lease.id, role = %lease.role, %right, "a login can do more than its role declares");
     }
-    Ok(undelivered(vault, lease, issued))
+    Ok(undelivered(vault, lease, issued, None))
 }
 
-fn undelivered(vault: &UnsealedVault, lease: LeaseRecord, issued: Issued) -> Undelivered {
+fn undelivered(vault: &UnsealedVault, lease: LeaseRecord, issued: Issued, turn: Option<Turn>) -> Undelivered {
     Undelivered {
+        turn,
         lease: lease.id,
         abandoned: vault.leases.abandoned.clone(),
         content: Some(Delivered { lease, credential: issued.credential, excess: issued.excess }),
@@ -361,6 +393,7 @@ async fn again(
     from: From,
     mut stored: Stored,
 ) -> Result<Undelivered, VaultError> {
+    let turn = vault.leases.turns.take(stored.lease.id).ok_or(CredentialError::StillIssuing)?;
     for _ in 0..TRIES {
         let now = vault.leases.clock.now();
         match stored.lease.state {
@@ -383,7 +416,7 @@ async fn again(
                 let asked = ask(&from, &lease, &plan).await;
                 check_not_revoked(vault, &from, &lease).await?;
                 let issued = asked.map_err(|(error, _)| error)?;
-                return Ok(undelivered(vault, lease, issued));
+                return Ok(undelivered(vault, lease, issued, Some(turn)));
             }
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {
                 let snapshot = vault.storage.snapshot().await?;

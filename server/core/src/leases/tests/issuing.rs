@@ -100,6 +100,27 @@ async fn a_repeated_request_has_the_same_lease_and_another_password() {
 }
 
 #[tokio::test]
+async fn of_two_repeats_at_once_one_is_refused_and_the_other_has_a_password_that_is_taken() {
+    let bench = ready().await;
+    let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap().lease;
+    bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(100));
+    let repeat = || try_issue(&bench, ROLE, Some("deploy-1"));
+    let (one, other) = tokio::join!(repeat(), repeat());
+    let (answered, refused) = if one.is_ok() { (one, other) } else { (other, one) };
+    assert_eq!(refused.err().unwrap().reason(), "LEASE_BEING_ISSUED");
+    let taken = bench.targets.inside(DB, |inside| inside.logins[&first.handle.name].secret.clone());
+    assert_eq!(taken, password(&answered.unwrap()));
+    repeat().await.unwrap();
+    // Nor between the password and its way out.
+    let request_id = Some(RequestId::parse("deploy-1").unwrap());
+    let issue = IssueCredential { role: name(ROLE), ttl: None, request_id };
+    let undelivered = operation::run(&bench.opened(), bench.context(), issue).await.unwrap();
+    assert_eq!(repeat().await.err().unwrap().reason(), "LEASE_BEING_ISSUED");
+    undelivered.deliver().unwrap();
+    repeat().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_caller_that_hangs_up_leaves_no_login() {
     let bench = ready().await;
     let issue = IssueCredential { role: name(ROLE), ttl: None, request_id: None };
