@@ -39,7 +39,10 @@ pub(crate) async fn in_time<T>(
 ) -> Result<T, CredentialError> {
     match tokio::time::timeout(at_most, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(CredentialError::Slow { target: target.to_string(), seconds: at_most.as_secs() }),
+        Err(_) => {
+            let (target, seconds) = (target.to_string(), at_most.as_secs());
+            Err(CredentialError::Slow { target, seconds, then: "ask again later" })
+        }
     }
 }
 

@@ -104,6 +104,9 @@ impl UnsealedVault {
             match self.finish_once(intent, name).await {
                 // The target was changed meanwhile, or somebody else finished it.
                 Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
+                Err(VaultError::Credential(error)) => {
+                    return Err(error.then("the rotation goes on by itself").into());
+                }
                 done => return done,
             }
         }

@@ -12,12 +12,14 @@ pub enum CredentialError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// It took longer than it may.
-    #[error("target {target} did not answer within {seconds} s; what may have been made is removed")]
+    #[error("target {target} did not answer within {seconds} s; {then}")]
     Slow {
         /// Which.
         target: String,
         /// How long was waited.
         seconds: u64,
+        /// What becomes of what was asked for.
+        then: &'static str,
     },
     /// This server has no engine for it.
     #[error("this server has no engine for {kind} targets")]
@@ -91,6 +93,15 @@ pub enum CredentialError {
 }
 
 impl CredentialError {
+    /// Where there was no answer in time, says what becomes of what was asked for.
+    #[must_use]
+    pub(crate) fn then(mut self, what: &'static str) -> Self {
+        if let Self::Slow { then, .. } = &mut self {
+            *then = what;
+        }
+        self
+    }
+
     /// Whether it is the target as a whole, so that whatever else it is asked now fails too: it does not answer, is not the
     /// one that was configured, or does not take the vault's login.
     pub(crate) fn is_of_target(&self) -> bool {

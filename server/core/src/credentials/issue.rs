@@ -285,7 +285,7 @@ async fn made(
         Ok(issued) => activate(vault, permit, stored, issued).await,
         Err((error, pause)) => {
             give_up(vault, permit, stored, pause).await;
-            Err(error.into())
+            Err(error.then("what may have been made is removed").into())
         }
     }
 }
@@ -415,7 +415,9 @@ async fn again(
                 // It lives on whatever comes of this: an earlier answer may have been taken.
                 let asked = ask(&from, &lease, &plan).await;
                 check_not_revoked(vault, &from, &lease).await?;
-                let issued = asked.map_err(|(error, _)| error)?;
+                let issued = asked.map_err(|(error, _)| {
+                    error.then("the lease lives on; repeat the request for a password that is taken")
+                })?;
                 return Ok(undelivered(vault, lease, issued, Some(turn)));
             }
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {

@@ -187,7 +187,9 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         // Nothing is purged from the store's files that a snapshot can still see.
         drop(snapshot);
         let link = vault.new_link(&stored, secret)?;
-        let probe = in_time(&op.name, PROBE_AT_MOST, link.probe()).await?;
+        let probe = in_time(&op.name, PROBE_AT_MOST, link.probe())
+            .await
+            .map_err(|error| error.then("the target is not stored"))?;
         let findings: Vec<_> =
             probe.baseline.iter().filter(|found| !op.accept.contains(&found.digest)).cloned().collect();
         if !findings.is_empty() {

@@ -200,7 +200,8 @@ async fn renew(
     // The target first: a login that ends a little later than its lease is removed with it all the same.
     let not_after = UnixMillis(until.0.saturating_add(GRACE));
     let call = link.renew(&stored.lease.handle, not_after);
-    let credential = match in_time(&stored.lease.target, ONE_CALL, call).await? {
+    let renewal = in_time(&stored.lease.target, ONE_CALL, call).await;
+    let credential = match renewal.map_err(|error| error.then("the lease is as it was; renew it again"))? {
         Renewal::Renewed => None,
         Renewal::Reissued(credential) => Some(credential),
     };

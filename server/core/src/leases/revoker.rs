@@ -343,7 +343,9 @@ impl UnsealedVault {
         }
         let link = self.link(snapshot.as_ref(), &target).await?;
         drop(snapshot);
-        in_time(&lease.target, ONE_CALL, link.revoke(&lease.handle)).await?;
+        in_time(&lease.target, ONE_CALL, link.revoke(&lease.handle))
+            .await
+            .map_err(|error| error.then("its removal is tried again"))?;
         Ok(())
     }
 

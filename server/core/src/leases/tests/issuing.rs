@@ -248,6 +248,18 @@ async fn a_lease_that_is_revoked_while_its_login_is_made_is_not_closed_before_th
 }
 
 #[tokio::test]
+async fn a_target_that_is_too_slow_is_told_of_with_what_becomes_of_what_was_asked_for() {
+    let call = std::future::pending::<Result<(), crate::engine::EngineError>>();
+    let slow = in_time(&name(DB), Duration::from_millis(1), call).await.unwrap_err();
+    assert_eq!(slow.to_string(), "target shop-db did not answer within 0 s; ask again later");
+    let slow = slow.then("the target is not stored");
+    assert_eq!(slow.to_string(), "target shop-db did not answer within 0 s; the target is not stored");
+    assert!(slow.is_of_target());
+    let other = CredentialError::StillIssuing.then("nothing").to_string();
+    assert_eq!(other, CredentialError::StillIssuing.to_string());
+}
+
+#[tokio::test]
 async fn rights_in_excess_refuse_the_login_and_remove_it() {
     let bench = ready().await;
     let excess = Right { object: "table t".to_owned(), privilege: "DELETE".to_owned(), through: None };
