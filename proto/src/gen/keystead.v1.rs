@@ -3559,7 +3559,8 @@ pub struct PutTargetRequest {
     /// ignored.
     #[prost(message, optional, tag = "1")]
     pub target: ::core::option::Option<Target>,
-    /// The password of the admin login; empty means the one that the target has already.
+    /// The password of the admin login; empty means the one that the target has already, which is refused where host, port,
+    /// server name, CA or admin login change.
     #[prost(bytes = "vec", tag = "2")]
     pub admin_password: ::prost::alloc::vec::Vec<u8>,
 }

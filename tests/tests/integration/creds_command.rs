@@ -148,6 +148,15 @@ async fn an_operator_adds_a_target_and_a_role_and_sees_what_they_are() {
     assert!(finding["description"].as_str().unwrap().contains("REVOKE"), "{finding}");
     let accept = format!("target put shop-db --accept {}", finding["subject"].as_str().unwrap());
     desk.line(&accept).await.good();
+    // Withdrawn only once it is closed, and without the password.
+    let unaccept = accept.replace("--accept", "--unaccept");
+    assert_eq!(desk.line(&unaccept).await.code, Some(2));
+    shop.run("REVOKE USAGE ON SCHEMA shop FROM PUBLIC").await;
+    desk.line(&unaccept).await.good();
+    assert_eq!(desk.line("target get shop-db -o json").await.json()["accepted"], Value::Array(Vec::new()));
+    // The kept password goes nowhere else.
+    let moved = desk.run(&["target", "put", "shop-db", "--host", "127.0.0.2"], "").await;
+    assert!(moved.code == Some(1) && moved.stderr.contains("the password of the admin login"), "{moved:?}");
 
     assert_eq!(desk.line("target delete shop-db --yes").await.code, Some(2), "a role needs it");
     desk.line("role delete orders-rw --yes").await.good();

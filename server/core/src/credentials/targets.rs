@@ -161,7 +161,10 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         };
         let login = match (&op.login, &old) {
             (Some(login), _) => vault.seal_login(&mut batch, id, &login.secret).await?,
-            (None, Some((old, _))) => old.login.clone(),
+            (None, Some((old, _))) => {
+                check_keeps_login(old, &op)?;
+                old.login.clone()
+            }
             (None, None) => {
                 let rule = "a new target needs the password of its admin login".to_owned();
                 return Err(VaultError::Invalid { field: "login", rule });
@@ -227,6 +230,20 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         }
     }
     Err(VaultError::Contention { what })
+}
+
+/// A password goes only where it was meant to go: who may change a target, and does not know its password, does not send it
+/// elsewhere, and has no other server trusted with it.
+fn check_keeps_login(old: &StoredTarget, op: &PutTarget) -> Result<(), VaultError> {
+    let (TargetSettings::Postgres(was), TargetSettings::Postgres(is)) = (&old.record.settings, &op.settings);
+    // Another database of the same server has the same logins.
+    let same = (&was.host, was.port, &was.server_name) == (&is.host, is.port, &is.server_name)
+        && (&was.ca_pem, &was.admin) == (&is.ca_pem, &is.admin);
+    if same {
+        return Ok(());
+    }
+    let rule = "host, port, server name, CA or admin login change, so the password of the admin login is needed as well";
+    Err(VaultError::Invalid { field: "login", rule: rule.to_owned() })
 }
 
 /// Live leases name logins in the database that they were made in.

@@ -60,6 +60,41 @@ async fn a_target_does_not_move_under_a_lease_that_is_begun_meanwhile() {
 }
 
 #[tokio::test]
+async fn the_kept_password_is_sent_nowhere_else_and_to_nobody_else() {
+    let bench = ready().await;
+    let put = async |change: fn(&mut PostgresSettings), login: Option<&[u8]>| {
+        let TargetSettings::Postgres(mut settings) = settings();
+        change(&mut settings);
+        let put = PutTarget {
+            name: name(DB),
+            settings: TargetSettings::Postgres(settings),
+            login: login.map(|secret| AdminLogin { secret: SecretBytes::copy_from(secret) }),
+            max_ttl: secs(7_200),
+            accept: Vec::new(),
+            etag: None,
+        };
+        operation::run(&bench.opened(), bench.context(), put).await.map(drop)
+    };
+    let elsewhere: [fn(&mut PostgresSettings); 5] = [
+        |at| at.host = Host::parse("thief.example").unwrap(),
+        |at| at.port = NonZeroU16::new(5433).unwrap(),
+        |at| at.server_name = Some(Host::parse("thief.example").unwrap()),
+        |at| at.ca_pem = "another".to_owned(),
+        |at| at.admin = PgName::parse("another").unwrap(),
+    ];
+    for change in elsewhere {
+        let asked = bench.targets.inside(DB, |inside| inside.asked);
+        let refused = put(change, None).await.unwrap_err();
+        assert!(matches!(refused, VaultError::Invalid { field: "login", .. }), "{refused}");
+        assert_eq!(bench.targets.inside(DB, |inside| inside.asked), asked, "before anything is sent");
+        put(change, Some(b"admin")).await.unwrap();
+        put(|_| (), Some(b"admin")).await.unwrap();
+    }
+    put(|at| at.connections = 8, None).await.unwrap();
+    put(|at| at.database = PgName::parse("another").unwrap(), None).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_target_whose_baseline_nobody_accepted_is_not_added() {
     let bench = Bench::open(&["one"], RotationOptions::default()).await;
     let finding = Finding {
