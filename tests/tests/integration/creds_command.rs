@@ -185,6 +185,16 @@ async fn a_login_is_shown_once_and_given_back() {
     let shown = desk.line("creds issue orders-rw --class fast").await;
     assert!(shown.stdout.contains("\nPassword       ") && shown.stderr.contains("only time"), "{shown:?}");
 
+    // A disk that is full: nobody has the password, and nobody keeps the lease.
+    let live = shop.logins().await.len();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut child = desk.command(&["creds", "issue", "orders-rw"]).stdout(full).spawn().unwrap();
+    drop(child.stdin.take());
+    let ended = child.wait_with_output().await.unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(1) && said.contains("The lease is revoked"), "{said}");
+    until("its login is gone", || async { (shop.logins().await.len() == live).then_some(()) }).await;
+
     desk.line(&format!("lease revoke {id}")).await.good();
     let marked = desk.line("lease revoke --role orders-rw --yes -o json").await.json();
     assert!(marked["leases"].as_u64().unwrap() >= 1, "{marked}");
