@@ -39,7 +39,7 @@ pub enum CredentialError {
         findings: Vec<Finding>,
     },
     /// There are as many live leases as there may be.
-    #[error("{of} has {limit} live leases, as many as it may; let some end, or raise {setting}")]
+    #[error("{of} has {}, as many as it may; let some end, or raise {setting}", counted(.limit, "live leases"))]
     Limit {
         /// Whose.
         of: String,
@@ -55,13 +55,13 @@ pub enum CredentialError {
     #[error("the lease of this request id is still being issued; ask again in a moment")]
     StillIssuing,
     /// Something hangs on it.
-    #[error("{what} still has {count} {of}; {mend}")]
+    #[error("{what} still has {}; {mend}", counted(.count, .of))]
     InUse {
         /// What was to go.
         what: String,
         /// How many.
         count: u64,
-        /// Of what.
+        /// Of what, in the plural.
         of: &'static str,
         /// What to do.
         mend: &'static str,
@@ -90,6 +90,14 @@ pub enum CredentialError {
         /// By how many seconds.
         ahead_s: u64,
     },
+}
+
+/// So many of them; `of` is a plural on "s".
+fn counted(count: &u64, of: &str) -> String {
+    match (count, of.strip_suffix('s')) {
+        (1, Some(one)) => format!("1 {one}"),
+        _ => format!("{count} {of}"),
+    }
 }
 
 impl CredentialError {

@@ -9,7 +9,9 @@ async fn what_leases_hang_on_is_not_deleted_under_them() {
     let open = bench.opened();
     let role = || DeleteRole { name: name(ROLE) };
     let target = || DeleteTarget { name: name(DB) };
-    assert_eq!(operation::run(&open, bench.context(), role()).await.unwrap_err().reason(), "IN_USE");
+    let refused = operation::run(&open, bench.context(), role()).await.unwrap_err();
+    assert_eq!(refused.reason(), "IN_USE");
+    assert!(refused.to_string().contains("still has 1 live lease;"), "{refused}");
     assert_eq!(operation::run(&open, bench.context(), target()).await.unwrap_err().reason(), "IN_USE");
     // It was left as it was.
     issue(&bench).await;
