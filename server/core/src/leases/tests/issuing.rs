@@ -100,6 +100,21 @@ async fn a_repeated_request_has_the_same_lease_and_another_password() {
 }
 
 #[tokio::test]
+async fn a_request_repeated_when_its_lease_is_over_gets_no_password_for_it() {
+    let bench = ready().await;
+    let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap();
+    // Nobody has looked at it yet.
+    advance(&bench, 180);
+    let over = try_issue(&bench, ROLE, Some("deploy-1")).await.err().unwrap();
+    assert_eq!(over.reason(), "LEASE_ENDED");
+    let taken = bench.targets.inside(DB, |inside| inside.logins[&first.lease.handle.name].secret.clone());
+    assert_eq!(taken, password(&first), "it was not set anew");
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+    assert_eq!(try_issue(&bench, ROLE, Some("deploy-1")).await.err().unwrap().reason(), "LEASE_ENDED");
+}
+
+#[tokio::test]
 async fn of_two_repeats_at_once_one_is_refused_and_the_other_has_a_password_that_is_taken() {
     let bench = ready().await;
     let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap().lease;
