@@ -220,7 +220,9 @@ pub(crate) async fn look_after_targets(
                 tracing::warn!(%error, "leases could not be compared with their index; they are again")
             }
         }
-        if reconciled.is_none_or(|at| at.elapsed() >= RECONCILE_EVERY) {
+        // Asked in any case, since that takes the wish back.
+        let wanted = open.comparison_wanted();
+        if wanted || reconciled.is_none_or(|at| at.elapsed() >= RECONCILE_EVERY) {
             match open.reconcile_leases().await {
                 Ok(found) => metrics.reconciled(found.orphans, found.vanished),
                 Err(error) => {

@@ -6,6 +6,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod counts;
+mod forget;
 pub(crate) mod many;
 mod ops;
 mod reconcile;
@@ -14,6 +15,7 @@ mod scrub;
 pub(crate) mod store;
 mod told;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +73,8 @@ pub(crate) struct Leases {
     broken: Told,
     /// Where the last round left off, if it did not get to the end.
     left_off: Mutex<Option<LeftOff>>,
+    /// A login that no lease owns was left in a target.
+    compare: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -105,6 +109,7 @@ impl Leases {
             scrub: Scrub::default(),
             broken: Told::default(),
             left_off: Mutex::default(),
+            compare: AtomicBool::new(false),
             state: Mutex::new(state),
         }
     }
@@ -152,6 +157,11 @@ impl Leases {
         }
     }
 
+    /// A login that no lease owns was left in a target: it goes when that is compared with the leases.
+    fn want_comparison(&self) {
+        self.compare.store(true, Ordering::Release);
+    }
+
     /// Looks at every minute of the index again.
     fn look_again(&self) {
         self.state().low.fill(0);
@@ -173,6 +183,11 @@ impl Leases {
 }
 
 impl UnsealedVault {
+    /// Whether targets should be compared with leases now, since a lease was closed by force. Says so once.
+    pub fn comparison_wanted(&self) -> bool {
+        self.leases.compare.swap(false, Ordering::AcqRel)
+    }
+
     /// What the clocks say of each other.
     pub fn lease_clock(&self) -> ClockState {
         self.leases.clock.look()

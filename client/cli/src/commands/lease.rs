@@ -22,7 +22,8 @@ Examples:
   keystead lease revoke --principal service/shop --yes
 
 The target is asked in the background, until it confirms that the login is gone; the lease is `revoking` until then. --force closes
-it at once, although the login may still be there: the last resort, recorded with who did it.";
+it at once, although the login may still be there: the last resort, recorded with who did it. It also removes a lease whose record
+cannot be read. A login that is left goes when its target answers and is compared with the leases.";
 
 /// Leases that are printed together.
 const AT_A_TIME: usize = 500;
@@ -210,7 +211,13 @@ async fn revoke(args: RevokeArgs, connect: Connect<'_>, output: &Output) -> Resu
         prompt::confirm(&question, args.yes)?;
     }
     let leases = connect.connect().await?.leases();
-    let lease = if args.force { leases.force(id).await? } else { leases.revoke(id).await? };
+    let lease = if args.force { leases.force(id).await? } else { Some(leases.revoke(id).await?) };
+    let Some(lease) = lease else {
+        let sentence = format!(
+            "The record of lease {id} could not be read and is removed. Its login goes when its target is next compared with the leases."
+        );
+        return output.sentence(&sentence, &json!({ "lease": null }));
+    };
     let sentence = match (lease.state, lease.ending.as_ref().and_then(|ending| ending.forced_by.as_ref())) {
         (LeaseState::Revoked, None) => format!("Lease {id} is revoked: its login is gone."),
         (LeaseState::Revoked, Some(by)) => {

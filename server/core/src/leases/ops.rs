@@ -19,7 +19,7 @@ use crate::request::{Caller, Permit};
 use crate::unsealed::UnsealedVault;
 
 /// Tries of one change against other writers.
-const TRIES: usize = 16;
+pub(super) const TRIES: usize = 16;
 
 /// Which leases.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,14 +107,15 @@ pub struct Renewed {
 pub struct RevokeLease {
     /// Which.
     pub id: RecordId,
-    /// Close it although its target does not confirm: the last resort, which is recorded with who did it.
+    /// Close it although its target does not confirm: the last resort, which is recorded with who did it. One whose record
+    /// does not open is removed.
     pub force: bool,
 }
 
 /// Says that the server's clock is right, after it was far ahead of when the vault was last open.
 pub struct AcceptClock;
 
-fn not_found(id: RecordId) -> VaultError {
+pub(super) fn not_found(id: RecordId) -> VaultError {
     VaultError::NotFound { what: format!("lease {id}") }
 }
 
@@ -413,7 +414,8 @@ impl Operation for RenewLease {
 }
 
 impl Operation for RevokeLease {
-    type Output = LeaseRecord;
+    /// None if its record did not open, and was removed.
+    type Output = Option<LeaseRecord>;
     const ACTION: Action = Action::LeasesRevoke;
     const EFFECT: Effect = Effect::Change;
     const GRANT: Grant = Grant::Owner;
@@ -432,7 +434,11 @@ impl Operation for RevokeLease {
         Ok(!self.force && owned(vault, caller, self.id).await?)
     }
 
-    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<LeaseRecord, VaultError> {
+    async fn handle(
+        self,
+        vault: &UnsealedVault,
+        permit: Permit<Self>,
+    ) -> Result<Option<LeaseRecord>, VaultError> {
         let now = vault.leases.clock.now();
         let by = permit.caller().principal().clone();
         let lease = change(vault, permit.intent(), self.id, |lease| {
@@ -446,13 +452,24 @@ impl Operation for RevokeLease {
             }
             Ok(true)
         })
-        .await?;
+        .await;
+        let lease = match lease {
+            Ok(lease) => lease,
+            Err(VaultError::CorruptRecord { .. }) if self.force => {
+                vault.forget_lease(permit.intent(), self.id).await?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        if self.force {
+            vault.leases.want_comparison();
+        }
         vault.leases.wake.notify_one();
-        Ok(lease)
+        Ok(Some(lease))
     }
 
-    fn detail(output: &LeaseRecord) -> Detail {
-        lease_detail(output)
+    fn detail(output: &Option<LeaseRecord>) -> Detail {
+        output.as_ref().map_or_else(|| vec![("removed", "its record does not open".to_owned())], lease_detail)
     }
 }
 

@@ -122,7 +122,7 @@ async fn only_the_targets_word_closes_a_lease_or_an_operators_force_which_is_kep
     let lease = issue(&bench).await;
     bench.targets.inside(DB, |inside| inside.keeps = true);
     let revoke = RevokeLease { id: lease.id, force: false };
-    let revoking = operation::run(&bench.opened(), bench.context(), revoke).await.unwrap();
+    let revoking = operation::run(&bench.opened(), bench.context(), revoke).await.unwrap().unwrap();
     assert_eq!(revoking.state, LeaseState::Revoking);
     for _ in 0..5 {
         advance(&bench, 61);
@@ -135,6 +135,7 @@ async fn only_the_targets_word_closes_a_lease_or_an_operators_force_which_is_kep
     let closed = read(&bench, lease.id).await.unwrap();
     let by = closed.ending.unwrap().closed.unwrap();
     assert!(matches!(by, keystead_domain::lease::Closed::Forced { .. }), "{by:?}");
+    assert!(bench.opened().comparison_wanted() && !bench.opened().comparison_wanted());
     let tries = bench.targets.inside(DB, |inside| inside.revocations);
     advance(&bench, 600);
     look_after(&bench).await;
@@ -210,6 +211,36 @@ async fn a_lease_that_does_not_open_holds_up_no_other() {
     let left: Vec<String> = bench.targets.inside(DB, |inside| inside.logins.keys().cloned().collect());
     assert_eq!(left, [bad.handle.name]);
     assert_eq!(read(&bench, good.id).await.unwrap().state, LeaseState::Revoked);
+}
+
+#[tokio::test]
+async fn a_lease_that_does_not_open_is_removed_by_force_and_keeps_nothing_any_more() {
+    let bench = ready().await;
+    put_role(&bench, "few", DB, 1).await.unwrap();
+    let (bad, good) = (try_issue(&bench, "few", None).await.unwrap().lease, issue(&bench).await);
+    let run =
+        async |id, force| operation::run(&bench.opened(), bench.context(), RevokeLease { id, force }).await;
+    let mut batch = Batch::new();
+    batch.put(Keyspace::Leases, keyspace::lease(bad.id.as_bytes()), vec![7; 90]);
+    bench.store.commit(batch).await.unwrap();
+    assert_eq!(run(bad.id, false).await.unwrap_err().reason(), "RECORD_CORRUPT");
+    assert_eq!(try_issue(&bench, "few", None).await.err().unwrap().reason(), "LEASE_LIMIT");
+    assert_eq!(run(bad.id, true).await.unwrap(), None);
+    assert_eq!(run(bad.id, true).await.unwrap_err().reason(), "NOT_FOUND");
+    // Nothing leads to it, and the others are as they were.
+    assert_eq!(
+        list(&bench, Selector::Mine).await.iter().map(|lease| lease.id).collect::<Vec<_>>(),
+        [good.id]
+    );
+    assert_eq!(index(&bench).await, store::entries(&bench.opened().keys, &good).len());
+    // Its login is nobody's, which is looked for at once.
+    assert!(bench.opened().comparison_wanted());
+    assert_eq!(reconcile(&bench).await.orphans, 1);
+    assert_eq!(bench.targets.logins(DB), 1);
+    try_issue(&bench, "few", None).await.unwrap();
+    operation::run(&bench.opened(), bench.context(), RevokeLeases { of: Selector::Mine }).await.unwrap();
+    look_after(&bench).await;
+    operation::run(&bench.opened(), bench.context(), DeleteRole { name: name("few") }).await.unwrap();
 }
 
 #[tokio::test]
