@@ -244,15 +244,16 @@ impl Leases {
     /// Begins to remove the login of a lease: it comes back [`Revoking`](LeaseState::Revoking), and becomes
     /// [`Revoked`](LeaseState::Revoked) when its target has confirmed that the login is gone.
     pub async fn revoke(&self, id: &str) -> Result<Lease, Error> {
-        self.revoke_with(id, false).await
+        self.revoke_with(id, false).await?.ok_or(NO_LEASE)
     }
 
-    /// Closes a lease although its target does not confirm that the login is gone: the last resort.
-    pub async fn force(&self, id: &str) -> Result<Lease, Error> {
+    /// Closes a lease although its target does not confirm that the login is gone: the last resort. `None` if the vault
+    /// could not read its record, and removed it.
+    pub async fn force(&self, id: &str) -> Result<Option<Lease>, Error> {
         self.revoke_with(id, true).await
     }
 
-    async fn revoke_with(&self, id: &str, force: bool) -> Result<Lease, Error> {
+    async fn revoke_with(&self, id: &str, force: bool) -> Result<Option<Lease>, Error> {
         let request = v1::RevokeLeaseRequest { id: id.to_owned(), force };
         // Revoking what is revoked changes nothing; what was forced once is not forced again.
         let repeat = if force { Repeat::Never } else { Repeat::Safe };
@@ -263,7 +264,7 @@ impl Leases {
                 async move { rpc.revoke_lease(request).await }
             })
             .await?;
-        lease(answer.lease)
+        Ok(answer.lease.map(Lease::from))
     }
 
     /// Marks many leases for removal; says how many. Their logins are removed in the background.

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_audit::State;
+use keystead_core::error::VaultError;
 use keystead_core::leases::ClockState;
 use keystead_core::rotation::Alarm;
 use keystead_core::vault::Vault;
+use keystead_domain::time::UnixMillis;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::telemetry::ServerMetrics;
+use crate::telemetry::{LeaseJob, ServerMetrics};
 
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const UNSEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -154,7 +156,9 @@ pub(crate) async fn look_after_leases(
             () = vault.leases_wanted() => {}
         }
         let Ok(open) = vault.unsealed() else { continue };
-        match open.look_after_leases().await {
+        let done = open.look_after_leases().await;
+        note(&metrics, LeaseJob::Revoke, vault.clock().now(), &done);
+        match done {
             Ok(round) => metrics.leases(round.waiting, round.broken),
             Err(error) => tracing::warn!(%error, "leases could not be looked after; it is tried again"),
         }
@@ -173,6 +177,13 @@ pub(crate) async fn look_after_leases(
                 ),
             }
         }
+    }
+}
+
+/// When a job last came to its end is what tells that it does not any more.
+fn note<T>(metrics: &ServerMetrics, job: LeaseJob, now: UnixMillis, done: &Result<T, VaultError>) {
+    if done.is_ok() {
+        metrics.lease_job_done(job, now);
     }
 }
 
@@ -197,7 +208,9 @@ pub(crate) async fn look_after_targets(
         if let Err(error) = open.settle_target_logins().await {
             tracing::warn!(%error, "rotations of admin logins could not be settled; it is tried again");
         }
-        match open.scrub_leases().await {
+        let done = open.scrub_leases().await;
+        note(&metrics, LeaseJob::Scrub, vault.clock().now(), &done);
+        match done {
             Ok(scrubbed) => {
                 metrics.lease_index_mended.increment(u64::try_from(scrubbed.mended).unwrap_or(u64::MAX))
             }
@@ -205,8 +218,12 @@ pub(crate) async fn look_after_targets(
                 tracing::warn!(%error, "leases could not be compared with their index; they are again")
             }
         }
-        if reconciled.is_none_or(|at| at.elapsed() >= RECONCILE_EVERY) {
-            match open.reconcile_leases().await {
+        // Asked in any case, since that takes the wish back.
+        let wanted = open.comparison_wanted();
+        if wanted || reconciled.is_none_or(|at| at.elapsed() >= RECONCILE_EVERY) {
+            let done = open.reconcile_leases().await;
+            note(&metrics, LeaseJob::Compare, vault.clock().now(), &done);
+            match done {
                 Ok(found) => metrics.reconciled(found.orphans, found.vanished),
                 Err(error) => {
                     tracing::warn!(%error, "targets could not be compared with leases; they are again")
@@ -278,5 +295,29 @@ async fn keep_up(vault: &Vault) {
     vault.tidy();
     if let Err(error) = vault.upkeep().await {
         tracing::warn!(%error, "upkeep failed; it is tried again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_stalls_shows() {
+        let metrics = ServerMetrics::new([]).unwrap();
+        let shown = |job: &str| {
+            let name = format!("keystead_lease_job_last_success_timestamp_seconds{{job=\"{job}\"}} ");
+            let text = metrics.render();
+            text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok()).unwrap()
+        };
+        let failed = || Err::<(), _>(VaultError::Unauthenticated);
+        for job in [LeaseJob::Revoke, LeaseJob::Compare, LeaseJob::Scrub] {
+            note(&metrics, job, UnixMillis(1_700_000_000_000), &Ok(()));
+        }
+        note(&metrics, LeaseJob::Revoke, UnixMillis(1_700_000_060_000), &failed());
+        note(&metrics, LeaseJob::Compare, UnixMillis(1_700_000_060_000), &Ok(()));
+        note(&metrics, LeaseJob::Scrub, UnixMillis(1_700_000_060_000), &failed());
+        let all = ["revoke", "compare", "scrub"].map(shown);
+        assert_eq!(all, [1_700_000_000.0, 1_700_000_060.0, 1_700_000_000.0]);
     }
 }

@@ -9,5 +9,5 @@ mod metrics;
 mod scrape;
 
 pub use log::{LogHandle, TelemetryError, init, install_panic_hook};
-pub use metrics::{MethodMetrics, ServerMetrics, methods_of};
+pub use metrics::{LeaseJob, MethodMetrics, ServerMetrics, methods_of};
 pub use scrape::{MetricsListener, ScrapeError};

@@ -68,6 +68,8 @@ pub(crate) enum CliError {
     UnknownCredential,
     #[error("a new target needs {option}")]
     OptionNeeded { option: &'static str },
+    #[error("{digest} is not accepted: `keystead target get` shows what is")]
+    NotAccepted { digest: String },
     #[error("there is no address of {host}")]
     Host { host: String, source: io::Error },
     #[error("signals cannot be waited for, so that the lease might be left behind")]

@@ -54,6 +54,11 @@ impl Output {
         self.text(&table(head, rows, self.colored))
     }
 
+    /// Rows under a head, printed as they come.
+    pub(crate) fn growing<'a>(&'a self, head: &'a [&'a str]) -> Growing<'a> {
+        Growing { output: self, head, widths: None }
+    }
+
     /// Names and what they are, one a line; lines without anything to say are left out.
     pub(crate) fn facts(&self, facts: &[(&str, String)], json: &impl Serialize) -> Result<(), CliError> {
         if self.is_json() {
@@ -226,31 +231,87 @@ fn json_line(json: &str) -> Zeroizing<String> {
 }
 
 fn table(head: &[&str], rows: &[Vec<String>], colored: bool) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
-    let widths: Vec<usize> = head
-        .iter()
+    let rows = escaped_rows(rows);
+    let widths = widths(head, &rows);
+    let mut text = head_line(head, &widths, colored);
+    push_rows(&mut text, &rows, &widths);
+    text
+}
+
+fn escaped_rows(rows: &[Vec<String>]) -> Vec<Vec<String>> {
+    rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect()
+}
+
+fn widths(head: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
+    head.iter()
         .enumerate()
         .map(|(column, name)| {
             let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
             cells.chain([name.chars().count()]).max().unwrap_or_default()
         })
-        .collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut line = String::new();
-        for (cell, width) in cells.zip(&widths) {
-            let _infallible = write!(line, "{cell:width$}  ");
-        }
-        line.truncate(line.trim_end().len());
-        line
-    };
+        .collect()
+}
+
+fn line<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (cell, width) in cells.zip(widths) {
+        let _infallible = write!(line, "{cell:width$}  ");
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+fn head_line(head: &[&str], widths: &[usize], colored: bool) -> String {
     let (on, off) = if colored { (BOLD, PLAIN) } else { ("", "") };
-    let mut text = format!("{on}{}{off}\n", line(&mut head.iter().copied()));
-    for row in &rows {
-        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    format!("{on}{}{off}\n", line(head.iter().copied(), widths))
+}
+
+fn push_rows(text: &mut String, rows: &[Vec<String>], widths: &[usize]) {
+    for row in rows {
+        text.push_str(&line(row.iter().map(String::as_str), widths));
         text.push('\n');
     }
-    text
+}
+
+/// A table that is printed as it comes, in JSON as one array. The first rows say how wide the columns are.
+pub(crate) struct Growing<'a> {
+    output: &'a Output,
+    head: &'a [&'a str],
+    /// From the first rows on.
+    widths: Option<Vec<usize>>,
+}
+
+impl Growing<'_> {
+    /// More rows, each with what it is in JSON.
+    pub(crate) fn rows(&mut self, rows: Vec<(Vec<String>, serde_json::Value)>) -> Result<(), CliError> {
+        let text = self.text(rows);
+        self.output.text(&text)
+    }
+
+    /// There are no more. Without any, the head is there all the same.
+    pub(crate) fn end(self) -> Result<(), CliError> {
+        if self.output.is_json() { self.output.text("]\n") } else { Ok(()) }
+    }
+
+    fn text(&mut self, rows: Vec<(Vec<String>, serde_json::Value)>) -> String {
+        let (rows, json): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        let (rows, colored) = (escaped_rows(&rows), self.output.colored);
+        let is_first = self.widths.is_none();
+        let widths = self.widths.get_or_insert_with(|| widths(self.head, &rows));
+        if !self.output.is_json() {
+            let mut text = if is_first { head_line(self.head, widths, colored) } else { String::new() };
+            push_rows(&mut text, &rows, widths);
+            return text;
+        }
+        let mut text = if is_first { "[".to_owned() } else { String::new() };
+        for (place, value) in json.iter().enumerate() {
+            if !is_first || place > 0 {
+                text.push(',');
+            }
+            text.push_str(json_line(&value.to_string()).trim_end());
+        }
+        text
+    }
 }
 
 /// The text with every character that a terminal would obey, or that would reorder or hide text, written out.
@@ -304,6 +365,30 @@ mod tests {
         assert_eq!(plain, "NAME        KIND\ndb          secret\n\\u{1b}[2Jx\n");
         assert!(!plain.contains('\u{1b}'));
         assert!(table(&["NAME"], &[], true).starts_with("\x1b[1mNAME\x1b[0m"));
+    }
+
+    #[test]
+    fn a_table_that_grows_reads_as_one() {
+        let of = |format| Output { format, colored: false, colored_errors: false };
+        let rows = |from: u32, to| {
+            let row = |n: u32| (vec![format!("n{n}"), "x".to_owned()], serde_json::json!({ "n": n }));
+            (from..to).map(row).collect::<Vec<_>>()
+        };
+        let (text, json) = (of(Format::Table), of(Format::Json));
+        let mut table = text.growing(&["NAME", "X"]);
+        assert_eq!(table.text(rows(0, 2)), "NAME  X\nn0    x\nn1    x\n");
+        assert_eq!(table.text(rows(2, 3)), "n2    x\n");
+        assert_eq!(text.growing(&["NAME"]).text(Vec::new()), "NAME\n");
+        for pages in [vec![0], vec![1], vec![2, 0], vec![2, 1, 2]] {
+            let mut table = json.growing(&["NAME", "X"]);
+            let (mut out, mut n) = (String::new(), 0);
+            for page in pages {
+                out.push_str(&table.text(rows(n, n + page)));
+                n += page;
+            }
+            let whole: Vec<serde_json::Value> = serde_json::from_str(&format!("{out}]")).unwrap();
+            assert_eq!(whole, (0..n).map(|n| serde_json::json!({ "n": n })).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -11,6 +11,9 @@ const PASSING: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// Waits after a no that somebody has to change.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
 
+/// Refusals that pass without anybody's doing: other leases end, and a target's clock settles what the server's is in doubt of.
+const PASS_BY_THEMSELVES: [&str; 2] = ["LEASE_LIMIT", "CLOCK_IN_DOUBT"];
+
 /// Whether a failure passes by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -37,6 +40,7 @@ pub(super) fn failure(error: &Error) -> Failure {
         | Error::Sealed(_)
         | Error::Conflict(_)
         | Error::Server(_) => Failure::Passing,
+        _ if PASS_BY_THEMSELVES.contains(&error.reason()) => Failure::Passing,
         _ => Failure::Refused,
     }
 }
@@ -44,6 +48,7 @@ pub(super) fn failure(error: &Error) -> Failure {
 pub(super) fn unrenewed(error: &Error) -> Unrenewed {
     match error {
         _ if is_ended(error) => Unrenewed::Nothing,
+        _ if failure(error) == Failure::Passing => Unrenewed::Again,
         Error::NotFoundOrDenied(refusal) if refusal.code == Code::NotFound => Unrenewed::Nothing,
         Error::NotFoundOrDenied(_) | Error::Precondition(_) | Error::InvalidArgument(_) => Unrenewed::AsLong,
         _ => Unrenewed::Again,
@@ -122,6 +127,7 @@ mod tests {
                 Error::NotFoundOrDenied(refusal(Code::PermissionDenied, "LEASE_NOT_RENEWED")),
                 Unrenewed::AsLong,
             ),
+            (precondition("CLOCK_IN_DOUBT"), Unrenewed::Again),
             (unavailable(None), Unrenewed::Again),
             (Error::DeadlineExceeded { after: LONG }, Unrenewed::Again),
             (Error::Sealed(refusal(Code::FailedPrecondition, "SEALED")), Unrenewed::Again),
@@ -155,6 +161,27 @@ mod tests {
         assert_eq!(pause(&unavailable(None), 40, LONG, 1.0), PASSING.1);
         assert!(pause(&denied(), 1, Duration::from_secs(2), 0.0) >= Duration::from_secs(15));
         assert_eq!(pause(&denied(), 40, LONG, 1.0), REFUSED.1);
+    }
+
+    #[test]
+    fn a_limit_and_a_clock_in_doubt_are_waited_out_and_not_beyond_the_end() {
+        let limit = |retry_after| Error::LimitExceeded {
+            retry_after,
+            refusal: refusal(Code::ResourceExhausted, "LEASE_LIMIT"),
+        };
+        let doubt = Error::Precondition(refusal(Code::FailedPrecondition, "CLOCK_IN_DOUBT"));
+        let left = Duration::from_secs(8);
+        for error in [limit(None), limit(Some(Duration::from_secs(1))), doubt] {
+            assert_eq!(failure(&error), Failure::Passing, "{error:?}");
+            assert_eq!(pause(&error, 20, left, 1.0), left / 2, "{error:?}");
+            assert!(!is_settled(&error), "the next try may come to the same lease");
+        }
+        // One that names another limit needs somebody.
+        let other = Error::LimitExceeded {
+            retry_after: None,
+            refusal: refusal(Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
+        };
+        assert_eq!(failure(&other), Failure::Refused);
     }
 
     #[test]

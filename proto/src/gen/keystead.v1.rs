@@ -2590,7 +2590,7 @@ pub struct RevokeLeaseRequest {
     /// The id.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// Close the lease although its target does not confirm that the login is gone. Needs the right to revoke leases, also for
+    /// Close the lease although its target does not confirm that the login is gone; remove its record if that cannot be read. Needs the right to revoke leases, also for
     /// one's own, and is recorded with who did it.
     #[prost(bool, tag = "2")]
     pub force: bool,
@@ -2598,7 +2598,8 @@ pub struct RevokeLeaseRequest {
 /// Response of RevokeLease.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeLeaseResponse {
-    /// The lease as it is now: revoking, or revoked if that was done before or forced.
+    /// The lease as it is now: revoking, or revoked if that was done before or forced. Not set if its record could not be read,
+    /// and was removed by force.
     #[prost(message, optional, tag = "1")]
     pub lease: ::core::option::Option<Lease>,
 }
@@ -3559,7 +3560,8 @@ pub struct PutTargetRequest {
     /// ignored.
     #[prost(message, optional, tag = "1")]
     pub target: ::core::option::Option<Target>,
-    /// The password of the admin login; empty means the one that the target has already.
+    /// The password of the admin login; empty means the one that the target has already, which is refused where host, port,
+    /// server name, CA or admin login change.
     #[prost(bytes = "vec", tag = "2")]
     pub admin_password: ::prost::alloc::vec::Vec<u8>,
 }

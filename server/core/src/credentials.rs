@@ -7,6 +7,7 @@ pub mod admin;
 mod error;
 pub mod issue;
 mod links;
+mod pauses;
 pub mod roles;
 pub mod static_roles;
 pub mod targets;
@@ -19,6 +20,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::error::CredentialError;
 pub(crate) use self::links::Links;
+pub(crate) use self::pauses::jitter;
 use crate::engine::EngineError;
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};
@@ -38,7 +40,10 @@ pub(crate) async fn in_time<T>(
 ) -> Result<T, CredentialError> {
     match tokio::time::timeout(at_most, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(CredentialError::Slow { target: target.to_string(), seconds: at_most.as_secs() }),
+        Err(_) => {
+            let (target, seconds) = (target.to_string(), at_most.as_secs());
+            Err(CredentialError::Slow { target, seconds, then: "ask again later" })
+        }
     }
 }
 

@@ -34,14 +34,9 @@ pub enum EngineError {
         /// What was seen.
         what: String,
     },
-    /// It could not be asked: nothing was sent, so nothing can come of it.
-    #[error("target {target} does not answer: {what}")]
-    NotAsked {
-        /// Which.
-        target: String,
-        /// What was seen.
-        what: String,
-    },
+    /// It could not be asked, for this cause: nothing was sent, so nothing can come of it.
+    #[error(transparent)]
+    NotAsked(Box<EngineError>),
     /// It answered and said no.
     #[error("target {target} refused: {what}")]
     Refused {
@@ -86,6 +81,16 @@ pub enum EngineError {
         /// Why, naming the object.
         what: String,
     },
+}
+
+impl EngineError {
+    /// What went wrong, whether it was asked or not.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::NotAsked(cause) => cause.cause(),
+            other => other,
+        }
+    }
 }
 
 fn list(rights: &[Right]) -> String {

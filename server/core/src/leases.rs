@@ -6,6 +6,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod counts;
+mod forget;
 pub(crate) mod many;
 mod ops;
 #[cfg(feature = "testing")]
@@ -14,7 +15,9 @@ mod reconcile;
 mod revoker;
 mod scrub;
 pub(crate) mod store;
+mod told;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,8 +39,9 @@ use self::revoker::{LeftOff, UnderWay};
 pub use self::revoker::{Revoked, Round};
 use self::scrub::Scrub;
 pub use self::scrub::Scrubbed;
+use self::told::Told;
 use crate::clock::Clock;
-use crate::credentials::issue::Abandoned;
+use crate::credentials::issue::{Abandoned, Turns};
 use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
 use crate::engine::Link;
 use crate::error::VaultError;
@@ -64,10 +68,15 @@ pub(crate) struct Leases {
     /// Something is due sooner than the next look.
     pub(crate) wake: Arc<Notify>,
     pub(crate) abandoned: Abandoned,
+    pub(crate) turns: Turns,
     pub(crate) under_way: UnderWay,
     scrub: Scrub,
+    /// Records that do not open.
+    broken: Told,
     /// Where the last round left off, if it did not get to the end.
     left_off: Mutex<Option<LeftOff>>,
+    /// A login that no lease owns was left in a target.
+    compare: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -97,9 +106,12 @@ impl Leases {
             counts: Counts::default(),
             wake,
             abandoned: Abandoned::default(),
+            turns: Turns::default(),
             under_way: UnderWay::default(),
             scrub: Scrub::default(),
+            broken: Told::default(),
             left_off: Mutex::default(),
+            compare: AtomicBool::new(false),
             state: Mutex::new(state),
         }
     }
@@ -147,6 +159,11 @@ impl Leases {
         }
     }
 
+    /// A login that no lease owns was left in a target: it goes when that is compared with the leases.
+    fn want_comparison(&self) {
+        self.compare.store(true, Ordering::Release);
+    }
+
     /// Looks at every minute of the index again.
     fn look_again(&self) {
         self.state().low.fill(0);
@@ -168,6 +185,11 @@ impl Leases {
 }
 
 impl UnsealedVault {
+    /// Whether targets should be compared with leases now, since a lease was closed by force. Says so once.
+    pub fn comparison_wanted(&self) -> bool {
+        self.leases.compare.swap(false, Ordering::AcqRel)
+    }
+
     /// What the clocks say of each other.
     pub fn lease_clock(&self) -> ClockState {
         self.leases.clock.look()

@@ -68,7 +68,7 @@ impl LeasesService for Api {
         let op = RevokeLease { id: lease::id(&message.id).map_err(refuse)?, force: message.force };
         let vault = self.unsealed().await?;
         let revoked = operation::run(&vault, context, op).await.map_err(refuse)?;
-        Ok(Response::new(v1::RevokeLeaseResponse { lease: Some(lease::out(&revoked)) }))
+        Ok(Response::new(v1::RevokeLeaseResponse { lease: revoked.as_ref().map(lease::out) }))
     }
 
     async fn revoke_leases(

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystead_domain::time::UnixMillis;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use prost::Message;
@@ -68,7 +69,31 @@ pub struct ServerMetrics {
     leases_broken: Gauge,
     orphans: Counter,
     vanished: Counter,
+    lease_jobs: [Gauge; LeaseJob::ALL.len()],
     handle: Option<PrometheusHandle>,
+}
+
+/// What looks after leases by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseJob {
+    /// Finds what is due, and removes its logins.
+    Revoke,
+    /// Compares targets with leases.
+    Compare,
+    /// Compares leases with their index.
+    Scrub,
+}
+
+impl LeaseJob {
+    const ALL: [Self; 3] = [Self::Revoke, Self::Compare, Self::Scrub];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Revoke => "revoke",
+            Self::Compare => "compare",
+            Self::Scrub => "scrub",
+        }
+    }
 }
 
 /// The counters of one method.
@@ -144,6 +169,11 @@ impl ServerMetrics {
             orphans: counter("keystead_logins_orphaned_total"),
             vanished: counter("keystead_logins_vanished_total"),
             leases_broken: recorder.register_gauge(&Key::from_name("keystead_leases_broken"), &metadata),
+            lease_jobs: LeaseJob::ALL.map(|job| {
+                let labels = vec![Label::new("job", job.as_str())];
+                let key = Key::from_parts("keystead_lease_job_last_success_timestamp_seconds", labels);
+                recorder.register_gauge(&key, &metadata)
+            }),
             handle,
         }
     }
@@ -160,6 +190,14 @@ impl ServerMetrics {
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         self.orphans.increment(number(orphans));
         self.vanished.increment(number(vanished));
+    }
+
+    /// One of them came to its end, at this time by the wall clock. One that fails or hangs leaves the time as it is.
+    pub fn lease_job_done(&self, job: LeaseJob, at: UnixMillis) {
+        let seconds = Duration::from_millis(at.0).as_secs_f64();
+        for (_, gauge) in LeaseJob::ALL.iter().zip(&self.lease_jobs).filter(|(known, _)| **known == job) {
+            gauge.set(seconds);
+        }
     }
 
     /// The counters of the method with this request path; of `unknown` if the contract has none.

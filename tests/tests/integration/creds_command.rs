@@ -148,6 +148,15 @@ async fn an_operator_adds_a_target_and_a_role_and_sees_what_they_are() {
     assert!(finding["description"].as_str().unwrap().contains("REVOKE"), "{finding}");
     let accept = format!("target put shop-db --accept {}", finding["subject"].as_str().unwrap());
     desk.line(&accept).await.good();
+    // Withdrawn only once it is closed, and without the password.
+    let unaccept = accept.replace("--accept", "--unaccept");
+    assert_eq!(desk.line(&unaccept).await.code, Some(2));
+    shop.run("REVOKE USAGE ON SCHEMA shop FROM PUBLIC").await;
+    desk.line(&unaccept).await.good();
+    assert_eq!(desk.line("target get shop-db -o json").await.json()["accepted"], Value::Array(Vec::new()));
+    // The kept password goes nowhere else.
+    let moved = desk.run(&["target", "put", "shop-db", "--host", "127.0.0.2"], "").await;
+    assert!(moved.code == Some(1) && moved.stderr.contains("the password of the admin login"), "{moved:?}");
 
     assert_eq!(desk.line("target delete shop-db --yes").await.code, Some(2), "a role needs it");
     desk.line("role delete orders-rw --yes").await.good();
@@ -176,7 +185,27 @@ async fn a_login_is_shown_once_and_given_back() {
     let shown = desk.line("creds issue orders-rw --class fast").await;
     assert!(shown.stdout.contains("\nPassword       ") && shown.stderr.contains("only time"), "{shown:?}");
 
+    // A disk that is full: nobody has the password, and nobody keeps the lease.
+    let live = shop.logins().await.len();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut child = desk.command(&["creds", "issue", "orders-rw"]).stdout(full).spawn().unwrap();
+    drop(child.stdin.take());
+    let ended = child.wait_with_output().await.unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(1) && said.contains("The lease is revoked"), "{said}");
+    until("its login is gone", || async { (shop.logins().await.len() == live).then_some(()) }).await;
+
     desk.line(&format!("lease revoke {id}")).await.good();
+    // One that is closed by force leaves its login, but not for long: nothing else keeps the role.
+    desk.line("role put orders-ro --file role.toml").await.good();
+    let issued = desk.line("creds issue orders-ro -o json").await.json();
+    let forced = issued["lease"]["id"].as_str().unwrap();
+    let closed = desk.line(&format!("lease revoke {forced} --force --yes")).await.good();
+    assert!(closed.contains("was closed by operator/"), "{closed}");
+    until("the role can be deleted", || async {
+        (desk.line("role delete orders-ro --yes").await.code == Some(0)).then_some(())
+    })
+    .await;
     let marked = desk.line("lease revoke --role orders-rw --yes -o json").await.json();
     assert!(marked["leases"].as_u64().unwrap() >= 1, "{marked}");
     no_login_is_left(&shop).await;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use keystead_client::v1::Right;
-use keystead_client::{Credential, IssueOptions, Issued, Lease, Period, StaticCredential};
+use keystead_client::{Credential, IssueOptions, Issued, Lease, Leases, Period, StaticCredential};
 use serde::{Serialize, Serializer};
 
 use super::{Connect, lease, rights, time};
@@ -143,11 +143,28 @@ async fn issue(args: IssueArgs, connect: Connect<'_>, output: &Output) -> Result
     let options = IssueOptions { period, request_id: args.request_id };
     let issued = client.credentials().issue_with(&args.role, options).await?;
     let Some(signals) = signals else {
-        let Issued { lease, credential, excess } = &issued;
-        return show(lease, credential, excess, output).map(|()| ExitCode::SUCCESS);
+        let shown = show(&issued.lease, &issued.credential, &issued.excess, output);
+        if shown.is_err() {
+            give_back(issued, &client.leases(), output).await;
+        }
+        return shown.map(|()| ExitCode::SUCCESS);
     };
     remark_excess(&issued.excess, output);
     during::run(&args.exec, issued, !args.no_renew, signals, &client.leases(), output).await
+}
+
+/// Nobody has seen the password, or all of it: a reader that went away, a disk that is full.
+async fn give_back(issued: Issued, leases: &Leases, output: &Output) {
+    let Issued { lease, credential, .. } = issued;
+    // The password is wiped before anything else takes its time.
+    drop(credential);
+    match leases.revoke(&lease.id).await {
+        Ok(_) => output.remark("The lease is revoked, since its login could not be printed."),
+        Err(error) => {
+            output.remark(&format!("The lease could not be revoked: {error}"));
+            during::remark_left(&lease, output);
+        }
+    }
 }
 
 /// Prints a lease with what its holder logs in with.

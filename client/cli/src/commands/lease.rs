@@ -22,7 +22,11 @@ Examples:
   keystead lease revoke --principal service/shop --yes
 
 The target is asked in the background, until it confirms that the login is gone; the lease is `revoking` until then. --force closes
-it at once, although the login may still be there: the last resort, recorded with who did it.";
+it at once, although the login may still be there: the last resort, recorded with who did it. It also removes a lease whose record
+cannot be read. A login that is left goes when its target answers and is compared with the leases.";
+
+/// Leases that are printed together.
+const AT_A_TIME: usize = 500;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeaseCommand {
@@ -147,13 +151,7 @@ async fn list(args: ListArgs, connect: Connect<'_>, output: &Output) -> Result<(
     let selector = args.which.selector().unwrap_or(or);
     let mut found = connect.connect().await?.leases().list(&selector);
     let limit = args.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let mut leases = Vec::new();
-    while leases.len() < limit {
-        match found.next().await? {
-            Some(lease) => leases.push(lease),
-            None => break,
-        }
-    }
+    let mut table = output.growing(&["LEASE", "OWNER", "ROLE", "TARGET", "STATE", "ENDS", "LOGIN"]);
     let row = |lease: &Lease| {
         vec![
             lease.id.clone(),
@@ -165,9 +163,20 @@ async fn list(args: ListArgs, connect: Connect<'_>, output: &Output) -> Result<(
             lease.login.clone(),
         ]
     };
-    let rows: Vec<_> = leases.iter().map(row).collect();
-    let json: Vec<_> = leases.iter().map(as_json).collect();
-    output.table(&["LEASE", "OWNER", "ROLE", "TARGET", "STATE", "ENDS", "LOGIN"], &rows, &json)
+    // There may be more than fit here: what came is printed before more is asked for.
+    let mut left = limit;
+    let mut some = Vec::new();
+    while left > 0
+        && let Some(lease) = found.next().await?
+    {
+        some.push((row(&lease), as_json(&lease)));
+        left -= 1;
+        if some.len() == AT_A_TIME {
+            table.rows(std::mem::take(&mut some))?;
+        }
+    }
+    table.rows(some)?;
+    table.end()
 }
 
 async fn renew(args: RenewArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
@@ -191,7 +200,10 @@ async fn revoke(args: RevokeArgs, connect: Connect<'_>, output: &Output) -> Resu
         let selector = args.which.selector().unwrap_or(LeaseSelector::Own);
         prompt::confirm(&format!("Revoke all leases {}?", described(&selector)), args.yes)?;
         let marked = connect.connect().await?.leases().revoke_all(&selector).await?;
-        let sentence = format!("{marked} leases are marked; their logins are being removed.");
+        let sentence = match marked {
+            1 => "1 lease is marked; its login is being removed.".to_owned(),
+            _ => format!("{marked} leases are marked; their logins are being removed."),
+        };
         return output.sentence(&sentence, &json!({ "leases": marked }));
     };
     if args.force {
@@ -199,7 +211,13 @@ async fn revoke(args: RevokeArgs, connect: Connect<'_>, output: &Output) -> Resu
         prompt::confirm(&question, args.yes)?;
     }
     let leases = connect.connect().await?.leases();
-    let lease = if args.force { leases.force(id).await? } else { leases.revoke(id).await? };
+    let lease = if args.force { leases.force(id).await? } else { Some(leases.revoke(id).await?) };
+    let Some(lease) = lease else {
+        let sentence = format!(
+            "The record of lease {id} could not be read and is removed. Its login goes when its target is next compared with the leases."
+        );
+        return output.sentence(&sentence, &json!({ "lease": null }));
+    };
     let sentence = match (lease.state, lease.ending.as_ref().and_then(|ending| ending.forced_by.as_ref())) {
         (LeaseState::Revoked, None) => format!("Lease {id} is revoked: its login is gone."),
         (LeaseState::Revoked, Some(by)) => {

@@ -27,9 +27,11 @@ Examples:
   keystead target put shop-db --host db.internal --database shop --admin keystead --ca-file db-ca.pem --max-ttl 1d
   keystead target put shop-db --max-ttl 12h                     the rest stays as it is
   keystead target put shop-db --accept 9f2c81b07d1e4a66         a finding that the server named
+  keystead target put shop-db --unaccept 9f2c81b07d1e4a66       it is closed by now
   keystead target put shop-db --password-file new-password
 
-Of a new target the password of the admin login is asked for, or read from --password-file. Adding proves the login by making
+Of a new target the password of the admin login is asked for, or read from --password-file; so it is where host, port, server
+name, CA or admin login change, since it is sent there. Adding proves the login by making
 one of its own and removing it, and shows what everybody may do in the database: each finding is closed there, or accepted here.";
 
 const SETUP: &str = "\
@@ -96,6 +98,9 @@ pub(crate) struct PutArgs {
     /// Let something be that everybody may do there; may be repeated
     #[arg(long = "accept", value_name = "DIGEST")]
     accept: Vec<String>,
+    /// Accept something no longer; may be repeated
+    #[arg(long = "unaccept", value_name = "DIGEST", conflicts_with = "replace")]
+    unaccept: Vec<String>,
     /// Take nothing over from the target as it is
     #[arg(long)]
     replace: bool,
@@ -160,9 +165,10 @@ async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(),
     let ca_pem = args.ca_file.as_deref().map(pem).transpose()?;
     let password_file = args.password_file.clone();
     let target = record(args, ca_pem, old.as_ref())?;
-    let password = match (&password_file, &old) {
-        (None, Some(_)) => None,
-        (file, _) => Some(prompt::short_secret(PASSWORD, file.as_deref())?),
+    let kept = old.as_ref().is_some_and(|old| keeps_password(old, &target));
+    let password = match &password_file {
+        None if kept => None,
+        file => Some(prompt::short_secret(PASSWORD, file.as_deref())?),
     };
     let stored = credentials.put_target(target, password).await?;
     let version = stored.probe.as_ref().map(|probe| format!(": {}", probe.version)).unwrap_or_default();
@@ -184,6 +190,15 @@ async fn setup_sql(args: SetupArgs, connect: Connect<'_>, output: &Output) -> Re
         return output.json(&json!({ "script": script }));
     }
     output.secret_text(&script)
+}
+
+/// Whether the password goes where it went before, as the server has it.
+fn keeps_password(old: &Target, new: &Target) -> bool {
+    let (Some(Settings::Postgres(was)), Some(Settings::Postgres(is))) = (&old.settings, &new.settings) else {
+        return false;
+    };
+    let of = |at: &PostgresTarget| PostgresTarget { database: String::new(), connections: 0, ..at.clone() };
+    of(was) == of(is)
 }
 
 fn pem(file: &Path) -> Result<String, CliError> {
@@ -213,6 +228,11 @@ fn record(args: PutArgs, ca_pem: Option<String>, old: Option<&Target>) -> Result
     };
     let max_ttl = args.max_ttl.map(Span::to_wire).or_else(|| old.and_then(|old| old.max_ttl));
     let mut accepted = old.map(|old| old.accepted.clone()).unwrap_or_default();
+    for digest in &args.unaccept {
+        let known = accepted.iter().position(|known| known == digest);
+        let place = known.ok_or_else(|| CliError::NotAccepted { digest: digest.clone() })?;
+        accepted.remove(place);
+    }
     accepted.extend(args.accept);
     accepted.sort();
     accepted.dedup();
@@ -352,6 +372,7 @@ mod tests {
             max_ttl: None,
             password_file: None,
             accept: Vec::new(),
+            unaccept: Vec::new(),
             replace: false,
             etag: None,
         };
@@ -385,6 +406,20 @@ mod tests {
     }
 
     #[test]
+    fn the_password_is_asked_for_where_it_goes_somewhere_else() {
+        let old = record(all(), Some("PEM".into()), None).unwrap();
+        let put = |change: &dyn Fn(&mut PutArgs)| record(args(change), None, Some(&old)).unwrap();
+        assert!(keeps_password(&old, &put(&|_| ())));
+        assert!(keeps_password(&old, &put(&|args| args.connections = Some(9))));
+        assert!(keeps_password(&old, &put(&|args| args.database = Some("other".into()))));
+        assert!(!keeps_password(&old, &put(&|args| args.host = Some("other".into()))));
+        assert!(!keeps_password(&old, &put(&|args| args.port = Some(5433))));
+        assert!(!keeps_password(&old, &put(&|args| args.admin = Some("other".into()))));
+        assert!(!keeps_password(&old, &put(&|args| args.server_name = Some("other".into()))));
+        assert!(!keeps_password(&old, &record(args(|_| ()), Some("CA".into()), Some(&old)).unwrap()));
+    }
+
+    #[test]
     fn a_target_keeps_what_is_not_named() {
         let mut old = record(all(), Some("PEM".into()), None).unwrap();
         old.accepted = vec!["b".into()];
@@ -403,6 +438,10 @@ mod tests {
             (new.accepted, new.etag, new.max_ttl),
             (vec!["a".into(), "b".into()], "e1".into(), old.max_ttl)
         );
+        let withdrawn = args(|args| args.unaccept = vec!["b".into()]);
+        assert_eq!(record(withdrawn, None, Some(&old)).unwrap().accepted, [""; 0]);
+        let unknown = record(args(|args| args.unaccept = vec!["z".into()]), None, Some(&old)).unwrap_err();
+        assert!(matches!(&unknown, CliError::NotAccepted { digest } if digest == "z"), "{unknown}");
         old.settings = None;
         assert!(matches!(record(all(), None, Some(&old)), Err(CliError::UnknownKind { .. })));
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use keystead_crypto::secret::SecretBytes;
+use keystead_domain::id::RecordId;
 use keystead_domain::name::Name;
 use keystead_domain::policy::{Action, Resource};
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, StorageError, keyspace};
@@ -20,7 +21,9 @@ use crate::fail_points::{self, Step};
 use crate::keys::rng;
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, SystemPermit};
+use crate::rotation::Beside;
 use crate::unsealed::UnsealedVault;
+use crate::vault::OpenVault;
 
 const PAGE: usize = 64;
 
@@ -33,8 +36,9 @@ pub struct RotateTargetLogin {
     pub name: Name,
 }
 
-impl UnsealedVault {
-    /// Ends rotations of admin logins that were cut off. It waits for targets, so it is called beside what must not.
+impl OpenVault {
+    /// Ends rotations of admin logins that were cut off. It waits for targets, so it is called beside what must not. A
+    /// target that fails is left alone for a while, and longer each time.
     ///
     /// # Errors
     /// Those of log and store; a target that is away is looked at the next time.
@@ -61,18 +65,10 @@ impl UnsealedVault {
                     .await?;
             drop(snapshot);
             for (target, _) in found.into_iter().filter(|(target, _)| target.pending.is_some()) {
-                let name = target.record.name;
-                let work = |permit: SystemPermit<SettleLogin>| self.finish(Some(permit.intent()), &name);
-                let resource = Resource::Target(name.clone());
-                match operation::run_job(self, "settle-target-login", resource, Detail::new(), work).await {
-                    Ok(_) => {}
-                    Err(error @ VaultError::Audit(_)) => return Err(error),
-                    // One that does not open keeps no other from being settled.
-                    Err(error) => {
-                        tracing::warn!(target = %name, %error, "the rotation of an admin login goes on later");
-                        left = true;
-                    }
+                if self.closing() {
+                    return Ok(false);
                 }
+                left |= !self.settle_login(target.record.id, &target.record.name).await?;
             }
             match next {
                 Some(next) => after = Some(next),
@@ -81,12 +77,38 @@ impl UnsealedVault {
         }
     }
 
+    /// Says whether it is settled.
+    async fn settle_login(&self, id: RecordId, name: &Name) -> Result<bool, VaultError> {
+        let pauses = &self.links.settling;
+        if pauses.holds(id, self.clock.monotonic()) {
+            return Ok(false);
+        }
+        let vault: &UnsealedVault = self;
+        let work = |permit: SystemPermit<SettleLogin>| vault.finish(Some(permit.intent()), name);
+        let resource = Resource::Target(name.clone());
+        match operation::run_job(self, "settle-target-login", resource, Detail::new(), work).await {
+            Ok(_) => Ok(true),
+            Err(error @ VaultError::Audit(_)) => Err(error),
+            // One that does not open keeps no other from being settled.
+            Err(error) => {
+                let again_in_s = pauses.failed(id, self.clock.monotonic()).as_secs();
+                tracing::warn!(target = %name, %error, again_in_s, "the rotation of an admin login goes on later");
+                Ok(false)
+            }
+        }
+    }
+}
+
+impl UnsealedVault {
     /// Has the target take the pending password, tries it, and forgets the old one.
     async fn finish(&self, intent: Option<u64>, name: &Name) -> Result<Target, VaultError> {
         for _ in 0..TRIES {
             match self.finish_once(intent, name).await {
                 // The target was changed meanwhile, or somebody else finished it.
                 Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
+                Err(VaultError::Credential(error)) => {
+                    return Err(error.then("the rotation goes on by itself").into());
+                }
                 done => return done,
             }
         }
@@ -134,6 +156,7 @@ impl UnsealedVault {
         batch.delete(Keyspace::DataKeys, keyspace::data_key(old.data_key.as_bytes()));
         let revision = self.commit(intent, batch).await?;
         fail_points::after(Step::RotateAdopted);
+        self.links.settling.end(target.record.id);
         let link: Arc<dyn Link> = self.new_link(&target, new)?;
         self.links.keep(&target, link);
         self.forget_login(&old).await;

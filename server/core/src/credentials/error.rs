@@ -12,12 +12,14 @@ pub enum CredentialError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// It took longer than it may.
-    #[error("target {target} did not answer within {seconds} s; what may have been made is removed")]
+    #[error("target {target} did not answer within {seconds} s; {then}")]
     Slow {
         /// Which.
         target: String,
         /// How long was waited.
         seconds: u64,
+        /// What becomes of what was asked for.
+        then: &'static str,
     },
     /// This server has no engine for it.
     #[error("this server has no engine for {kind} targets")]
@@ -37,7 +39,7 @@ pub enum CredentialError {
         findings: Vec<Finding>,
     },
     /// There are as many live leases as there may be.
-    #[error("{of} has {limit} live leases, as many as it may; let some end, or raise {setting}")]
+    #[error("{of} has {}, as many as it may; let some end, or raise {setting}", counted(.limit, "live leases"))]
     Limit {
         /// Whose.
         of: String,
@@ -53,13 +55,13 @@ pub enum CredentialError {
     #[error("the lease of this request id is still being issued; ask again in a moment")]
     StillIssuing,
     /// Something hangs on it.
-    #[error("{what} still has {count} {of}; {mend}")]
+    #[error("{what} still has {}; {mend}", counted(.count, .of))]
     InUse {
         /// What was to go.
         what: String,
         /// How many.
         count: u64,
-        /// Of what.
+        /// Of what, in the plural.
         of: &'static str,
         /// What to do.
         mend: &'static str,
@@ -112,12 +114,42 @@ pub enum CredentialError {
     },
 }
 
+/// So many of them; `of` is a plural on "s".
+fn counted(count: &u64, of: &str) -> String {
+    match (count, of.strip_suffix('s')) {
+        (1, Some(one)) => format!("1 {one}"),
+        _ => format!("{count} {of}"),
+    }
+}
+
 impl CredentialError {
+    /// Where there was no answer in time, says what becomes of what was asked for.
+    #[must_use]
+    pub(crate) fn then(mut self, what: &'static str) -> Self {
+        if let Self::Slow { then, .. } = &mut self {
+            *then = what;
+        }
+        self
+    }
+
+    /// Whether it is the target as a whole, so that whatever else it is asked now fails too: it does not answer, is not the
+    /// one that was configured, or does not take the vault's login.
+    pub(crate) fn is_of_target(&self) -> bool {
+        match self {
+            Self::Slow { .. } => true,
+            Self::Engine(error) => matches!(
+                error.cause(),
+                EngineError::Unavailable { .. } | EngineError::Admin { .. } | EngineError::Identity { .. }
+            ),
+            _ => false,
+        }
+    }
+
     /// The machine-readable reason, stable across versions.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Engine(error) => match error {
-                EngineError::Unavailable { .. } | EngineError::NotAsked { .. } => "TARGET_UNAVAILABLE",
+            Self::Engine(error) => match error.cause() {
+                EngineError::Unavailable { .. } | EngineError::NotAsked(_) => "TARGET_UNAVAILABLE",
                 EngineError::Refused { .. } => "TARGET_REFUSED",
                 EngineError::Admin { .. } => "TARGET_ADMIN_LOGIN",
                 EngineError::Identity { .. } => "TARGET_UNTRUSTED",

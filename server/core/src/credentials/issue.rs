@@ -3,7 +3,8 @@
 //! Invariant: the lease is in the store, with what removes the login, before the target is asked. Whatever goes wrong after
 //! that, an answer that nobody takes included, ends in a revocation.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keystead_domain::id::{RecordId, RequestId};
@@ -62,6 +63,35 @@ pub struct Undelivered {
     content: Option<Delivered>,
     lease: RecordId,
     abandoned: Abandoned,
+    /// Until it goes, nobody sets another password.
+    turn: Option<Turn>,
+}
+
+/// Leases whose passwords are being set anew.
+#[derive(Clone, Default)]
+pub(crate) struct Turns(Arc<Mutex<HashSet<RecordId>>>);
+
+/// The only one who sets the password of a lease anew: of two repeats at once, the one that answers first would answer with
+/// a password that the other has replaced.
+struct Turn {
+    lease: RecordId,
+    turns: Turns,
+}
+
+impl Turns {
+    fn taken(&self) -> MutexGuard<'_, HashSet<RecordId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, lease: RecordId) -> Option<Turn> {
+        self.taken().insert(lease).then(|| Turn { lease, turns: self.clone() })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.turns.taken().remove(&self.lease);
+    }
 }
 
 /// Leases whose logins nobody took, with how often they had been reissued then: whoever repeats the request has the login.
@@ -81,6 +111,7 @@ impl Abandoned {
 impl Undelivered {
     /// It goes to its holder: to be called at the last moment.
     pub fn deliver(mut self) -> Option<Delivered> {
+        self.turn = None;
         self.content.take()
     }
 }
@@ -163,7 +194,9 @@ async fn issue(
     if let Some(unanswered) = unanswered {
         request_ids::remember(vault, &mut batch, unanswered, Answer::Lease(lease.id))?;
     }
+    let begun = vault.links.begun.read().await;
     let committed = vault.commit(permit.intent(), batch).await;
+    drop(begun);
     if matches!(&committed, Ok(_) | Err(VaultError::Storage(StorageError::UnknownOutcome { .. }))) {
         place.keep();
     }
@@ -257,7 +290,7 @@ async fn made(
         }
         Err((error, pause)) => {
             give_up(vault, permit, stored, pause).await;
-            Err(error.into())
+            Err(error.then("what may have been made is removed").into())
         }
     }
 }
@@ -292,7 +325,7 @@ async fn ask(
     let asked = in_time(&lease.target, ISSUE_AT_MOST, from.link.issue(order)).await;
     asked.map_err(|error| between_passwords(&from.target, error)).map_err(|error| {
         let left = match &error {
-            CredentialError::Engine(EngineError::NotAsked { .. }) => Leftover::None,
+            CredentialError::Engine(EngineError::NotAsked(_)) => Leftover::None,
             // The connection may have broken after the statement was sent.
             CredentialError::Engine(EngineError::Unavailable { .. }) | CredentialError::Slow { .. } => {
                 Leftover::Perhaps(SETTLES_AFTER)
@@ -307,10 +340,13 @@ async fn ask(
 /// so nothing was asked.
 fn between_passwords(target: &StoredTarget, error: CredentialError) -> CredentialError {
     match error {
-        CredentialError::Engine(EngineError::Admin { target: name, .. }) if target.pending.is_some() => {
-            let what = "the password of its admin login is being changed".to_owned();
-            CredentialError::Engine(EngineError::NotAsked { target: name, what })
-        }
+        CredentialError::Engine(EngineError::NotAsked(cause)) if target.pending.is_some() => match *cause {
+            EngineError::Admin { target, .. } => {
+                let what = "the password of its admin login is being changed".to_owned();
+                EngineError::NotAsked(Box::new(EngineError::Unavailable { target, what })).into()
+            }
+            other => EngineError::NotAsked(Box::new(other)).into(),
+        },
         error => error,
     }
 }
@@ -334,11 +370,12 @@ async fn activate(
     for right in &issued.excess {
         tracing::warn!(lease = %lease.id, role = %lease.role, %right, "a login can do more than its role declares");
     }
-    Ok(undelivered(vault, lease, issued))
+    Ok(undelivered(vault, lease, issued, None))
 }
 
-fn undelivered(vault: &UnsealedVault, lease: LeaseRecord, issued: Issued) -> Undelivered {
+fn undelivered(vault: &UnsealedVault, lease: LeaseRecord, issued: Issued, turn: Option<Turn>) -> Undelivered {
     Undelivered {
+        turn,
         lease: lease.id,
         abandoned: vault.leases.abandoned.clone(),
         content: Some(Delivered { lease, credential: issued.credential, excess: issued.excess }),
@@ -388,6 +425,7 @@ async fn again(
     from: From,
     mut stored: Stored,
 ) -> Result<Undelivered, VaultError> {
+    let turn = vault.leases.turns.take(stored.lease.id).ok_or(CredentialError::StillIssuing)?;
     for _ in 0..TRIES {
         let now = vault.leases.clock.now();
         match stored.lease.state {
@@ -413,8 +451,10 @@ async fn again(
                     fail_points::after(Step::ReissueMade);
                 }
                 check_not_revoked(vault, &from, &lease).await?;
-                let issued = asked.map_err(|(error, _)| error)?;
-                return Ok(undelivered(vault, lease, issued));
+                let issued = asked.map_err(|(error, _)| {
+                    error.then("the lease lives on; repeat the request for a password that is taken")
+                })?;
+                return Ok(undelivered(vault, lease, issued, Some(turn)));
             }
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {
                 let snapshot = vault.storage.snapshot().await?;

@@ -11,8 +11,10 @@ use keystead_domain::id::RecordId;
 use keystead_domain::target::{TargetKind, TargetSettings};
 use keystead_storage::{Batch, Keyspace, Snapshot, keyspace};
 use serde::{Deserialize, Serialize};
+use tokio::sync::RwLock;
 
 use super::CredentialError;
+use super::pauses::Pauses;
 use super::targets::StoredTarget;
 use crate::engine::{AdminLogin, Engine, Engines, Link};
 use crate::error::VaultError;
@@ -30,6 +32,11 @@ pub(crate) struct Links {
     pub(super) logins_unsettled: AtomicBool,
     /// When a static role is due next, by the time of leases in milliseconds.
     pub(super) static_roles_due: AtomicU64,
+    /// Targets on which such a rotation did not get on.
+    pub(super) settling: Pauses,
+    /// Read while a lease is begun, written while a target moves or goes: that no lease is on it is still so when it does.
+    /// A lease that comes after that finds the target's record changed. One process works on a store.
+    pub(super) begun: RwLock<()>,
 }
 
 /// Whose password it is.
@@ -72,6 +79,8 @@ impl Links {
             kept: Mutex::default(),
             logins_unsettled: AtomicBool::new(true),
             static_roles_due: AtomicU64::new(0),
+            settling: Pauses::default(),
+            begun: RwLock::default(),
         }
     }
 

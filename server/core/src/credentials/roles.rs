@@ -214,7 +214,9 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutRole>, op: PutRole) -> Re
                 let link = vault.link(snapshot.as_ref(), &target).await?;
                 drop(snapshot);
                 let define = link.define(&stored.record, &target.record.accepted);
-                let definition = in_time(&op.target, DEFINE_AT_MOST, define).await?;
+                let definition = in_time(&op.target, DEFINE_AT_MOST, define).await.map_err(|error| {
+                    error.then("the role is stored; define it again when the target answers")
+                })?;
                 let etag = revision.to_string();
                 return Ok(Role { record: stored.record, etag, definition: Some(definition) });
             }
@@ -248,7 +250,7 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteRole>, name: &Name)
         batch.put(Keyspace::Roles, at.clone(), seal(&vault.keys, Keyspace::Roles, &at, &stored)?);
     }
     vault.commit(permit.intent(), batch).await?;
-    Ok(undefined?)
+    Ok(undefined.map_err(|error| error.then("the role is still there; delete it again later"))?)
 }
 
 /// A role from which nothing is issued any more.

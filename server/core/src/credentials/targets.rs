@@ -162,7 +162,10 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         };
         let login = match (&op.login, &old) {
             (Some(login), _) => vault.seal_login(&mut batch, Whose::admin(id), &login.secret).await?,
-            (None, Some((old, _))) => old.login.clone(),
+            (None, Some((old, _))) => {
+                check_keeps_login(old, &op)?;
+                old.login.clone()
+            }
             (None, None) => {
                 let rule = "a new target needs the password of its admin login".to_owned();
                 return Err(VaultError::Invalid { field: "login", rule });
@@ -188,7 +191,9 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         // Nothing is purged from the store's files that a snapshot can still see.
         drop(snapshot);
         let link = vault.new_link(&stored, secret)?;
-        let probe = in_time(&op.name, PROBE_AT_MOST, link.probe()).await?;
+        let probe = in_time(&op.name, PROBE_AT_MOST, link.probe())
+            .await
+            .map_err(|error| error.then("the target is not stored"))?;
         let findings: Vec<_> =
             probe.baseline.iter().filter(|found| !op.accept.contains(&found.digest)).cloned().collect();
         if !findings.is_empty() {
@@ -197,6 +202,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         }
         let unchanged =
             old.as_ref().map_or(Precondition::Absent, |(_, revision)| Precondition::Revision(*revision));
+        let none_begun = vault.links.begun.write().await;
         if let Some((old, _)) = &old {
             // Once more: the probe took its time, and logins were issued meanwhile.
             check_moves(vault, old, &op).await?;
@@ -207,8 +213,11 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         if let Some(replaced) = &replaced {
             batch.delete(Keyspace::DataKeys, keyspace::data_key(replaced.data_key.as_bytes()));
         }
-        match vault.commit(permit.intent(), batch).await {
+        let committed = vault.commit(permit.intent(), batch).await;
+        drop(none_begun);
+        match committed {
             Ok(revision) => {
+                vault.links.settling.end(id);
                 if stored.pending.is_some() {
                     vault.links.logins_unsettled.store(true, Ordering::Release);
                 }
@@ -222,6 +231,20 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         }
     }
     Err(VaultError::Contention { what })
+}
+
+/// A password goes only where it was meant to go: who may change a target, and does not know its password, does not send it
+/// elsewhere, and has no other server trusted with it.
+fn check_keeps_login(old: &StoredTarget, op: &PutTarget) -> Result<(), VaultError> {
+    let (TargetSettings::Postgres(was), TargetSettings::Postgres(is)) = (&old.record.settings, &op.settings);
+    // Another database of the same server has the same logins.
+    let same = (&was.host, was.port, &was.server_name) == (&is.host, is.port, &is.server_name)
+        && (&was.ca_pem, &was.admin) == (&is.ca_pem, &is.admin);
+    if same {
+        return Ok(());
+    }
+    let rule = "host, port, server name, CA or admin login change, so the password of the admin login is needed as well";
+    Err(VaultError::Invalid { field: "login", rule: rule.to_owned() })
 }
 
 /// Live leases name logins in the database that they were made in.
@@ -287,11 +310,12 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
             0 => {}
             roles => return Err(in_use(roles, "static roles", "delete them first").into()),
         }
+        drop(snapshot);
+        let none_begun = vault.links.begun.write().await;
         match live_on(vault, id).await? {
             0 => {}
             leases => return Err(in_use(leases, "live leases", "revoke them first").into()),
         }
-        drop(snapshot);
         let at = target_at(&vault.keys, name);
         let mut batch = Batch::new();
         batch.require(Keyspace::Targets, at.clone(), Precondition::Revision(revision));
@@ -300,9 +324,12 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
         for login in &logins {
             batch.delete(Keyspace::DataKeys, keyspace::data_key(login.data_key.as_bytes()));
         }
-        match vault.commit(permit.intent(), batch).await {
+        let committed = vault.commit(permit.intent(), batch).await;
+        drop(none_begun);
+        match committed {
             Ok(_) => {
                 vault.links.forget(id);
+                vault.links.settling.end(id);
                 for login in &logins {
                     vault.forget_login(login).await;
                 }

@@ -23,6 +23,8 @@ use crate::unsealed::UnsealedVault;
 const A_BATCH: usize = 12;
 /// Jobs begun in one batch.
 const JOBS_A_BATCH: usize = 16;
+/// Jobs read in one go.
+const JOBS_A_PAGE: usize = 64;
 /// Tries of one page against other writers.
 const TRIES: usize = 64;
 
@@ -65,29 +67,63 @@ pub(crate) fn begin(keys: &Keys, batch: &mut Batch, prefix: Vec<u8>, why: Why) -
 }
 
 impl UnsealedVault {
-    /// Works off the revocations of many that are in the store; says how many leases were marked.
+    /// Works off the revocations of many that are in the store; says how many of them do not open.
     ///
     /// # Errors
     /// Those of log and store; the next call goes on.
-    pub(super) async fn resume_lease_jobs(&self) -> Result<u64, VaultError> {
-        let snapshot = self.storage.snapshot().await?;
-        let jobs =
-            snapshot.range(Keyspace::LeaseIndex, Range::prefix(keyspace::lease_jobs(), None), 1).await?;
-        if jobs.is_empty() {
-            return Ok(0);
+    pub(super) async fn resume_lease_jobs(&self) -> Result<usize, VaultError> {
+        let (open, broken) = self.count_lease_jobs().await?;
+        // One that does not open is nothing to do: a try of it each round would fill the log.
+        if open > 0 {
+            operation::run_job(
+                self,
+                "revoke-many",
+                Resource::System,
+                Detail::new(),
+                |permit: SystemPermit<RevokeMany>| async move { self.mark_leases(Some(permit.intent())).await },
+            )
+            .await?;
         }
-        drop(snapshot);
-        operation::run_job(
-            self,
-            "revoke-many",
-            Resource::System,
-            Detail::new(),
-            |permit: SystemPermit<RevokeMany>| async move { self.mark_leases(Some(permit.intent())).await },
-        )
-        .await
+        Ok(broken)
     }
 
-    /// The same under an intent that is there already.
+    /// How many revocations of many open, and how many do not.
+    async fn count_lease_jobs(&self) -> Result<(usize, usize), VaultError> {
+        let snapshot = self.storage.snapshot().await?;
+        let (mut open, mut broken) = (0_usize, 0_usize);
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let range = Range::prefix(keyspace::lease_jobs(), after.as_deref());
+            let page = snapshot.range(Keyspace::LeaseIndex, range, JOBS_A_PAGE).await?;
+            for (at, stored) in &page {
+                let count = if self.open_job(at, &stored.value).is_some() { &mut open } else { &mut broken };
+                *count = count.saturating_add(1);
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == JOBS_A_PAGE => after = Some(last.to_vec()),
+                _ => return Ok((open, broken)),
+            }
+        }
+    }
+
+    /// One that does not open is put aside with an alarm.
+    fn open_job(&self, at: &[u8], stored: &[u8]) -> Option<Job> {
+        let plain = self.keys.open_record(Keyspace::LeaseIndex, at, stored);
+        let job = plain.and_then(|plain| {
+            records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::LeaseIndex, at))
+        });
+        match job {
+            Ok(job) => Some(job),
+            Err(error) => {
+                if self.leases.broken.first(at) {
+                    tracing::error!(%error, "a revocation of many leases does not open and is put aside: revoke them again");
+                }
+                None
+            }
+        }
+    }
+
+    /// The same under an intent that is there already; says how many leases were marked.
     pub(crate) async fn mark_leases(&self, intent: Option<u64>) -> Result<u64, VaultError> {
         let mut marked = 0_u64;
         let mut after: Option<Vec<u8>> = None;
@@ -99,18 +135,15 @@ impl UnsealedVault {
                 break;
             };
             after = Some(at.to_vec());
-            let plain = self.keys.open_record(Keyspace::LeaseIndex, &at, &stored.value);
-            let job = plain.and_then(|plain| {
-                records::decode(plain.expose()).ok_or_else(|| corrupt(Keyspace::LeaseIndex, &at))
-            });
-            match job {
-                Ok(job) => {
-                    marked = marked.saturating_add(self.mark(intent, &at, job, stored.revision).await?);
-                }
-                Err(error) => tracing::error!(%error, "a revocation of many leases is put aside"),
+            drop(snapshot);
+            if let Some(job) = self.open_job(&at, &stored.value) {
+                marked = marked.saturating_add(self.mark(intent, &at, job, stored.revision).await?);
             }
         }
-        self.leases.wake.notify_one();
+        // Whoever waits for this looks for such jobs again.
+        if marked > 0 {
+            self.leases.wake.notify_one();
+        }
         Ok(marked)
     }
 
@@ -167,7 +200,9 @@ impl UnsealedVault {
                 Ok(Some(stored)) if stored.lease.state.is_live() => stored,
                 Ok(_) => continue,
                 Err(error) => {
-                    tracing::error!(%error, "a lease is put aside");
+                    if self.leases.broken.first(&id) {
+                        tracing::error!(lease = %RecordId(id), %error, "a lease does not open and is put aside");
+                    }
                     continue;
                 }
             };

@@ -20,7 +20,7 @@ use crate::request::{Caller, Permit};
 use crate::unsealed::UnsealedVault;
 
 /// Tries of one change against other writers.
-const TRIES: usize = 16;
+pub(super) const TRIES: usize = 16;
 
 /// Which leases.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,14 +108,15 @@ pub struct Renewed {
 pub struct RevokeLease {
     /// Which.
     pub id: RecordId,
-    /// Close it although its target does not confirm: the last resort, which is recorded with who did it.
+    /// Close it although its target does not confirm: the last resort, which is recorded with who did it. One whose record
+    /// does not open is removed.
     pub force: bool,
 }
 
 /// Says that the server's clock is right, after it was far ahead of when the vault was last open.
 pub struct AcceptClock;
 
-fn not_found(id: RecordId) -> VaultError {
+pub(super) fn not_found(id: RecordId) -> VaultError {
     VaultError::NotFound { what: format!("lease {id}") }
 }
 
@@ -201,7 +202,8 @@ async fn renew(
     // The target first: a login that ends a little later than its lease is removed with it all the same.
     let lasts = lasts_in_target(until, vault.leases.clock.now());
     let call = link.renew(&stored.lease.handle, lasts);
-    let credential = match in_time(&stored.lease.target, ONE_CALL, call).await? {
+    let renewal = in_time(&stored.lease.target, ONE_CALL, call).await;
+    let credential = match renewal.map_err(|error| error.then("the lease is as it was; renew it again"))? {
         Renewal::Renewed => None,
         Renewal::Reissued(credential) => Some(credential),
     };
@@ -230,20 +232,28 @@ async fn list(
         if op.after.as_ref().is_some_and(|after| !after.starts_with(&prefix) && *after > prefix) {
             continue;
         }
-        let after = op.after.as_deref().filter(|after| after.starts_with(&prefix));
-        let room = op.limit.saturating_add(1).saturating_sub(leases.len());
-        for (key, _) in snapshot.range(Keyspace::LeaseIndex, Range::prefix(&prefix, after), room).await? {
-            if leases.len() == op.limit {
-                return Ok(LeasePage { leases, next: last });
+        let mut after = op.after.clone().filter(|after| after.starts_with(&prefix));
+        loop {
+            let room = op.limit.saturating_add(1).saturating_sub(leases.len());
+            let range = Range::prefix(&prefix, after.as_deref());
+            let page = snapshot.range(Keyspace::LeaseIndex, range, room).await?;
+            for (key, _) in &page {
+                if leases.len() == op.limit {
+                    return Ok(LeasePage { leases, next: last });
+                }
+                last = Some(key.to_vec());
+                let Some(id) = keyspace::lease_under_in(key) else { continue };
+                match store::load(vault, &*snapshot, RecordId(id)).await {
+                    Ok(Some(stored)) if stored.lease.state.is_live() => leases.push(stored.lease),
+                    Ok(_) => {}
+                    // One that does not open is put aside, and hides no other.
+                    Err(error) => tracing::error!(%error, "a lease is left out of a list"),
+                }
             }
-            last = Some(key.to_vec());
-            let Some(id) = keyspace::lease_under_in(&key) else { continue };
-            match store::load(vault, &*snapshot, RecordId(id)).await {
-                Ok(Some(stored)) if stored.lease.state.is_live() => leases.push(stored.lease),
-                Ok(_) => {}
-                // One that does not open is put aside, and does not hide the others.
-                Err(error) => tracing::error!(%error, "a lease is left out of a list"),
+            if page.len() < room {
+                break;
             }
+            after.clone_from(&last);
         }
     }
     Ok(LeasePage { leases, next: None })
@@ -405,7 +415,8 @@ impl Operation for RenewLease {
 }
 
 impl Operation for RevokeLease {
-    type Output = LeaseRecord;
+    /// None if its record did not open, and was removed.
+    type Output = Option<LeaseRecord>;
     const ACTION: Action = Action::LeasesRevoke;
     const EFFECT: Effect = Effect::Change;
     const GRANT: Grant = Grant::Owner;
@@ -424,7 +435,11 @@ impl Operation for RevokeLease {
         Ok(!self.force && owned(vault, caller, self.id).await?)
     }
 
-    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<LeaseRecord, VaultError> {
+    async fn handle(
+        self,
+        vault: &UnsealedVault,
+        permit: Permit<Self>,
+    ) -> Result<Option<LeaseRecord>, VaultError> {
         let now = vault.leases.clock.now();
         let by = permit.caller().principal().clone();
         let lease = change(vault, permit.intent(), self.id, |lease| {
@@ -438,14 +453,25 @@ impl Operation for RevokeLease {
             }
             Ok(true)
         })
-        .await?;
+        .await;
+        let lease = match lease {
+            Ok(lease) => lease,
+            Err(VaultError::CorruptRecord { .. }) if self.force => {
+                vault.forget_lease(permit.intent(), self.id).await?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        if self.force {
+            vault.leases.want_comparison();
+        }
         fail_points::after(Step::RevokeAsked);
         vault.leases.wake.notify_one();
-        Ok(lease)
+        Ok(Some(lease))
     }
 
-    fn detail(output: &LeaseRecord) -> Detail {
-        lease_detail(output)
+    fn detail(output: &Option<LeaseRecord>) -> Detail {
+        output.as_ref().map_or_else(|| vec![("removed", "its record does not open".to_owned())], lease_detail)
     }
 }
 

@@ -13,15 +13,12 @@ use keystead_domain::lease::{Backoff, Closed, LeaseRecord, LeaseState, Why};
 use keystead_domain::policy::Resource;
 use keystead_domain::time::UnixMillis;
 use keystead_storage::{Batch, Keyspace, Range, StorageError, keyspace};
-use rand_core::Rng;
 
 use super::ops::{change, find};
 use super::store::{self, minute};
-use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
-use crate::engine::EngineError;
+use crate::credentials::{CredentialError, ONE_CALL, in_time, jitter, targets};
 use crate::error::VaultError;
 use crate::fail_points::{self, Step};
-use crate::keys::rng;
 use crate::operation::{self, Detail};
 use crate::request::SystemPermit;
 use crate::rotation::Beside;
@@ -48,7 +45,7 @@ pub struct Round {
     pub begun: usize,
     /// Leases that are due and wait: their target is away, or has enough to do.
     pub waiting: usize,
-    /// Leases whose records do not open.
+    /// Leases, and revocations of many, whose records do not open.
     pub broken: usize,
 }
 
@@ -125,13 +122,6 @@ pub(super) struct LeftOff {
     start: Vec<u8>,
 }
 
-fn jitter() -> u8 {
-    let mut byte = [0];
-    rng().fill_bytes(&mut byte);
-    let [byte] = byte;
-    byte
-}
-
 /// What is due of a lease.
 enum Due {
     Revoke,
@@ -156,18 +146,18 @@ impl OpenVault {
     /// # Errors
     /// Those of log and store; the next round goes on.
     pub async fn look_after_leases(&self) -> Result<Round, VaultError> {
+        let mut round = Round::default();
         // None of them keeps logins from being removed.
         for done in [
             self.settle_lease_clock().await,
             self.keep_lease_state().await,
-            self.resume_lease_jobs().await.map(drop),
+            self.resume_lease_jobs().await.map(|broken| round.broken = broken),
         ] {
             if let Err(error) = done {
                 tracing::warn!(%error, "something of leases could not be looked after; it is tried again");
             }
         }
         self.revoke_abandoned().await;
-        let mut round = Round::default();
         let mut over = Vec::new();
         let mut looked = 0_usize;
         // What waits for a target that is away is passed over each time: others are behind it.
@@ -225,7 +215,9 @@ impl OpenVault {
                     // Its entry is a leftover of nothing: record and entry go together.
                     Ok(None) => continue,
                     Err(error) => {
-                        tracing::error!(%error, "a lease does not open and is put aside");
+                        if self.leases.broken.first(id.as_bytes()) {
+                            tracing::error!(lease = %id, %error, "a lease does not open and is put aside");
+                        }
                         round.broken = round.broken.saturating_add(1);
                         continue;
                     }
@@ -266,17 +258,7 @@ impl OpenVault {
         let open = self.clone();
         self.beside(async move {
             let result = open.revoke_one(id).await;
-            let away = matches!(
-                &result,
-                Err(VaultError::Credential(
-                    CredentialError::Slow { .. }
-                        | CredentialError::Engine(
-                            EngineError::Unavailable { .. }
-                                | EngineError::NotAsked { .. }
-                                | EngineError::Identity { .. }
-                        )
-                ))
-            );
+            let away = matches!(&result, Err(VaultError::Credential(error)) if error.is_of_target());
             open.leases.under_way.end(target, id, away, open.clock.monotonic());
             match result {
                 Ok(_) => open.leases.wake.notify_one(),
@@ -365,7 +347,9 @@ impl UnsealedVault {
         }
         let link = self.link(snapshot.as_ref(), &target).await?;
         drop(snapshot);
-        in_time(&lease.target, ONE_CALL, link.revoke(&lease.handle)).await?;
+        in_time(&lease.target, ONE_CALL, link.revoke(&lease.handle))
+            .await
+            .map_err(|error| error.then("its removal is tried again"))?;
         Ok(())
     }
 

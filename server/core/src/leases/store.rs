@@ -62,6 +62,12 @@ fn prefixes(keys: &Keys, lease: &LeaseRecord) -> Vec<Vec<u8>> {
     under
 }
 
+/// The prefixes of entries that lead to one lease.
+pub(super) fn prefixes_of(entries: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let prefix = |entry: &Vec<u8>| entry.split_last_chunk::<16>().map(|(prefix, _)| prefix.to_vec());
+    entries.iter().filter_map(prefix).collect()
+}
+
 /// Every entry that the index has of a lease, with its content.
 pub(super) fn entries(keys: &Keys, lease: &LeaseRecord) -> Vec<(Vec<u8>, Vec<u8>)> {
     let id = lease.id.as_bytes();

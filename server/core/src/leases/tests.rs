@@ -1,6 +1,7 @@
 //! Leases on a target in memory: what each ends in, wherever it is cut off.
 
 mod issuing;
+mod owners;
 mod revoking;
 mod targets;
 mod upkeep;

@@ -42,6 +42,8 @@ pub(crate) struct Inside {
     pub(crate) baseline: Vec<Finding>,
     pub(crate) clock: Option<UnixMillis>,
     pub(crate) revocations: usize,
+    /// Calls that need the admin login, taken or not.
+    pub(crate) asked: usize,
     /// The admin login's password, once it was changed.
     pub(crate) admin: Option<Vec<u8>>,
     /// Passwords of logins that the vault did not make.
@@ -108,8 +110,16 @@ impl MemoryLink {
         &self,
         look: impl FnOnce(&mut Inside) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
-        let (away, takes) = self.targets.inside(&self.name, |inside| (inside.away, inside.takes));
+        let (away, takes) = self.targets.inside(&self.name, |inside| {
+            inside.asked += 1;
+            (inside.away, inside.takes)
+        });
         tokio::time::sleep(takes).await;
+        self.let_in(away)?;
+        self.targets.inside(&self.name, look)
+    }
+
+    fn let_in(&self, away: bool) -> Result<(), EngineError> {
         if away {
             return Err(self.unavailable());
         }
@@ -118,7 +128,7 @@ impl MemoryLink {
             let what = "the admin login's password is not taken".to_owned();
             return Err(EngineError::Admin { target: self.name.clone(), what });
         }
-        self.targets.inside(&self.name, look)
+        Ok(())
     }
 }
 
@@ -160,9 +170,8 @@ impl Link for MemoryLink {
     }
 
     async fn issue(&self, order: Order<'_>) -> Result<Issued, EngineError> {
-        if self.targets.inside(&self.name, |inside| inside.away) {
-            return Err(EngineError::NotAsked { target: self.name.clone(), what: "it is away".to_owned() });
-        }
+        let away = self.targets.inside(&self.name, |inside| inside.away);
+        self.let_in(away).map_err(|error| EngineError::NotAsked(Box::new(error)))?;
         let silent = self
             .there(|inside| {
                 let secret = order.plan.secret.expose().to_vec();

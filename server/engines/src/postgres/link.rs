@@ -295,10 +295,9 @@ impl Link for PostgresLink {
 
     async fn issue(&self, order: Order<'_>) -> Result<Issued, EngineError> {
         let named = |failure: Failure| failure.of(&self.name, order.role.name.as_str());
-        let session = self.session().await.map_err(|failure| match named(failure) {
-            EngineError::Unavailable { target, what } => EngineError::NotAsked { target, what },
-            other => other,
-        })?;
+        // Whatever keeps it from a connection, nothing was sent: no password that is taken, or no certificate that fits, too.
+        let session =
+            self.session().await.map_err(|failure| EngineError::NotAsked(Box::new(named(failure))))?;
         let done = within(self.make(&session, &order)).await;
         let excess = settle(session, done).map_err(named)?;
         let secret = SecretBytes::copy_from(order.plan.secret.expose());

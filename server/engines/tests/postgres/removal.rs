@@ -84,13 +84,32 @@ async fn a_server_that_is_down_is_unavailable_and_the_login_goes_when_it_is_back
         let error = site.link.revoke(&plan.handle).await.err().unwrap();
         assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
         let (_, issued) = site.issue(&role).await;
-        assert!(matches!(issued.err().unwrap(), EngineError::NotAsked { .. }));
+        let error = issued.err().unwrap();
+        assert!(
+            matches!((&error, error.cause()), (EngineError::NotAsked(_), EngineError::Unavailable { .. })),
+            "{error}"
+        );
     }
     site.server.start_again().await.unwrap();
     site.link.revoke(&plan.handle).await.unwrap();
     let root = site.server.superuser(DATABASE).await.unwrap();
     let left = root.query("SELECT FROM pg_roles WHERE rolname = $1", &[&plan.handle.name]).await.unwrap();
     assert!(left.is_empty());
+}
+
+#[tokio::test]
+async fn a_password_that_is_not_taken_leaves_nothing_of_an_issue() {
+    let mut site = Site::start().await;
+    let role = site.defined(orders()).await;
+    site.run("ALTER ROLE vault PASSWORD 'another'").await;
+    // Connections that are open already go on.
+    site.link = site.new_link();
+    let (_, issued) = site.issue(&role).await;
+    let error = issued.err().unwrap();
+    assert!(
+        matches!((&error, error.cause()), (EngineError::NotAsked(_), EngineError::Admin { .. })),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -155,9 +155,10 @@ fn code(error: &VaultError) -> Code {
 
 fn credential_code(error: &CredentialError) -> Code {
     match error {
-        CredentialError::Engine(EngineError::Unavailable { .. } | EngineError::NotAsked { .. })
-        | CredentialError::Slow { .. }
-        | CredentialError::StillIssuing => Code::Unavailable,
+        CredentialError::Engine(error) if matches!(error.cause(), EngineError::Unavailable { .. }) => {
+            Code::Unavailable
+        }
+        CredentialError::Slow { .. } | CredentialError::StillIssuing => Code::Unavailable,
         CredentialError::Limit { .. } => Code::ResourceExhausted,
         CredentialError::MayNotIssue { .. } => Code::PermissionDenied,
         _ => Code::FailedPrecondition,

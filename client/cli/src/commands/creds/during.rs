@@ -24,7 +24,39 @@ use crate::error::CliError;
 use crate::output::Output;
 
 /// What libpq would take instead of, or beside, what is given here.
-const FOREIGN: [&str; 5] = ["PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGPASSFILE", "KEYSTEAD_TOKEN"];
+const FOREIGN: [&str; 27] = [
+    "KEYSTEAD_TOKEN",
+    // Another server, or another way to find one.
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGSYSCONFDIR",
+    "PGHOSTADDR",
+    "PGTARGETSESSIONATTRS",
+    "PGLOADBALANCEHOSTS",
+    // Another way to show who one is, or to have it shown.
+    "PGPASSFILE",
+    "PGREQUIREAUTH",
+    "PGREQUIREPEER",
+    "PGCHANNELBINDING",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLCERTMODE",
+    "PGKRBSRVNAME",
+    "PGGSSLIB",
+    "PGGSSDELEGATION",
+    // Other TLS than the server was added with.
+    "PGREQUIRESSL",
+    "PGSSLNEGOTIATION",
+    "PGSSLCOMPRESSION",
+    "PGSSLCRL",
+    "PGSSLCRLDIR",
+    "PGSSLSNI",
+    "PGSSLMAXPROTOCOLVERSION",
+    "PGMINPROTOCOLVERSION",
+    "PGMAXPROTOCOLVERSION",
+    // Settings of the session, a role to act as among them.
+    "PGOPTIONS",
+];
 /// When this little is left, it is too late for another try.
 const TOO_LATE: Duration = Duration::from_secs(1);
 
@@ -61,7 +93,13 @@ pub(super) async fn run(
     }
 }
 
-fn remark_left(lease: &Lease, output: &Output) {
+fn disinherit(command: &mut Command) {
+    for name in FOREIGN {
+        command.env_remove(name);
+    }
+}
+
+pub(super) fn remark_left(lease: &Lease, output: &Output) {
     let ends = super::time(lease.expires);
     output.remark(&format!("Lease {} is still there, until {ends} or later if it was renewed.", lease.id));
 }
@@ -112,9 +150,7 @@ fn begin(words: &[OsString], login: &PostgresCredential) -> Result<(Child, Named
     let ca_file = private_file(&login.ca_pem)?;
     let mut command = Command::new(program);
     command.args(words.iter().skip(1));
-    for name in FOREIGN {
-        command.env_remove(name);
-    }
+    disinherit(&mut command);
     command.env("PGSSLROOTCERT", ca_file.path());
     for (name, value) in environment(login)? {
         command.env(name, value);
@@ -233,7 +269,7 @@ fn may_pass(error: &Error) -> bool {
             | Error::DeadlineExceeded { .. }
             | Error::LimitExceeded { .. }
             | Error::Sealed(_)
-    )
+    ) || error.reason() == "CLOCK_IN_DOUBT"
 }
 
 /// A file of mode 0600 that goes when it is dropped.
@@ -318,6 +354,26 @@ mod tests {
         assert_eq!(of(&named, "PGHOSTADDR").unwrap(), "10.0.0.7");
         let zero = PostgresCredential { database: "a\0b".into(), ..login("db", None) };
         assert!(matches!(environment(&zero), Err(CliError::ZeroByte { name }) if name == "PGDATABASE"));
+    }
+
+    #[tokio::test]
+    async fn nothing_that_would_lead_elsewhere_is_inherited() {
+        let output = |disinherited: bool| async move {
+            let mut command = Command::new("env");
+            for name in
+                ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY", "PGCHANNELBINDING", "PGREQUIREAUTH", "PGHOSTADDR"]
+            {
+                command.env(name, "foreign");
+            }
+            command.env("PGAPPNAME", "kept");
+            if disinherited {
+                disinherit(&mut command);
+            }
+            String::from_utf8(command.output().await.unwrap().stdout).unwrap()
+        };
+        assert_eq!(output(false).await.matches("foreign").count(), 6);
+        let left = output(true).await;
+        assert!(!left.contains("foreign") && left.contains("PGAPPNAME=kept"), "{left}");
     }
 
     #[test]

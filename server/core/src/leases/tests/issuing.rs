@@ -100,6 +100,42 @@ async fn a_repeated_request_has_the_same_lease_and_another_password() {
 }
 
 #[tokio::test]
+async fn a_request_repeated_when_its_lease_is_over_gets_no_password_for_it() {
+    let bench = ready().await;
+    let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap();
+    // Nobody has looked at it yet.
+    advance(&bench, 180);
+    let over = try_issue(&bench, ROLE, Some("deploy-1")).await.err().unwrap();
+    assert_eq!(over.reason(), "LEASE_ENDED");
+    let taken = bench.targets.inside(DB, |inside| inside.logins[&first.lease.handle.name].secret.clone());
+    assert_eq!(taken, password(&first), "it was not set anew");
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+    assert_eq!(try_issue(&bench, ROLE, Some("deploy-1")).await.err().unwrap().reason(), "LEASE_ENDED");
+}
+
+#[tokio::test]
+async fn of_two_repeats_at_once_one_is_refused_and_the_other_has_a_password_that_is_taken() {
+    let bench = ready().await;
+    let first = try_issue(&bench, ROLE, Some("deploy-1")).await.unwrap().lease;
+    bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(100));
+    let repeat = || try_issue(&bench, ROLE, Some("deploy-1"));
+    let (one, other) = tokio::join!(repeat(), repeat());
+    let (answered, refused) = if one.is_ok() { (one, other) } else { (other, one) };
+    assert_eq!(refused.err().unwrap().reason(), "LEASE_BEING_ISSUED");
+    let taken = bench.targets.inside(DB, |inside| inside.logins[&first.handle.name].secret.clone());
+    assert_eq!(taken, password(&answered.unwrap()));
+    repeat().await.unwrap();
+    // Nor between the password and its way out.
+    let request_id = Some(RequestId::parse("deploy-1").unwrap());
+    let issue = IssueCredential { role: name(ROLE), ttl: None, request_id };
+    let undelivered = operation::run(&bench.opened(), bench.context(), issue).await.unwrap();
+    assert_eq!(repeat().await.err().unwrap().reason(), "LEASE_BEING_ISSUED");
+    undelivered.deliver().unwrap();
+    repeat().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_caller_that_hangs_up_leaves_no_login() {
     let bench = ready().await;
     let issue = IssueCredential { role: name(ROLE), ttl: None, request_id: None };
@@ -227,6 +263,18 @@ async fn a_lease_that_is_revoked_while_its_login_is_made_is_not_closed_before_th
 }
 
 #[tokio::test]
+async fn a_target_that_is_too_slow_is_told_of_with_what_becomes_of_what_was_asked_for() {
+    let call = std::future::pending::<Result<(), crate::engine::EngineError>>();
+    let slow = in_time(&name(DB), Duration::from_millis(1), call).await.unwrap_err();
+    assert_eq!(slow.to_string(), "target shop-db did not answer within 0 s; ask again later");
+    let slow = slow.then("the target is not stored");
+    assert_eq!(slow.to_string(), "target shop-db did not answer within 0 s; the target is not stored");
+    assert!(slow.is_of_target());
+    let other = CredentialError::StillIssuing.then("nothing").to_string();
+    assert_eq!(other, CredentialError::StillIssuing.to_string());
+}
+
+#[tokio::test]
 async fn rights_in_excess_refuse_the_login_and_remove_it() {
     let bench = ready().await;
     let excess = Right { object: "table t".to_owned(), privilege: "DELETE".to_owned(), through: None };
@@ -314,16 +362,20 @@ async fn issuing_cut_off_at_any_write_leaves_neither_a_login_without_a_lease_nor
 }
 
 #[tokio::test]
-async fn a_target_that_is_away_takes_no_place_among_its_callers_leases() {
+async fn a_target_that_is_away_or_turns_the_vault_away_takes_no_place_among_its_callers_leases() {
     let bench = ready().await;
     put_role(&bench, "few", DB, 2).await.unwrap();
-    bench.targets.inside(DB, |inside| inside.away = true);
-    for _ in 0..5 {
-        let refused = try_issue(&bench, "few", None).await.err().unwrap();
-        assert_eq!(refused.reason(), "TARGET_UNAVAILABLE");
+    for (away, admin, reason) in
+        [(true, None, "TARGET_UNAVAILABLE"), (false, Some(b"other".to_vec()), "TARGET_ADMIN_LOGIN")]
+    {
+        bench.targets.inside(DB, |inside| (inside.away, inside.admin) = (away, admin));
+        for _ in 0..5 {
+            let refused = try_issue(&bench, "few", None).await.err().unwrap();
+            assert_eq!(refused.reason(), reason);
+        }
+        assert_eq!(list(&bench, Selector::Mine).await, []);
     }
-    assert_eq!(list(&bench, Selector::Mine).await, []);
-    bench.targets.inside(DB, |inside| inside.away = false);
+    bench.targets.inside(DB, |inside| inside.admin = None);
     try_issue(&bench, "few", None).await.unwrap();
     try_issue(&bench, "few", None).await.unwrap();
 }

@@ -32,6 +32,29 @@ async fn a_target_that_is_away_keeps_its_leases_and_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn a_target_that_takes_the_vaults_password_no_more_is_asked_with_one_lease_at_a_time() {
+    let bench = ready().await;
+    for _ in 0..40 {
+        issue(&bench).await;
+    }
+    bench.targets.inside(DB, |inside| (inside.admin, inside.asked) = (Some(b"other".to_vec()), 0));
+    advance(&bench, 180);
+    for _ in 0..10 {
+        look_after(&bench).await;
+        advance(&bench, 1);
+    }
+    // At first as many as may be under way at once, which did not know of each other.
+    let asked = bench.targets.inside(DB, |inside| inside.asked);
+    assert!(asked < 20, "{asked}");
+    bench.targets.inside(DB, |inside| inside.admin = None);
+    for _ in 0..3 {
+        advance(&bench, 61);
+        look_after(&bench).await;
+    }
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
 async fn however_much_waits_for_a_target_that_is_away_others_are_got_to() {
     let bench = ready().await;
     put_target(&bench, "other-db", &[]).await.unwrap();
@@ -99,7 +122,7 @@ async fn only_the_targets_word_closes_a_lease_or_an_operators_force_which_is_kep
     let lease = issue(&bench).await;
     bench.targets.inside(DB, |inside| inside.keeps = true);
     let revoke = RevokeLease { id: lease.id, force: false };
-    let revoking = operation::run(&bench.opened(), bench.context(), revoke).await.unwrap();
+    let revoking = operation::run(&bench.opened(), bench.context(), revoke).await.unwrap().unwrap();
     assert_eq!(revoking.state, LeaseState::Revoking);
     for _ in 0..5 {
         advance(&bench, 61);
@@ -112,6 +135,7 @@ async fn only_the_targets_word_closes_a_lease_or_an_operators_force_which_is_kep
     let closed = read(&bench, lease.id).await.unwrap();
     let by = closed.ending.unwrap().closed.unwrap();
     assert!(matches!(by, keystead_domain::lease::Closed::Forced { .. }), "{by:?}");
+    assert!(bench.opened().comparison_wanted() && !bench.opened().comparison_wanted());
     let tries = bench.targets.inside(DB, |inside| inside.revocations);
     advance(&bench, 600);
     look_after(&bench).await;
@@ -140,6 +164,29 @@ async fn many_are_revoked_at_once_and_a_crash_in_the_midst_leaves_none_out() {
 }
 
 #[tokio::test]
+async fn a_revocation_of_many_that_does_not_open_keeps_nobody_busy_and_fills_no_log() {
+    let bench = ready().await;
+    issue(&bench).await;
+    let mut batch = Batch::new();
+    batch.put(Keyspace::LeaseIndex, keyspace::lease_job(&[9; 16]), vec![7; 90]);
+    bench.store.commit(batch).await.unwrap();
+    look_after(&bench).await;
+    let open = bench.opened();
+    let woken = || tokio::time::timeout(Duration::from_millis(20), open.leases.wake.notified());
+    woken().await.ok();
+    let recorded = bench.vault.audit().status().head.size;
+    for _ in 0..5 {
+        assert_eq!(open.look_after_leases().await.unwrap().broken, 1);
+    }
+    assert_eq!(bench.vault.audit().status().head.size, recorded);
+    assert!(woken().await.is_err(), "the next round comes by the clock");
+    // Others are worked off beside it.
+    operation::run(&open, bench.context(), RevokeLeases { of: Selector::Mine }).await.unwrap();
+    look_after(&bench).await;
+    assert_eq!(bench.targets.logins(DB), 0);
+}
+
+#[tokio::test]
 async fn leases_end_with_the_session_that_asked_for_them() {
     let bench = ready().await;
     let lease = issue(&bench).await;
@@ -157,10 +204,43 @@ async fn a_lease_that_does_not_open_holds_up_no_other() {
     batch.put(Keyspace::Leases, keyspace::lease(bad.id.as_bytes()), vec![7; 90]);
     bench.store.commit(batch).await.unwrap();
     advance(&bench, 180);
-    assert_eq!(look_after(&bench).await.broken, 1);
+    for _ in 0..3 {
+        assert_eq!(look_after(&bench).await.broken, 1);
+    }
+    assert!(!bench.opened().leases.broken.first(bad.id.as_bytes()), "it was told of");
     let left: Vec<String> = bench.targets.inside(DB, |inside| inside.logins.keys().cloned().collect());
     assert_eq!(left, [bad.handle.name]);
     assert_eq!(read(&bench, good.id).await.unwrap().state, LeaseState::Revoked);
+}
+
+#[tokio::test]
+async fn a_lease_that_does_not_open_is_removed_by_force_and_keeps_nothing_any_more() {
+    let bench = ready().await;
+    put_role(&bench, "few", DB, 1).await.unwrap();
+    let (bad, good) = (try_issue(&bench, "few", None).await.unwrap().lease, issue(&bench).await);
+    let run =
+        async |id, force| operation::run(&bench.opened(), bench.context(), RevokeLease { id, force }).await;
+    let mut batch = Batch::new();
+    batch.put(Keyspace::Leases, keyspace::lease(bad.id.as_bytes()), vec![7; 90]);
+    bench.store.commit(batch).await.unwrap();
+    assert_eq!(run(bad.id, false).await.unwrap_err().reason(), "RECORD_CORRUPT");
+    assert_eq!(try_issue(&bench, "few", None).await.err().unwrap().reason(), "LEASE_LIMIT");
+    assert_eq!(run(bad.id, true).await.unwrap(), None);
+    assert_eq!(run(bad.id, true).await.unwrap_err().reason(), "NOT_FOUND");
+    // Nothing leads to it, and the others are as they were.
+    assert_eq!(
+        list(&bench, Selector::Mine).await.iter().map(|lease| lease.id).collect::<Vec<_>>(),
+        [good.id]
+    );
+    assert_eq!(index(&bench).await, store::entries(&bench.opened().keys, &good).len());
+    // Its login is nobody's, which is looked for at once.
+    assert!(bench.opened().comparison_wanted());
+    assert_eq!(reconcile(&bench).await.orphans, 1);
+    assert_eq!(bench.targets.logins(DB), 1);
+    try_issue(&bench, "few", None).await.unwrap();
+    operation::run(&bench.opened(), bench.context(), RevokeLeases { of: Selector::Mine }).await.unwrap();
+    look_after(&bench).await;
+    operation::run(&bench.opened(), bench.context(), DeleteRole { name: name("few") }).await.unwrap();
 }
 
 #[tokio::test]

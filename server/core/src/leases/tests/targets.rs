@@ -9,7 +9,9 @@ async fn what_leases_hang_on_is_not_deleted_under_them() {
     let open = bench.opened();
     let role = || DeleteRole { name: name(ROLE) };
     let target = || DeleteTarget { name: name(DB) };
-    assert_eq!(operation::run(&open, bench.context(), role()).await.unwrap_err().reason(), "IN_USE");
+    let refused = operation::run(&open, bench.context(), role()).await.unwrap_err();
+    assert_eq!(refused.reason(), "IN_USE");
+    assert!(refused.to_string().contains("still has 1 live lease;"), "{refused}");
     assert_eq!(operation::run(&open, bench.context(), target()).await.unwrap_err().reason(), "IN_USE");
     // It was left as it was.
     issue(&bench).await;
@@ -40,6 +42,58 @@ async fn a_target_moves_only_while_no_lease_is_on_it_however_often_that_is_asked
         .unwrap();
     look_after(&bench).await;
     put_target_at(&bench, DB, "second.example", &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_target_does_not_move_under_a_lease_that_is_begun_meanwhile() {
+    let bench = ready().await;
+    bench.faults.delay_commits(Duration::from_millis(300));
+    let meanwhile = async {
+        // No lease was on it: its new place is being written.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        bench.faults.delay_commits(Duration::ZERO);
+        try_issue(&bench, ROLE, None).await
+    };
+    let (moved, issued) = tokio::join!(put_target_at(&bench, DB, "second.example", &[]), meanwhile);
+    moved.unwrap();
+    assert_eq!(issued.err().unwrap().reason(), "CONFLICT");
+    assert_eq!((list(&bench, Selector::Mine).await.len(), bench.targets.logins(DB)), (0, 0));
+    issue(&bench).await;
+}
+
+#[tokio::test]
+async fn the_kept_password_is_sent_nowhere_else_and_to_nobody_else() {
+    let bench = ready().await;
+    let put = async |change: fn(&mut PostgresSettings), login: Option<&[u8]>| {
+        let TargetSettings::Postgres(mut settings) = settings();
+        change(&mut settings);
+        let put = PutTarget {
+            name: name(DB),
+            settings: TargetSettings::Postgres(settings),
+            login: login.map(|secret| AdminLogin { secret: SecretBytes::copy_from(secret) }),
+            max_ttl: secs(7_200),
+            accept: Vec::new(),
+            etag: None,
+        };
+        operation::run(&bench.opened(), bench.context(), put).await.map(drop)
+    };
+    let elsewhere: [fn(&mut PostgresSettings); 5] = [
+        |at| at.host = Host::parse("thief.example").unwrap(),
+        |at| at.port = NonZeroU16::new(5433).unwrap(),
+        |at| at.server_name = Some(Host::parse("thief.example").unwrap()),
+        |at| at.ca_pem = "another".to_owned(),
+        |at| at.admin = PgName::parse("another").unwrap(),
+    ];
+    for change in elsewhere {
+        let asked = bench.targets.inside(DB, |inside| inside.asked);
+        let refused = put(change, None).await.unwrap_err();
+        assert!(matches!(refused, VaultError::Invalid { field: "login", .. }), "{refused}");
+        assert_eq!(bench.targets.inside(DB, |inside| inside.asked), asked, "before anything is sent");
+        put(change, Some(b"admin")).await.unwrap();
+        put(|_| (), Some(b"admin")).await.unwrap();
+    }
+    put(|at| at.connections = 8, None).await.unwrap();
+    put(|at| at.database = PgName::parse("another").unwrap(), None).await.unwrap();
 }
 
 #[tokio::test]
@@ -188,6 +242,31 @@ async fn a_target_that_cannot_be_rotated_yet_is_settled_although_another_one_was
     bench.targets.inside("other-db", |inside| inside.away = false);
     look_after(&bench).await;
     assert_ne!(bench.targets.inside("other-db", |inside| inside.admin.clone()), None);
+}
+
+#[tokio::test]
+async fn a_rotation_on_a_target_that_stays_away_is_tried_less_and_less_often() {
+    let bench = ready().await;
+    bench.targets.inside(DB, |inside| inside.away = true);
+    rotate_login(&bench).await.unwrap_err();
+    let recorded = |bench: &Bench| bench.vault.audit().status().head.size;
+    let before = recorded(&bench);
+    for _ in 0..600 {
+        bench.opened().settle_target_logins().await.unwrap();
+        advance(&bench, 1);
+    }
+    let entries = recorded(&bench) - before;
+    assert!((20..=60).contains(&entries), "{entries} entries in ten minutes");
+    bench.targets.inside(DB, |inside| inside.away = false);
+    advance(&bench, 60);
+    bench.opened().settle_target_logins().await.unwrap();
+    assert_ne!(bench.targets.inside(DB, |inside| inside.admin.clone()), None);
+    // Nobody waits who asks for it again.
+    bench.targets.inside(DB, |inside| inside.away = true);
+    rotate_login(&bench).await.unwrap_err();
+    bench.opened().settle_target_logins().await.unwrap();
+    bench.targets.inside(DB, |inside| inside.away = false);
+    rotate_login(&bench).await.unwrap();
 }
 
 /// The two were asked for at once: the role was stored just before its target went.

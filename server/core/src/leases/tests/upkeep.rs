@@ -123,3 +123,29 @@ async fn an_entry_that_is_lost_comes_back_and_one_that_leads_nowhere_goes() {
     look_after(&bench).await;
     assert_eq!(bench.targets.logins(DB), 0);
 }
+
+#[tokio::test]
+async fn a_list_goes_on_behind_leases_that_do_not_open() {
+    let bench = ready().await;
+    for _ in 0..12 {
+        issue(&bench).await;
+    }
+    let all: Vec<RecordId> = list(&bench, Selector::Mine).await.iter().map(|lease| lease.id).collect();
+    let mut batch = Batch::new();
+    for bad in &all[3..6] {
+        batch.put(Keyspace::Leases, keyspace::lease(bad.as_bytes()), vec![7; 90]);
+    }
+    bench.store.commit(batch).await.unwrap();
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = ListLeases { of: Selector::Mine, limit: 4, after };
+        let page = operation::run(&bench.opened(), bench.context(), page).await.unwrap();
+        assert!(page.leases.len() == 4 || page.next.is_none());
+        found.extend(page.leases.iter().map(|lease| lease.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, [&all[..3], &all[6..]].concat());
+}
