@@ -14,6 +14,8 @@ mod reconcile;
 mod revoker;
 mod scrub;
 pub(crate) mod store;
+mod watch;
+pub(crate) mod watchers;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,6 +38,8 @@ use self::revoker::{LeftOff, UnderWay};
 pub use self::revoker::{Revoked, Round};
 use self::scrub::Scrub;
 pub use self::scrub::Scrubbed;
+pub use self::watch::WatchLease;
+use self::watchers::Watchers;
 use crate::clock::Clock;
 use crate::credentials::issue::Abandoned;
 use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
@@ -54,6 +58,10 @@ pub struct LeaseOptions {
     pub max_live_per_principal: u32,
     /// Revocations under way on one target at most.
     pub revocations_per_target: usize,
+    /// Leases that one principal follows at the same time at most.
+    pub max_watches_per_principal: usize,
+    /// Leases that are followed at the same time at most, by all together.
+    pub max_watches: usize,
 }
 
 /// What an open vault knows of leases.
@@ -63,6 +71,7 @@ pub(crate) struct Leases {
     pub(crate) counts: Counts,
     /// Something is due sooner than the next look.
     pub(crate) wake: Arc<Notify>,
+    pub(crate) watchers: Arc<Watchers>,
     pub(crate) abandoned: Abandoned,
     pub(crate) under_way: UnderWay,
     scrub: Scrub,
@@ -88,7 +97,13 @@ impl State {
 
 impl Leases {
     /// Goes on from what is stored; of a new vault, from now.
-    fn new(options: LeaseOptions, clock: Arc<dyn Clock>, stored: Option<State>, wake: Arc<Notify>) -> Self {
+    fn new(
+        options: LeaseOptions,
+        clock: Arc<dyn Clock>,
+        stored: Option<State>,
+        wake: Arc<Notify>,
+        watchers: Arc<Watchers>,
+    ) -> Self {
         let clock = LeaseClock::new(clock, stored.as_ref().map(|state| state.mark));
         let state = stored.unwrap_or_else(|| State::new(clock.now()));
         Self {
@@ -96,6 +111,7 @@ impl Leases {
             clock,
             counts: Counts::default(),
             wake,
+            watchers,
             abandoned: Abandoned::default(),
             under_way: UnderWay::default(),
             scrub: Scrub::default(),
@@ -111,6 +127,7 @@ impl Leases {
         keys: &crate::keys::Keys,
         snapshot: &dyn Snapshot,
         wake: Arc<Notify>,
+        watchers: Arc<Watchers>,
     ) -> Result<Self, VaultError> {
         let at = keyspace::meta_leases();
         let stored = match snapshot.get(Keyspace::Meta, &at).await? {
@@ -125,7 +142,7 @@ impl Leases {
                 Some(state)
             }
         };
-        Ok(Self::new(options, clock, stored, wake))
+        Ok(Self::new(options, clock, stored, wake, watchers))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

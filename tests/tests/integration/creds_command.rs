@@ -176,7 +176,26 @@ async fn a_login_is_shown_once_and_given_back() {
     let shown = desk.line("creds issue orders-rw --class fast").await;
     assert!(shown.stdout.contains("\nPassword       ") && shown.stderr.contains("only time"), "{shown:?}");
 
-    desk.line(&format!("lease revoke {id}")).await.good();
+    let watching = desk.command(&["lease", "watch", id, "-o", "json"]).output();
+    let revoking = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        desk.line(&format!("lease revoke {id}")).await.good();
+    };
+    let (watched, ()) = tokio::join!(watching, revoking);
+    let watched = watched.unwrap();
+    let states: Vec<Value> = String::from_utf8(watched.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["state"].clone())
+        .collect();
+    assert!(watched.status.success() && states[0] == "active", "{states:?}");
+    assert_eq!(states.last().unwrap(), "revoked");
+    let shown = desk.line(&format!("lease watch {id}")).await.good();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("STATE "), "{shown}");
+    assert!(lines[1].starts_with("revoked ") && lines[1].ends_with("renewed=1  because=asked"), "{shown}");
+    let refused = desk.line(&format!("lease watch {} -o json", "0".repeat(32))).await;
+    assert!(refused.code != Some(0) && refused.stdout.is_empty(), "{refused:?}");
     let marked = desk.line("lease revoke --role orders-rw --yes -o json").await.json();
     assert!(marked["leases"].as_u64().unwrap() >= 1, "{marked}");
     no_login_is_left(&shop).await;

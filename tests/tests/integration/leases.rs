@@ -11,15 +11,15 @@ use tokio::sync::{Notify, watch};
 
 use crate::reason;
 
-const ROLE: &str = "orders-rw";
+pub(crate) const ROLE: &str = "orders-rw";
 
-async fn shop(vault: &TestVault) -> Shop {
+pub(crate) async fn shop(vault: &TestVault) -> Shop {
     let shop = Shop::start(&vault.operator()).await;
     shop.add_to(&vault.operator()).await;
     shop
 }
 
-async fn no_login_is_left(shop: &Shop) {
+pub(crate) async fn no_login_is_left(shop: &Shop) {
     until("no login is left", || async { shop.logins().await.is_empty().then_some(()) }).await;
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use keystead_proto::v1;
 use keystead_proto::v1::credentials_service_server::{CredentialsService, CredentialsServiceServer};
 use keystead_proto::v1::leases_service_server::{LeasesService, LeasesServiceServer};
@@ -307,6 +308,15 @@ impl LeasesService for Vault {
         let answer = self.renew(request.into_inner().id);
         self.wait().await;
         answer.map(Response::new)
+    }
+
+    type WatchLeaseStream = BoxStream<'static, Result<v1::WatchLeaseResponse, Status>>;
+
+    async fn watch_lease(
+        &self,
+        _: Request<v1::WatchLeaseRequest>,
+    ) -> Result<Response<Self::WatchLeaseStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
     }
 
     async fn revoke_lease(

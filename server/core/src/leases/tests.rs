@@ -4,6 +4,7 @@ mod issuing;
 mod revoking;
 mod targets;
 mod upkeep;
+mod watching;
 
 use std::num::NonZeroU16;
 use std::time::Duration;
