@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use keystead_proto::v1;
 use keystead_proto::v1::leases_service_client::LeasesServiceClient;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -15,7 +16,7 @@ use crate::retry::Repeat;
 use crate::value::SecretBytes;
 
 const PAGE: u32 = 500;
-const NO_LEASE: Error = Error::MalformedAnswer { what: "a lease's answer without the lease" };
+pub(crate) const NO_LEASE: Error = Error::MalformedAnswer { what: "a lease's answer without the lease" };
 
 /// Where a lease is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +228,11 @@ impl Leases {
             .map_err(|status| self.caller.error(status))?
             .into_inner();
         Ok(LeaseChanges { changes, caller: self.caller.clone(), over: false })
+    }
+
+    /// How many leases the keepers of one client follow at a time: what they take of a connection, others lack.
+    pub(crate) fn places_to_watch(&self) -> &Semaphore {
+        self.caller.places_to_watch()
     }
 
     /// Lists leases that are not revoked.

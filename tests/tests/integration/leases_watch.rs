@@ -1,8 +1,8 @@
-//! Following leases of logins in a real PostgreSQL: what a watcher sees, and who may be one.
+//! Following leases of logins in a real PostgreSQL: what a watcher sees, who may be one, and what a keeper makes of it.
 
 use std::time::Duration;
 
-use keystead_client::{EndReason, Error, Lease, LeaseChanges, LeaseState};
+use keystead_client::{EndReason, Error, KeeperEvent, Lease, LeaseChanges, LeaseSelector, LeaseState};
 use keystead_tests::{PATIENCE, TestVault, until};
 
 use crate::leases::{ROLE, no_login_is_left, shop};
@@ -191,4 +191,37 @@ async fn more_watchers_than_allowed_are_refused_before_anything_is_sent() {
         Some((first, second))
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_kept_login_that_an_operator_revoked_is_replaced_at_once() {
+    let vault = TestVault::start().await;
+    let shop = shop(&vault).await;
+    let orders = vault.service("orders").await;
+    vault.may_issue("orders", ROLE).await;
+    let (told, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let mut kept = orders
+        .credentials()
+        .keep(ROLE)
+        .on_event(move |event| told.send(event.clone()).unwrap())
+        .await
+        .unwrap();
+    let first = orders.leases().list(&LeaseSelector::Own).next().await.unwrap().unwrap();
+    // Nobody tries it, and it would be renewed in minutes.
+    assert!(first.period > 4 * PATIENCE, "{first:?}");
+    vault.operator().leases().revoke_all(&LeaseSelector::Role(ROLE.to_owned())).await.unwrap();
+    tokio::time::timeout(PATIENCE, kept.changed()).await.expect("it waits").unwrap();
+    let ended = events.recv().await.unwrap();
+    assert!(matches!(&ended, KeeperEvent::Ended { lease } if lease.id == first.id), "{ended}");
+    let keystead_client::Credential::Postgres(login) = &*kept.current().unwrap() else {
+        panic!("another kind")
+    };
+    shop.server.login(&login.username, login.password.expose(), &login.database).await.unwrap();
+    until("only the new login is left", || async {
+        (shop.logins().await == [login.username.as_str()]).then_some(())
+    })
+    .await;
+
+    drop(kept);
+    assert_eq!(shop.logins().await, [login.username.as_str()], "dropping says nothing to the vault");
 }
