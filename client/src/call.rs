@@ -1,8 +1,10 @@
 //! One call: its deadline, its token, its repeats, and its error. Invariant: no rpc is made past this.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
@@ -17,6 +19,9 @@ use crate::status;
 /// A batch of 100 values of 1 MiB, and what is around them.
 pub(crate) const MAX_ANSWER_BYTES: usize = 128 << 20;
 
+/// Half of the streams that a server allows a connection if nobody sets it otherwise.
+const PLACES_TO_WATCH: usize = 64;
+
 /// A channel and what every call over it needs.
 #[derive(Clone)]
 pub(crate) struct Caller {
@@ -26,6 +31,7 @@ pub(crate) struct Caller {
     deadline: Duration,
     retry: RetryPolicy,
     last_alert: LastAlert,
+    places_to_watch: Arc<Semaphore>,
 }
 
 impl Caller {
@@ -37,7 +43,13 @@ impl Caller {
         retry: RetryPolicy,
         last_alert: LastAlert,
     ) -> Self {
-        Self { channel, address, token, deadline, retry, last_alert }
+        let places_to_watch = Arc::new(Semaphore::new(PLACES_TO_WATCH));
+        Self { channel, address, token, deadline, retry, last_alert, places_to_watch }
+    }
+
+    /// Places for streams that stay open beside other calls.
+    pub(crate) fn places_to_watch(&self) -> &Semaphore {
+        &self.places_to_watch
     }
 
     /// The channel, for making a generated client.

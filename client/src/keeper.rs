@@ -6,6 +6,7 @@
 
 mod clock;
 mod event;
+mod follow;
 mod life;
 mod run;
 #[cfg(test)]
@@ -114,7 +115,8 @@ impl Credentials {
     ///
     /// It is renewed at two thirds of its period, give or take a tenth of that. Where its lease cannot have another whole
     /// period, the next credential is issued before it ends; it is handed back after a
-    /// [grace](Keep::grace). So a role must allow each keeper two live leases.
+    /// [grace](Keep::grace). So a role must allow each keeper two live leases. Where the vault lets it, the lease is followed,
+    /// and replaced as soon as somebody revokes it.
     ///
     /// ```no_run
     /// use keystead_client::{Client, Credential, KeeperEvent, Period};

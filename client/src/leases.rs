@@ -4,7 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use keystead_proto::v1;
 use keystead_proto::v1::leases_service_client::LeasesServiceClient;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tonic::transport::Channel;
+use tonic::{Status, Streaming};
 
 use crate::call::{Caller, MAX_ANSWER_BYTES};
 use crate::error::Error;
@@ -13,7 +16,7 @@ use crate::retry::Repeat;
 use crate::value::SecretBytes;
 
 const PAGE: u32 = 500;
-const NO_LEASE: Error = Error::MalformedAnswer { what: "a lease's answer without the lease" };
+pub(crate) const NO_LEASE: Error = Error::MalformedAnswer { what: "a lease's answer without the lease" };
 
 /// Where a lease is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +208,33 @@ impl Leases {
         lease(answer.lease)
     }
 
+    /// Follows a lease: comes with it as it is, and then after each change, until its login is gone. Changes that come faster
+    /// than they are read are one. It has no deadline, and takes one of the streams that the server allows a connection.
+    ///
+    /// ```no_run
+    /// # async fn example(vault: keystead_client::Client) -> Result<(), keystead_client::Error> {
+    /// let mut changes = vault.leases().watch("0f1e2d3c4b5a69788796a5b4c3d2e1f0").await?;
+    /// while let Some(lease) = changes.next().await? {
+    ///     println!("{:?} until {:?}", lease.state, lease.expires);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn watch(&self, id: &str) -> Result<LeaseChanges, Error> {
+        let request = self.caller.request(v1::WatchLeaseRequest { id: id.to_owned() });
+        let mut rpc = self.rpc();
+        let changes = timeout(self.caller.deadline(), rpc.watch_lease(request))
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("")))
+            .map_err(|status| self.caller.error(status))?
+            .into_inner();
+        Ok(LeaseChanges { changes, caller: self.caller.clone(), over: false })
+    }
+
+    /// How many leases the keepers of one client follow at a time: what they take of a connection, others lack.
+    pub(crate) fn places_to_watch(&self) -> &Semaphore {
+        self.caller.places_to_watch()
+    }
+
     /// Lists leases that are not revoked.
     pub fn list(&self, which: &LeaseSelector) -> Pager<Lease> {
         let (this, of) = (self.clone(), which.to_wire());
@@ -296,6 +326,38 @@ impl Leases {
             v1::LeaseClockState::Stepped => LeaseClock::Stepped { by },
             v1::LeaseClockState::Unspecified => LeaseClock::Unknown,
         })
+    }
+}
+
+/// The changes of a lease as they come.
+#[derive(Debug)]
+pub struct LeaseChanges {
+    changes: Streaming<v1::WatchLeaseResponse>,
+    caller: Caller,
+    over: bool,
+}
+
+impl LeaseChanges {
+    /// The lease after its next change, or `None` when it was shown as [`Revoked`](LeaseState::Revoked). May be dropped at any
+    /// time without losing a change.
+    ///
+    /// # Errors
+    /// What ended it before: the server stops, the vault is sealed, the connection breaks, or the caller may read the lease
+    /// no more. [`Leases::watch`] goes on where it can; what happened in between is in its first answer.
+    pub async fn next(&mut self) -> Result<Option<Lease>, Error> {
+        match self.changes.message().await.map_err(|status| self.caller.error(status))? {
+            Some(answer) => {
+                let lease = lease(answer.lease)?;
+                self.over = lease.state == LeaseState::Revoked;
+                Ok(Some(lease))
+            }
+            None if self.over => Ok(None),
+            None => {
+                let stopped =
+                    Status::unavailable("the server stopped following the lease before it was over");
+                Err(self.caller.error(stopped))
+            }
+        }
     }
 }
 

@@ -87,7 +87,7 @@ pub use keeper::{Freshness, Keep, KeeperEvent, KeeperStep, KeptCredential, NoCre
 pub use keys::Keys;
 pub use keystead_proto::v1;
 pub use leases::{
-    Credential, EndReason, Lease, LeaseClock, LeaseEnding, LeaseSelector, LeaseState, Leases,
+    Credential, EndReason, Lease, LeaseChanges, LeaseClock, LeaseEnding, LeaseSelector, LeaseState, Leases,
     PostgresCredential, Renewed,
 };
 pub use pager::Pager;

@@ -45,7 +45,6 @@ impl Shop {
         first.batch_execute("CREATE DATABASE shop").await.unwrap();
         let root = server.superuser(DATABASE).await.unwrap();
         root.batch_execute(TABLES).await.unwrap();
-        let name = |text| PgName::parse(text).unwrap();
         root.batch_execute(&setup_script(vault, &name(DATABASE), &name(ADMIN))).await.unwrap();
         root.batch_execute(&format!("ALTER ROLE {ADMIN} PASSWORD '{ADMIN_PASSWORD}'")).await.unwrap();
         let shop = Self { server, root, vault };
@@ -128,6 +127,10 @@ impl Site {
         );
         self.policy(&format!("{service}-{role}"), &text).await;
     }
+}
+
+fn name(text: &str) -> PgName {
+    PgName::parse(text).unwrap()
 }
 
 /// A span on the wire.

@@ -39,6 +39,11 @@ pub enum KeeperEvent {
         /// The id of the lease before, which is handed back after the grace.
         before: String,
     },
+    /// The vault ended its lease: somebody revoked it, or its time was over. The next credential is issued at once.
+    Ended {
+        /// Its lease, as the vault last showed it.
+        lease: Lease,
+    },
     /// A lease was handed back.
     Released {
         /// Its id.
@@ -79,6 +84,7 @@ impl fmt::Display for KeeperEvent {
             Self::Replaced { lease, before } => {
                 write!(f, "role {}: lease {} takes the place of {before}", lease.role, lease.id)
             }
+            Self::Ended { lease } => write!(f, "lease {} of role {} was ended", lease.id, lease.role),
             Self::Released { lease } => write!(f, "lease {lease} is handed back"),
             Self::Failed { step, error, again: Some(again) } => {
                 write!(f, "could not {step}: {error}; again in {again:.1?}")

@@ -1,6 +1,6 @@
 //! The task behind a kept credential: what is due is done, what fails is tried again, what was replaced is let go.
 //!
-//! One task with three parts side by side, so that a call that hangs delays neither the end of a grace nor the word that a
+//! One task with four parts side by side, so that a call that hangs delays neither the end of a grace nor the word that a
 //! credential is over. It holds no handle of its owners: it ends when they ask, or when the last of them is dropped.
 
 use std::convert::Infallible;
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::clock::Clock;
+use super::follow::Over;
 use super::life::{Life, Plan, Step};
 use super::verdict::{self, Unrenewed};
 use super::{KeeperEvent, KeeperStep};
@@ -23,6 +24,8 @@ use crate::leases::{Credential, Lease, Leases};
 
 /// Credentials that somebody says do not work are looked at no more often than this.
 const BETWEEN_SUSPICIONS: Duration = Duration::from_secs(30);
+/// Credentials whose leases others end are replaced no more often than this, but for the first.
+const BETWEEN_ENDS: Duration = Duration::from_secs(5);
 /// How long it is tried to let go of a lease that is over by our clock.
 const LET_GO_WITHIN: Duration = Duration::from_secs(60);
 
@@ -43,6 +46,9 @@ pub(super) type Stop = oneshot::Sender<Result<(), Error>>;
 
 /// The number of the credential that was last said not to work.
 pub(super) type Suspicions = watch::Receiver<Option<u64>>;
+
+/// The lease that the vault last said is over.
+type Ends = watch::Receiver<Option<Over>>;
 
 /// What the task works with.
 pub(super) struct Keeper {
@@ -131,11 +137,21 @@ impl Keeper {
     ) {
         let (retire, mut retiring) = mpsc::unbounded_channel();
         let mut retired = Vec::new();
+        let (following, followed) = watch::channel(held.lease.clone());
+        let (over, mut ends) = watch::channel(None);
         let stopped = {
-            let mut work =
-                Work { keeper: &self, jitter, held: &mut held, ended: false, view: &view, retire: &retire };
+            let mut work = Work {
+                keeper: &self,
+                jitter,
+                held: &mut held,
+                ended: false,
+                view: &view,
+                retire: &retire,
+                following: &following,
+            };
             tokio::select! {
-                stopped = work.keep_fresh(&mut suspected, &mut stop) => stopped,
+                stopped = work.keep_fresh(&mut suspected, &mut ends, &mut stop) => stopped,
+                never = self.follow(followed, &over) => match never {},
                 never = self.release(&mut retired, &mut retiring) => match never {},
                 never = self.tell_of_loss(view.subscribe()) => match never {},
             }
@@ -240,16 +256,24 @@ struct Work<'a> {
     ended: bool,
     view: &'a watch::Sender<View>,
     retire: &'a mpsc::UnboundedSender<Retired>,
+    /// The id of the lease that is held, for who follows it.
+    following: &'a watch::Sender<String>,
 }
 
 impl Work<'_> {
     /// Does what is due until it is asked to stop.
-    async fn keep_fresh(&mut self, suspected: &mut Suspicions, stop: &mut mpsc::Receiver<Stop>) -> Stop {
+    async fn keep_fresh(
+        &mut self,
+        suspected: &mut Suspicions,
+        ends: &mut Ends,
+        stop: &mut mpsc::Receiver<Stop>,
+    ) -> Stop {
         let clock = self.keeper.clock.clone();
         let mut asking = Asking::default();
         let mut failures = 0;
         let mut plan = self.plan();
         let mut next_look = clock.now();
+        let mut next_end = clock.now();
         loop {
             tokio::select! {
                 biased;
@@ -259,6 +283,18 @@ impl Work<'_> {
                     if *suspected.borrow_and_update() == Some(current) {
                         plan.at = plan.at.min(next_look.max(clock.now()));
                         next_look = next_look.max(plan.at + BETWEEN_SUSPICIONS);
+                    }
+                    continue;
+                }
+                Ok(()) = ends.changed() => {
+                    let over = ends.borrow_and_update().clone();
+                    if let Some(over) = over.filter(|over| over.id == self.held.lease) && !self.ended {
+                        self.over();
+                        if let Some(lease) = over.lease {
+                            self.keeper.tell(&KeeperEvent::Ended { lease });
+                        }
+                        plan = Plan { at: next_end.max(clock.now()), step: Step::Replace };
+                        next_end = plan.at + BETWEEN_ENDS;
                     }
                     continue;
                 }
@@ -327,20 +363,26 @@ impl Work<'_> {
             Unrenewed::AsLong if error.reason() == "LEASE_AT_ITS_LONGEST" => {}
             Unrenewed::AsLong => self.failed(Step::Renew, error, None),
             Unrenewed::Nothing => {
-                let now = self.keeper.clock.now();
-                self.view.send_modify(|view| view.end = view.end.min(now));
-                self.held.life.end = self.held.life.end.min(now);
-                self.ended = true;
+                self.over();
                 self.failed(Step::Renew, error, None);
             }
         }
         Undone::Replace
     }
 
+    /// The vault said that the lease is over.
+    fn over(&mut self) {
+        let now = self.keeper.clock.now();
+        self.view.send_modify(|view| view.end = view.end.min(now));
+        self.held.life.end = self.held.life.end.min(now);
+        self.ended = true;
+    }
+
     async fn replace(&mut self, asking: &mut Asking) -> Result<(), Undone> {
         let (lease, held, credential) = self.keeper.issue(asking).await.map_err(Undone::Failed)?;
         let end = held.life.end;
         let old = std::mem::replace(self.held, held);
+        self.following.send_replace(self.held.lease.clone());
         self.view.send_modify(|view| {
             view.credential = Arc::new(credential);
             view.number += 1;

@@ -2,6 +2,7 @@
 
 mod ends;
 mod failures;
+mod follow;
 mod hands;
 mod life;
 mod vault;
@@ -150,6 +151,16 @@ fn denied() -> Status {
 
 fn tasks() -> usize {
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
+}
+
+/// A call that is given up takes a moment to go.
+async fn tasks_are(many: usize) {
+    let settled = async {
+        while tasks() != many {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(seconds(10), settled).await.unwrap_or_else(|_| panic!("{} tasks", tasks()));
 }
 
 /// The number of the login that is handed out.

@@ -2541,6 +2541,20 @@ pub struct GetLeaseResponse {
     #[prost(message, optional, tag = "1")]
     pub lease: ::core::option::Option<Lease>,
 }
+/// Request of WatchLease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchLeaseRequest {
+    /// The id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// One answer of WatchLease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchLeaseResponse {
+    /// The lease as it is now.
+    #[prost(message, optional, tag = "1")]
+    pub lease: ::core::option::Option<Lease>,
+}
 /// Request of ListLeases.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListLeasesRequest {
@@ -2768,7 +2782,7 @@ pub mod leases_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// LeasesService shows, renews and revokes leases. Everybody may do that with their own.
+    /// LeasesService shows, follows, renews and revokes leases. Everybody may do that with their own.
     #[derive(Debug, Clone)]
     pub struct LeasesServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -2873,6 +2887,33 @@ pub mod leases_service_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("keystead.v1.LeasesService", "GetLease"));
             self.inner.unary(req, path, codec).await
+        }
+        /// Follows a lease: answers it as it is, and then again after each change, until its login is gone; that is the last answer.
+        /// Changes that come faster than they are read are one. It ends early with the server, with the vault, and with the caller's
+        /// right to read the lease.
+        pub async fn watch_lease(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchLeaseResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keystead.v1.LeasesService/WatchLease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keystead.v1.LeasesService", "WatchLease"));
+            self.inner.server_streaming(req, path, codec).await
         }
         /// Lists leases that are not revoked.
         pub async fn list_leases(
@@ -3022,6 +3063,19 @@ pub mod leases_service_server {
             tonic::Response<super::GetLeaseResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the WatchLease method.
+        type WatchLeaseStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchLeaseResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Follows a lease: answers it as it is, and then again after each change, until its login is gone; that is the last answer.
+        /// Changes that come faster than they are read are one. It ends early with the server, with the vault, and with the caller's
+        /// right to read the lease.
+        async fn watch_lease(
+            &self,
+            request: tonic::Request<super::WatchLeaseRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchLeaseStream>, tonic::Status>;
         /// Lists leases that are not revoked.
         async fn list_leases(
             &self,
@@ -3063,7 +3117,7 @@ pub mod leases_service_server {
             tonic::Status,
         >;
     }
-    /// LeasesService shows, renews and revokes leases. Everybody may do that with their own.
+    /// LeasesService shows, follows, renews and revokes leases. Everybody may do that with their own.
     #[derive(Debug)]
     pub struct LeasesServiceServer<T> {
         inner: Arc<T>,
@@ -3181,6 +3235,52 @@ pub mod leases_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keystead.v1.LeasesService/WatchLease" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchLeaseSvc<T: LeasesService>(pub Arc<T>);
+                    impl<
+                        T: LeasesService,
+                    > tonic::server::ServerStreamingService<super::WatchLeaseRequest>
+                    for WatchLeaseSvc<T> {
+                        type Response = super::WatchLeaseResponse;
+                        type ResponseStream = T::WatchLeaseStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchLeaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeasesService>::watch_lease(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchLeaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

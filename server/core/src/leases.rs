@@ -16,6 +16,8 @@ mod revoker;
 mod scrub;
 pub(crate) mod store;
 mod told;
+mod watch;
+pub(crate) mod watchers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +42,8 @@ pub use self::revoker::{Revoked, Round};
 use self::scrub::Scrub;
 pub use self::scrub::Scrubbed;
 use self::told::Told;
+pub use self::watch::WatchLease;
+use self::watchers::Watchers;
 use crate::clock::Clock;
 use crate::credentials::issue::{Abandoned, Turns};
 use crate::credentials::{CredentialError, ONE_CALL, in_time, targets};
@@ -58,6 +62,10 @@ pub struct LeaseOptions {
     pub max_live_per_principal: u32,
     /// Revocations under way on one target at most.
     pub revocations_per_target: usize,
+    /// Leases that one principal follows at the same time at most.
+    pub max_watches_per_principal: usize,
+    /// Leases that are followed at the same time at most, by all together.
+    pub max_watches: usize,
 }
 
 /// What an open vault knows of leases.
@@ -67,6 +75,7 @@ pub(crate) struct Leases {
     pub(crate) counts: Counts,
     /// Something is due sooner than the next look.
     pub(crate) wake: Arc<Notify>,
+    pub(crate) watchers: Arc<Watchers>,
     pub(crate) abandoned: Abandoned,
     pub(crate) turns: Turns,
     pub(crate) under_way: UnderWay,
@@ -97,7 +106,13 @@ impl State {
 
 impl Leases {
     /// Goes on from what is stored; of a new vault, from now.
-    fn new(options: LeaseOptions, clock: Arc<dyn Clock>, stored: Option<State>, wake: Arc<Notify>) -> Self {
+    fn new(
+        options: LeaseOptions,
+        clock: Arc<dyn Clock>,
+        stored: Option<State>,
+        wake: Arc<Notify>,
+        watchers: Arc<Watchers>,
+    ) -> Self {
         let clock = LeaseClock::new(clock, stored.as_ref().map(|state| state.mark));
         let state = stored.unwrap_or_else(|| State::new(clock.now()));
         Self {
@@ -105,6 +120,7 @@ impl Leases {
             clock,
             counts: Counts::default(),
             wake,
+            watchers,
             abandoned: Abandoned::default(),
             turns: Turns::default(),
             under_way: UnderWay::default(),
@@ -123,6 +139,7 @@ impl Leases {
         keys: &crate::keys::Keys,
         snapshot: &dyn Snapshot,
         wake: Arc<Notify>,
+        watchers: Arc<Watchers>,
     ) -> Result<Self, VaultError> {
         let at = keyspace::meta_leases();
         let stored = match snapshot.get(Keyspace::Meta, &at).await? {
@@ -137,7 +154,7 @@ impl Leases {
                 Some(state)
             }
         };
-        Ok(Self::new(options, clock, stored, wake))
+        Ok(Self::new(options, clock, stored, wake, watchers))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

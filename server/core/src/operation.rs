@@ -160,16 +160,36 @@ where
 }
 
 /// A stream of answers to one request.
-pub trait StreamOperation: Send + Sized + 'static {
+pub trait StreamOperation: Send + Sync + Sized + 'static {
     /// One answer.
     type Item: Send + 'static;
     /// What policies call it.
     const ACTION: Action;
+    /// Who grants it.
+    const GRANT: Grant = Grant::Policy;
     /// Whether each value is recorded. Only reading the audit log itself is not: each record would be a new value.
     const RECORD_ITEMS: bool;
 
     /// On what.
     fn resource(&self) -> Resource;
+
+    /// As [`Operation::is_own`]; asked again at each event.
+    fn is_own(
+        &self,
+        _vault: &UnsealedVault,
+        _caller: &Caller,
+    ) -> impl Future<Output = Result<bool, VaultError>> + Send {
+        std::future::ready(Ok(false))
+    }
+
+    /// Takes what it needs for as long as it lasts, once its caller is let in; a refusal is recorded.
+    fn begin(
+        &mut self,
+        _vault: &UnsealedVault,
+        _caller: &Caller,
+    ) -> impl Future<Output = Result<(), VaultError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Waits, without a gate, until there may be a value; `false` at the end.
     fn ready(&mut self) -> impl Future<Output = bool> + Send;
@@ -182,28 +202,34 @@ pub trait StreamOperation: Send + Sized + 'static {
     ) -> impl Future<Output = Result<Vec<Self::Item>, VaultError>> + Send;
 }
 
-/// Opens a stream: recorded when opened, authorized again at each event, recorded at its end.
+/// Opens a stream: recorded when opened, authorized again at each event, recorded at its end. `counts` says whether the
+/// certificate of its connection still does: streams outlive certificates.
 ///
 /// # Errors
 /// As [`run`]; an error in the midst ends the stream.
 pub async fn run_stream<Op: StreamOperation>(
     vault: Arc<Vault>,
     ctx: RequestContext,
-    op: Op,
+    counts: impl Fn() -> bool + Send + 'static,
+    mut op: Op,
 ) -> Result<impl Stream<Item = Result<Op::Item, VaultError>> + Send + 'static, VaultError> {
     let open = vault.opened().await?;
     let mut entry = Entry::begin(&open, &ctx, Op::ACTION, op.resource());
-    let (caller, _) = identify(&open, &ctx, &mut entry).await?;
-    decide::<Op>(&open, &caller, Op::ACTION, Grant::Policy, &mut entry).await?;
+    let (caller, _) = let_in(&open, &ctx, &op, &mut entry).await?;
+    if let Err(refusal) = op.begin(&open, &caller).await {
+        let mut reserved = entry.reserve(1).await?;
+        entry.record_refusal(&mut reserved, &refusal).await?;
+        return Err(refusal);
+    }
     entry.record_stream_open().await?;
     let end = StreamEnd::of(Arc::clone(&vault), &ctx, caller, Op::ACTION, op.resource());
     drop(open);
-    let state = (vault, ctx, op, end, Vec::new().into_iter());
+    let state = (vault, ctx, counts, op, end, Vec::new().into_iter());
     Ok(stream::unfold(Some(state), |state| async move {
-        let (vault, ctx, mut op, mut end, mut ready) = state?;
+        let (vault, mut ctx, counts, mut op, mut end, mut ready) = state?;
         loop {
             if let Some(item) = ready.next() {
-                return Some((Ok(item), Some((vault, ctx, op, end, ready))));
+                return Some((Ok(item), Some((vault, ctx, counts, op, end, ready))));
             }
             // An event that began before a sealing may have read the seal's own entry: nothing more would wake it.
             let more = tokio::select! {
@@ -214,6 +240,7 @@ pub async fn run_stream<Op: StreamOperation>(
             if !more {
                 return end.record("ok").await.err().map(|error| (Err(error), None));
             }
+            ctx.refused |= !counts();
             match stream_event(&vault, &ctx, &mut op).await {
                 Ok(items) => ready = items.into_iter(),
                 Err(error) => {
@@ -233,20 +260,34 @@ async fn stream_event<Op: StreamOperation>(
     let open = vault.unsealed()?;
     // Made anew: between events a stream holds no key, and nothing that grows.
     let mut entry = Entry::begin(&open, ctx, Op::ACTION, op.resource());
-    let (caller, _) = identify(&open, ctx, &mut entry).await?;
-    let allowed = decide::<Op>(&open, &caller, Op::ACTION, Grant::Policy, &mut entry).await?;
+    let (caller, allowed) = let_in(&open, ctx, op, &mut entry).await?;
     let reserved = entry.reserve(1).await?;
     let permit = Permit::grant(caller, allowed, &reserved);
     let items = op.next(&open, &permit).await?;
     // Once more after reading: what took the right away may be among what was read, and nothing else would wake this.
     let still = vault.unsealed()?;
     let mut check = Entry::begin(&still, ctx, Op::ACTION, op.resource());
-    let (caller, _) = identify(&still, ctx, &mut check).await?;
-    decide::<Op>(&still, &caller, Op::ACTION, Grant::Policy, &mut check).await?;
+    let_in(&still, ctx, op, &mut check).await?;
     if Op::RECORD_ITEMS && !items.is_empty() {
         entry.record_stream_items(reserved, items.len()).await?;
     }
     Ok(items)
+}
+
+/// Identifies and decides, for a stream.
+async fn let_in<Op: StreamOperation>(
+    vault: &UnsealedVault,
+    ctx: &RequestContext,
+    op: &Op,
+    entry: &mut Entry,
+) -> Result<(Caller, Allowed<Op>), VaultError> {
+    let (caller, _) = identify(vault, ctx, entry).await?;
+    let grant = match Op::GRANT {
+        Grant::Owner if !op.is_own(vault, &caller).await.unwrap_or(false) => Grant::Policy,
+        grant => grant,
+    };
+    let allowed = decide::<Op>(vault, &caller, Op::ACTION, grant, entry).await?;
+    Ok((caller, allowed))
 }
 
 async fn identify(

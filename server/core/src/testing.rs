@@ -456,6 +456,8 @@ fn vault(
                 max_ttl: Ttl::from_secs(86_400).unwrap(),
                 max_live_per_principal: 100,
                 revocations_per_target: 4,
+                max_watches_per_principal: 3,
+                max_watches: 4,
             },
             operators: Vec::new(),
         },

@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::credentials::Links;
 use crate::error::VaultError;
 use crate::keys::{Keys, NewDataKey};
-use crate::leases::Leases;
+use crate::leases::{Leases, watchers};
 use crate::refusals::Refusals;
 use crate::request::{Caller, Peer};
 use crate::rotation::{Rotation, RotationOptions};
@@ -182,7 +182,10 @@ impl UnsealedVault {
         for intent in &settled {
             batch.delete(Keyspace::Intents, keyspace::intent(*intent));
         }
+        let changed = watchers::changed_by(&batch);
         let result = self.storage.commit(batch).await;
+        // Also after an error: the batch may have been written all the same.
+        self.leases.watchers.wake(&changed);
         if result.is_err() {
             self.intents.put_back(settled);
         }

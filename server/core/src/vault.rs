@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::engine::Engines;
 use crate::error::VaultError;
 use crate::leases::LeaseOptions;
+use crate::leases::watchers::Watchers;
 use crate::refusals::Refusals;
 use crate::request::{Peer, RequestContext};
 use crate::rotation::{Beside, RotationOptions};
@@ -102,6 +103,8 @@ pub struct Vault {
     pub(crate) anchor_soon: Notify,
     /// Leases are to be looked at sooner than planned. Not in the open vault: whoever waits must not hold it open.
     pub(crate) leases_wake: Arc<Notify>,
+    /// Those who follow leases. Not in the open vault: who has not noticed a sealing yet still has a place.
+    pub(crate) lease_watchers: Arc<Watchers>,
 }
 
 struct Running {
@@ -134,6 +137,7 @@ impl Vault {
             state: tokio::sync::watch::Sender::new(false),
             anchor_soon: Notify::new(),
             leases_wake: Arc::default(),
+            lease_watchers: Arc::default(),
         })
     }
 

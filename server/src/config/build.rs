@@ -103,6 +103,8 @@ impl Config {
                 max_ttl: leases.number("max_ttl_s")?,
                 max_live_per_principal: leases.number("max_live_per_principal")?,
                 revocations_per_target: leases.number("revocations_per_target")?,
+                max_watches_per_principal: leases.number("max_watches_per_principal")?,
+                max_watches: leases.number("max_watches")?,
             },
             audit: AuditConfig {
                 dir: audit.path_or_none("dir").unwrap_or_else(|| data_dir.join("audit")),

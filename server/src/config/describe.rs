@@ -60,6 +60,8 @@ impl fmt::Display for Described<'_> {
         writeln!(out, "leases.max_ttl_s = {}", leases.max_ttl.as_secs())?;
         writeln!(out, "leases.max_live_per_principal = {}", leases.max_live_per_principal)?;
         writeln!(out, "leases.revocations_per_target = {}", leases.revocations_per_target)?;
+        writeln!(out, "leases.max_watches_per_principal = {}", leases.max_watches_per_principal)?;
+        writeln!(out, "leases.max_watches = {}", leases.max_watches)?;
         path(out, "audit.dir", &audit.dir)?;
         let durability = match audit.durability {
             ReadDurability::Fsync => "fsync",

@@ -134,6 +134,8 @@ pub const KEYS: &[Key] = &[
     key("leases", "max_ttl_s", Kind::Integer(1, 3_153_600_000), Preset::Text("604800")),
     key("leases", "max_live_per_principal", Kind::Integer(1, 100_000), Preset::Text("1000")),
     key("leases", "revocations_per_target", Kind::Integer(1, 64), Preset::Text("16")),
+    key("leases", "max_watches_per_principal", Kind::Integer(1, 100_000), Preset::Text("1000")),
+    key("leases", "max_watches", Kind::Integer(1, 1_000_000), Preset::Text("10000")),
     key("audit", "dir", Kind::Path, Preset::Absent),
     key("audit", "durability", Kind::Word(&["fsync", "os"]), Preset::Text("fsync")),
     key("audit", "json_file", Kind::Path, Preset::Absent),

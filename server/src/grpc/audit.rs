@@ -48,13 +48,14 @@ impl AuditService for Api {
         &self,
         request: Request<v1::TailAuditRequest>,
     ) -> Result<Response<Self::TailAuditStream>, Status> {
-        let (context, message) = self.open(request)?;
+        let (context, counts, message) = self.open_stream(request)?;
         if message.last > MAX_LAST {
             return Err(refuse(convert::invalid("last", format!("at most {MAX_LAST} entries"))));
         }
         let request_id = context.request_id.clone();
         let op = TailAudit::new(self.vault(), u64::from(message.last), message.follow);
-        let entries = operation::run_stream(Arc::clone(self.vault()), context, op).await.map_err(refuse)?;
+        let vault = Arc::clone(self.vault());
+        let entries = operation::run_stream(vault, context, counts, op).await.map_err(refuse)?;
         let answers = entries.map(move |entry| match entry {
             Ok(entry) => Ok(v1::TailAuditResponse { entry: Some(shown(entry)) }),
             Err(error) => {

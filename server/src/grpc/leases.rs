@@ -1,6 +1,12 @@
 //! `LeasesService`.
 
-use keystead_core::leases::{AcceptClock, ListLeases, ReadLease, RenewLease, RevokeLease, RevokeLeases};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use keystead_core::leases::{
+    AcceptClock, ListLeases, ReadLease, RenewLease, RevokeLease, RevokeLeases, WatchLease,
+};
 use keystead_core::operation;
 use keystead_proto::v1;
 use keystead_proto::v1::leases_service_server::LeasesService;
@@ -8,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::lease;
 use super::credentials::unusable;
-use super::status::refuse;
+use super::status::{log_failure, refuse};
 use super::{Api, convert};
 
 #[tonic::async_trait]
@@ -22,6 +28,28 @@ impl LeasesService for Api {
         let vault = self.unsealed().await?;
         let found = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::GetLeaseResponse { lease: Some(lease::out(&found)) }))
+    }
+
+    type WatchLeaseStream = Pin<Box<dyn Stream<Item = Result<v1::WatchLeaseResponse, Status>> + Send>>;
+
+    async fn watch_lease(
+        &self,
+        request: Request<v1::WatchLeaseRequest>,
+    ) -> Result<Response<Self::WatchLeaseStream>, Status> {
+        let (context, counts, message) = self.open_stream(request)?;
+        let request_id = context.request_id.clone();
+        let op = WatchLease::new(lease::id(&message.id).map_err(refuse)?);
+        let vault = Arc::clone(self.vault());
+        let changes = operation::run_stream(vault, context, counts, op).await.map_err(refuse)?;
+        let answers = changes.map(move |change| match change {
+            Ok(found) => Ok(v1::WatchLeaseResponse { lease: Some(lease::out(&found)) }),
+            Err(error) => {
+                let status = refuse(error);
+                log_failure(&status, request_id.as_str());
+                Err(status)
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn list_leases(

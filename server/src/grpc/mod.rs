@@ -105,6 +105,21 @@ impl Api {
         Ok((context, message))
     }
 
+    /// Takes the request of a stream apart, with what says whether its certificate still counts.
+    fn open_stream<T>(
+        &self,
+        request: Request<T>,
+    ) -> Result<(RequestContext, impl Fn() -> bool + Send + 'static, T), Status> {
+        let identity = request.extensions().get::<Peer>().and_then(Peer::identity).cloned();
+        let (context, message) = self.open(request)?;
+        let shared = Arc::clone(&self.0);
+        let counts = move || {
+            let now = shared.vault.clock().now();
+            identity.as_ref().is_none_or(|identity| shared.tls.check(identity, now.0).is_ok())
+        };
+        Ok((context, counts, message))
+    }
+
     /// Takes a batch apart: each item is a request of its own to the gate and the log.
     fn open_many<T, I>(
         &self,

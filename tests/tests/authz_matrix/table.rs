@@ -580,6 +580,14 @@ pub(crate) const TABLE: &[Row] = &[
         absent: NONE,
     },
     Row {
+        rpc: "LeasesService/WatchLease",
+        message: |_| v1::WatchLeaseRequest { id: "0".repeat(32) }.encode_to_vec(),
+        uninitialized: UNMADE,
+        sealed: SHUT,
+        unsealed: gated(NO, NONE),
+        absent: NONE,
+    },
+    Row {
         rpc: "LeasesService/ListLeases",
         message: |_| v1::ListLeasesRequest { of: Some(own_leases()), ..Default::default() }.encode_to_vec(),
         uninitialized: UNMADE,

@@ -8,7 +8,7 @@ use keystead_tests::peers::{ADMIN, ADMIN_PASSWORD, DATABASE, Shop};
 use keystead_tests::{TestVault, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
 const ROLE: &str = r#"target = "shop-db"
@@ -195,7 +195,22 @@ async fn a_login_is_shown_once_and_given_back() {
     assert!(ended.status.code() == Some(1) && said.contains("The lease is revoked"), "{said}");
     until("its login is gone", || async { (shop.logins().await.len() == live).then_some(()) }).await;
 
+    let mut watching = desk.command(&["lease", "watch", id, "-o", "json"]).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let first = lines.next_line().await.unwrap().unwrap();
     desk.line(&format!("lease revoke {id}")).await.good();
+    let mut states = vec![serde_json::from_str::<Value>(&first).unwrap()["state"].clone()];
+    while let Some(line) = lines.next_line().await.unwrap() {
+        states.push(serde_json::from_str::<Value>(&line).unwrap()["state"].clone());
+    }
+    assert!(watching.wait().await.unwrap().success() && states[0] == "active", "{states:?}");
+    assert_eq!(states.last().unwrap(), "revoked");
+    let shown = desk.line(&format!("lease watch {id}")).await.good();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("STATE "), "{shown}");
+    assert!(lines[1].starts_with("revoked ") && lines[1].ends_with("renewed=1  because=asked"), "{shown}");
+    let refused = desk.line(&format!("lease watch {} -o json", "0".repeat(32))).await;
+    assert!(refused.code != Some(0) && refused.stdout.is_empty(), "{refused:?}");
     // One that is closed by force leaves its login, but not for long: nothing else keeps the role.
     desk.line("role put orders-ro --file role.toml").await.good();
     let issued = desk.line("creds issue orders-ro -o json").await.json();

@@ -11,15 +11,15 @@ use tokio::sync::{Notify, watch};
 
 use crate::reason;
 
-const ROLE: &str = "orders-rw";
+pub(crate) const ROLE: &str = "orders-rw";
 
-async fn shop(vault: &TestVault) -> Shop {
+pub(crate) async fn shop(vault: &TestVault) -> Shop {
     let shop = Shop::start(&vault.operator()).await;
     shop.add_to(&vault.operator()).await;
     shop
 }
 
-async fn no_login_is_left(shop: &Shop) {
+pub(crate) async fn no_login_is_left(shop: &Shop) {
     until("no login is left", || async { shop.logins().await.is_empty().then_some(()) }).await;
 }
 
@@ -204,27 +204,6 @@ async fn a_kept_login_works_at_every_moment_while_leases_are_renewed_and_replace
     assert!(replaced >= 2);
     kept.shutdown().await.unwrap();
     no_login_is_left(&shop).await;
-}
-
-#[tokio::test]
-async fn a_kept_login_that_an_operator_revoked_is_replaced_when_the_database_refuses_it() {
-    let vault = TestVault::start().await;
-    let shop = shop(&vault).await;
-    let orders = vault.service("orders").await;
-    vault.may_issue("orders", ROLE).await;
-    let mut kept = orders.credentials().keep(ROLE).await.unwrap();
-    let dead = kept.current().unwrap();
-    vault.operator().leases().revoke_all(&LeaseSelector::Role(ROLE.to_owned())).await.unwrap();
-    no_login_is_left(&shop).await;
-    kept.suspect(&dead);
-    kept.changed().await.unwrap();
-    let keystead_client::Credential::Postgres(login) = &*kept.current().unwrap() else {
-        panic!("another kind")
-    };
-    shop.server.login(&login.username, login.password.expose(), &login.database).await.unwrap();
-
-    drop(kept);
-    assert_eq!(shop.logins().await, [login.username.as_str()], "dropping says nothing to the vault");
 }
 
 /// A way to the database that can be cut: from then on it takes connections and says nothing.

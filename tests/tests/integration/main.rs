@@ -18,6 +18,7 @@ mod creds_command;
 mod hsm_check;
 mod init;
 mod leases;
+mod leases_watch;
 mod policies;
 mod pooled;
 mod principals;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use keystead_client::{ConnectCause, Error, v1};
-use keystead_tests::{ServerProcess, children_of, raw, until};
+use keystead_tests::{PATIENCE, ServerProcess, children_of, raw, until};
 use rcgen::SerialNumber;
 use rustix::process::Signal;
 
@@ -111,6 +111,13 @@ async fn sighup_takes_a_new_revocation_list() {
     for caller in [&lost, &kept, &operator] {
         caller.auth().who_am_i().await.unwrap();
     }
+    let follow = "permit (principal == Keystead::Service::\"shop\", action == Keystead::Action::\"audit:read\", resource);";
+    server.policy("follow", follow).await;
+    let mut followers =
+        [lost.audit().tail(1, true).await.unwrap(), kept.audit().tail(1, true).await.unwrap()];
+    for follower in &mut followers {
+        follower.next().await.unwrap().unwrap();
+    }
     server.pki().revoke(&[SERIAL]);
     lost.auth().who_am_i().await.expect("nothing changes before the signal");
     server.signal(Signal::HUP);
@@ -119,6 +126,17 @@ async fn sighup_takes_a_new_revocation_list() {
     })
     .await;
     assert_eq!(reason(lost.secrets().get("seen").await), "UNAUTHENTICATED", "on its open connection");
+    let [mut cut_off, mut goes_on] = followers;
+    let end = async {
+        loop {
+            if let Err(error) = cut_off.next().await {
+                return error;
+            }
+        }
+    };
+    let end = tokio::time::timeout(PATIENCE, end).await.expect("a stream outlives its certificate");
+    assert_eq!(end.reason(), "UNAUTHENTICATED");
+    while goes_on.next().await.unwrap().unwrap().resource != "secret/seen" {}
     for caller in [&kept, &operator] {
         caller.auth().who_am_i().await.unwrap();
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Connect, creds, time};
 use crate::args::span::Span;
 use crate::error::CliError;
-use crate::output::Output;
+use crate::output::{Output, escaped};
 use crate::prompt;
 
 const LIST: &str = "\
@@ -15,6 +15,12 @@ Examples:
   keystead lease list                    your own
   keystead lease list --target shop-db
   keystead lease list --due -n 20        of all, the 20 soonest to end";
+const WATCH: &str = "\
+Examples:
+  keystead lease watch 0f1e2d3c4b5a69788796a5b4c3d2e1f0
+  keystead lease watch 0f1e2d3c4b5a69788796a5b4c3d2e1f0 -o json | jq --unbuffered -r .state
+
+It ends well when the login is gone, and fails if it could not follow for so long. What comes too fast to be read is one change.";
 const REVOKE: &str = "\
 Examples:
   keystead lease revoke 0f1e2d3c4b5a69788796a5b4c3d2e1f0
@@ -35,6 +41,9 @@ pub(crate) enum LeaseCommand {
     List(ListArgs),
     /// Show a lease
     Get(IdArgs),
+    /// Print a lease, and a line for each change, until its login is gone
+    #[command(after_help = WATCH)]
+    Watch(IdArgs),
     /// Begin another period
     #[command(after_help = "Example:\n  keystead lease renew 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --ttl 1h")]
     Renew(RenewArgs),
@@ -140,6 +149,7 @@ pub(crate) async fn run(
             let lease = connect.connect().await?.leases().get(&args.id).await?;
             output.facts(&facts(&lease), &as_json(&lease))
         }
+        LeaseCommand::Watch(args) => watch(args, connect, output).await,
         LeaseCommand::Renew(args) => renew(args, connect, output).await,
         LeaseCommand::Revoke(args) => revoke(args, connect, output).await,
         LeaseCommand::AcceptClock(args) => accept_clock(args, connect, output).await,
@@ -177,6 +187,48 @@ async fn list(args: ListArgs, connect: Connect<'_>, output: &Output) -> Result<(
     }
     table.rows(some)?;
     table.end()
+}
+
+async fn watch(args: IdArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let mut changes = connect.connect().await?.leases().watch(&args.id).await?;
+    let mut first = true;
+    while let Some(lease) = changes.next().await? {
+        if output.is_json() {
+            output.json(&as_json(&lease))?;
+            continue;
+        }
+        // Only now: what is refused has no table.
+        if std::mem::take(&mut first) {
+            output.text(&change("STATE", "ENDS", "DETAIL"))?;
+        }
+        output.text(&change(&state_shown(&lease), &time(lease.expires), &described_change(&lease)))?;
+    }
+    Ok(())
+}
+
+/// A line of a lease's changes: they come one by one, so that no width is known beforehand.
+fn change(state: &str, ends: &str, detail: &str) -> String {
+    let detail = if detail.is_empty() { "-".to_owned() } else { escaped(detail) };
+    format!("{:20}  {:24}  {detail}\n", escaped(state), escaped(ends))
+}
+
+/// What is to be said of a lease beside its state and its end.
+fn described_change(lease: &Lease) -> String {
+    let mut words = Vec::new();
+    let mut say = |name: &str, value: String| {
+        if !value.is_empty() {
+            words.push(format!("{name}={value}"));
+        }
+    };
+    say("renewed", counted(lease.renewals));
+    say("set_anew", counted(lease.reissues));
+    if let Some(ending) = &lease.ending {
+        say("because", reason(ending.reason).to_owned());
+        say("next_try", time(ending.next_try));
+        say("last_error", ending.last_error.clone().unwrap_or_default());
+        say("forced_by", ending.forced_by.clone().unwrap_or_default());
+    }
+    words.join("  ")
 }
 
 async fn renew(args: RenewArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {

@@ -19,8 +19,7 @@ async fn shutting_down_hands_back_what_is_held_and_what_is_in_its_grace() {
     assert!(matches!(other.freshness(), Freshness::ShutDown));
     assert!(matches!(other.changed().await, Err(NoCredential::ShutDown { .. })));
     other.shutdown().await.unwrap();
-    tokio::task::yield_now().await;
-    assert_eq!(tasks(), before);
+    tasks_are(before).await;
 }
 
 #[tokio::test]
@@ -64,15 +63,13 @@ async fn dropping_the_last_clone_ends_the_task_and_says_nothing_to_the_vault() {
     let rig = Rig::new(300, 300).await;
     let before = tasks();
     let kept = rig.keep().await.unwrap();
-    tokio::task::yield_now().await;
-    assert_eq!(tasks(), before + 1);
+    tasks_are(before + 1).await;
     let clone = kept.clone();
     drop(kept);
-    tokio::task::yield_now().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(tasks(), before + 1, "a clone is left");
     drop(clone);
-    tokio::task::yield_now().await;
-    assert_eq!(tasks(), before);
+    tasks_are(before).await;
     rig.nothing_more().await;
     assert_eq!((rig.vault.calls().len(), rig.vault.alive()), (1, vec![0]));
 }
@@ -106,6 +103,5 @@ async fn dropping_does_not_wait_for_an_issue_under_way() {
     rig.next();
     rig.until(|vault| vault.count(is_issue) == 2).await;
     drop(kept);
-    tokio::task::yield_now().await;
-    assert_eq!(tasks(), before);
+    tasks_are(before).await;
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use keystead_proto::v1;
 use keystead_proto::v1::credentials_service_server::{CredentialsService, CredentialsServiceServer};
 use keystead_proto::v1::leases_service_server::{LeasesService, LeasesServiceServer};
@@ -38,6 +40,7 @@ pub(super) struct Vault {
     start: Instant,
     state: Arc<Mutex<State>>,
     go_on: Arc<Notify>,
+    changed: tokio::sync::watch::Sender<()>,
 }
 
 pub(super) struct State {
@@ -57,6 +60,14 @@ pub(super) struct State {
     pub(super) stands_still: bool,
     /// A renewal comes with another credential.
     pub(super) reissues: bool,
+    /// Leases can be followed.
+    pub(super) watching: bool,
+    /// Whoever follows one is refused so.
+    pub(super) no_watch: Option<Status>,
+    /// Whoever follows one is sent away after the first answer.
+    pub(super) breaks_off: bool,
+    /// How often somebody asked to follow one.
+    pub(super) watches: usize,
     /// Issues and renewals wait for [`Vault::go_on`].
     pub(super) slow: bool,
     pub(super) calls: Vec<Call>,
@@ -95,13 +106,23 @@ impl Vault {
             takes_back: false,
             stands_still: false,
             reissues: false,
+            watching: false,
+            no_watch: None,
+            breaks_off: false,
+            watches: 0,
             slow: false,
             calls: Vec::new(),
             leases: Vec::new(),
             requests: BTreeMap::new(),
         };
         let start = clock.now();
-        Self { clock, start, state: Arc::new(Mutex::new(state)), go_on: Arc::default() }
+        Self {
+            clock,
+            start,
+            state: Arc::new(Mutex::new(state)),
+            go_on: Arc::default(),
+            changed: Default::default(),
+        }
     }
 
     /// Serves on a socket until what comes back is dropped, which breaks every connection.
@@ -147,6 +168,33 @@ impl Vault {
 
     pub(super) fn revoke(&self, number: usize) {
         self.set().leases[number].revoked = true;
+        self.changed.send_replace(());
+    }
+
+    /// How many leases are followed.
+    pub(super) fn followers(&self) -> usize {
+        self.changed.receiver_count()
+    }
+
+    fn watch(&self, id: &str) -> Result<BoxStream<'static, Result<v1::WatchLeaseResponse, Status>>, Status> {
+        let mut state = self.set();
+        state.watches += 1;
+        if !state.watching {
+            return Err(Status::unimplemented("an older vault"));
+        }
+        if let Some(refused) = state.away.clone().or_else(|| state.no_watch.clone()) {
+            return Err(refused);
+        }
+        let number = self.find(id, &state)?;
+        let (vault, changes, breaks_off) = (self.clone(), self.changed.subscribe(), state.breaks_off);
+        let next = move |(vault, mut changes, first): (Self, tokio::sync::watch::Receiver<()>, bool)| async move {
+            if !first && (breaks_off || changes.changed().await.is_err()) {
+                return None;
+            }
+            let lease = Some(vault.lease(number, &vault.set()));
+            Some((Ok(v1::WatchLeaseResponse { lease }), (vault, changes, false)))
+        };
+        Ok(futures::stream::unfold((vault, changes, true), next).boxed())
     }
 
     /// As far from this machine's clock as can be: only spans between its times mean anything.
@@ -159,7 +207,7 @@ impl Vault {
         v1::Lease {
             id: number.to_string(),
             role: "orders-rw".into(),
-            state: v1::LeaseState::Active.into(),
+            state: if lease.revoked { v1::LeaseState::Revoking } else { v1::LeaseState::Active }.into(),
             create_time: Some(self.time(lease.begun).into()),
             period: Some(state.period.try_into().unwrap()),
             expire_time: Some(self.time(lease.expires).into()),
@@ -307,6 +355,15 @@ impl LeasesService for Vault {
         let answer = self.renew(request.into_inner().id);
         self.wait().await;
         answer.map(Response::new)
+    }
+
+    type WatchLeaseStream = BoxStream<'static, Result<v1::WatchLeaseResponse, Status>>;
+
+    async fn watch_lease(
+        &self,
+        request: Request<v1::WatchLeaseRequest>,
+    ) -> Result<Response<Self::WatchLeaseStream>, Status> {
+        self.watch(&request.into_inner().id).map(Response::new)
     }
 
     async fn revoke_lease(

@@ -48,6 +48,16 @@ pub enum CredentialError {
         /// What sets the limit.
         setting: &'static str,
     },
+    /// As many follow leases as may.
+    #[error("{of} follows {limit} leases, as many as it may; end some, or raise {setting}")]
+    WatchLimit {
+        /// Who.
+        of: String,
+        /// How many.
+        limit: usize,
+        /// What sets the limit.
+        setting: &'static str,
+    },
     /// The lease does not do that.
     #[error(transparent)]
     Lease(#[from] LeaseError),
@@ -160,6 +170,7 @@ impl CredentialError {
             Self::NoEngine { .. } => "TARGET_KIND_UNSUPPORTED",
             Self::Baseline { .. } => "BASELINE_NOT_ACCEPTED",
             Self::Limit { .. } => "LEASE_LIMIT",
+            Self::WatchLimit { .. } => "LEASE_WATCH_LIMIT",
             Self::Lease(error) => match error {
                 LeaseError::AtItsLongest { .. } => "LEASE_AT_ITS_LONGEST",
                 _ => "LEASE_ENDED",

@@ -121,7 +121,7 @@ pub(super) fn not_found(id: RecordId) -> VaultError {
 }
 
 /// Whose a lease is, for the gate: one that is not there is nobody's.
-async fn owned(vault: &UnsealedVault, caller: &Caller, id: RecordId) -> Result<bool, VaultError> {
+pub(super) async fn owned(vault: &UnsealedVault, caller: &Caller, id: RecordId) -> Result<bool, VaultError> {
     let snapshot = vault.storage.snapshot().await?;
     let found = store::load(vault, snapshot.as_ref(), id).await?;
     Ok(found.is_some_and(|stored| {

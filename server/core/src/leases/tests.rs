@@ -5,6 +5,7 @@ mod owners;
 mod revoking;
 mod targets;
 mod upkeep;
+mod watching;
 
 use std::num::NonZeroU16;
 use std::time::Duration;

@@ -240,6 +240,7 @@ async fn load(vault: &Vault, seal: &TrustedSeal, tokens: Tokens) -> Result<Unsea
         &keys,
         storage.snapshot().await?.as_ref(),
         Arc::clone(&vault.leases_wake),
+        Arc::clone(&vault.lease_watchers),
     )
     .await?;
     Ok(UnsealedVault::new(Parts {

@@ -190,7 +190,7 @@ async fn a_login_cannot_keep_itself_from_being_removed_by_locking_its_own_entry(
             }
         }
     };
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let (removed, ()) = futures::join!(site.link.revoke(&plan.handle), again);
     removed.unwrap();
     assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());

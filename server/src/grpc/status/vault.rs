@@ -55,6 +55,9 @@ fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
         VaultError::Credential(CredentialError::Limit { of, limit, .. }) => {
             parts.quota(of.clone(), format!("{limit} live leases"))
         }
+        VaultError::Credential(CredentialError::WatchLimit { of, limit, .. }) => {
+            parts.quota(of.clone(), format!("{limit} leases followed"))
+        }
         VaultError::Credential(CredentialError::Baseline { findings, .. }) => {
             findings.iter().fold(parts, |parts, found| {
                 parts.precondition(
@@ -159,7 +162,7 @@ fn credential_code(error: &CredentialError) -> Code {
             Code::Unavailable
         }
         CredentialError::Slow { .. } | CredentialError::StillIssuing => Code::Unavailable,
-        CredentialError::Limit { .. } => Code::ResourceExhausted,
+        CredentialError::Limit { .. } | CredentialError::WatchLimit { .. } => Code::ResourceExhausted,
         CredentialError::MayNotIssue { .. } => Code::PermissionDenied,
         _ => Code::FailedPrecondition,
     }
