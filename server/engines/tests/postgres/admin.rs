@@ -330,10 +330,8 @@ async fn a_login_cannot_hold_up_who_defines_roles() {
         .unwrap();
     let error = session.batch_execute(&format!("BEGIN; LOCK TABLE {SCHEMA}.turn")).await.err().unwrap();
     assert_eq!(error.code().unwrap().code(), "42501");
-    let begun = tokio::time::Instant::now();
     site.link.define(&role, &[]).await.unwrap();
     site.link.probe().await.unwrap();
-    assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
