@@ -1,9 +1,13 @@
 //! Logins in a real PostgreSQL, from the request to the last trace.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_client::{Issued, KeeperEvent, LeaseSelector, LeaseState, SecretBytes, v1};
+use keystead_storage::{Keyspace, Range, Storage};
+use keystead_storage_rocksdb::{Options, RocksStorage};
+use keystead_tests::canary::files_below;
 use keystead_tests::peers::{self, Shop};
 use keystead_tests::{TestVault, until};
 use tokio::net::{TcpListener, TcpStream};
@@ -143,6 +147,57 @@ async fn the_admin_login_has_a_password_that_nobody_else_knows() {
     vault.restart().await;
     vault.unseal().await;
     vault.operator().credentials().issue(ROLE).await.unwrap();
+}
+
+/// The wrapped data keys of a stopped vault.
+async fn data_keys(vault: &TestVault) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let store = RocksStorage::open(&vault.data_dir().join("store"), Options::default()).unwrap();
+    let found = store.snapshot().await.unwrap();
+    let found = found.range(Keyspace::DataKeys, Range::all(None), 100).await.unwrap();
+    let found = found.into_iter().map(|(at, stored)| (at.to_vec(), stored.value.to_vec())).collect();
+    store.close().await.unwrap();
+    found
+}
+
+fn is_in_the_stores_files(vault: &TestVault, bytes: &[u8]) -> bool {
+    files_below(&vault.data_dir().join("store")).iter().any(|path| {
+        // One that went meanwhile holds nothing any more.
+        let content = std::fs::read(path).unwrap_or_default();
+        content.windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[tokio::test]
+async fn the_key_of_a_former_admin_password_is_gone_from_the_stores_files() {
+    let mut vault = TestVault::start().await;
+    let _shop = shop(&vault).await;
+    crate::put(&vault.operator(), "shop/stays", "x").await;
+    for delete in [false, true] {
+        vault.stop().await;
+        let before = data_keys(&vault).await;
+        vault.start_again().await.unwrap();
+        vault.unseal().await;
+        let credentials = vault.operator().credentials();
+        if delete {
+            credentials.delete_role(ROLE).await.unwrap();
+            credentials.delete_target("shop-db").await.unwrap();
+        } else {
+            credentials.rotate_target_login("shop-db").await.unwrap();
+        }
+        vault.stop().await;
+        let after = data_keys(&vault).await;
+        let (kept, gone): (Vec<_>, Vec<_>) = before.iter().partition(|(at, _)| after.contains_key(*at));
+        assert_eq!(gone.len(), 1);
+        assert!(
+            kept.iter().any(|(at, _)| is_in_the_stores_files(&vault, &after[*at])),
+            "nothing is found at all"
+        );
+        for (_, wrapped) in gone {
+            assert!(!is_in_the_stores_files(&vault, wrapped), "deleted: {delete}");
+        }
+        vault.start_again().await.unwrap();
+        vault.unseal().await;
+    }
 }
 
 #[tokio::test]

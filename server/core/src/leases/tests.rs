@@ -1,5 +1,6 @@
 //! Leases on a target in memory: what each ends in, wherever it is cut off.
 
+mod deleting;
 mod issuing;
 mod owners;
 mod revoking;
