@@ -40,7 +40,7 @@ pub(super) async fn bring_in_line(
     }
     let wanted = declared::expand(client, place.database, place.role).await?;
     change(client, place.names, place.group, &wanted, &mut statements).await?;
-    let there = held::read(client, place.group, place.names.owner()).await?;
+    let there = held::read(client, place.group, place.names).await?;
     Ok(Definition { statements, ..weigh(place, &wanted, &there) })
 }
 
@@ -59,7 +59,7 @@ async fn change(
     wanted: &BTreeSet<Wanted>,
     statements: &mut Vec<String>,
 ) -> Result<(), Failure> {
-    let there = held::read(client, group, names.owner()).await?;
+    let there = held::read(client, group, names).await?;
     let ours = |grantable| {
         let these =
             there.iter().filter(move |held| held.ours && !held.everybody && held.grantable == grantable);
@@ -115,7 +115,7 @@ pub(super) async fn catch_up(client: &ClientWrapper, place: &Place<'_>) -> Resul
 /// Reads a group back and compares it; changes nothing.
 pub(super) async fn look(client: &impl GenericClient, place: &Place<'_>) -> Result<Definition, Failure> {
     let wanted = declared::expand(client, place.database, place.role).await?;
-    let there = held::read(client, place.group, place.names.owner()).await?;
+    let there = held::read(client, place.group, place.names).await?;
     Ok(weigh(place, &wanted, &there))
 }
 

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::{GenericClient, Row};
 
 use super::error::Failure;
+use super::names::Names;
 use crate::statements::{identifier, literal};
 
 const QUERY: &str = include_str!("held.sql");
@@ -33,13 +34,13 @@ pub(super) struct Held {
     pub(super) ours: bool,
 }
 
-/// All that `group` and everybody hold. `owner` is the role of the set-up functions.
+/// All that `group` and everybody hold.
 pub(super) async fn read(
     client: &impl GenericClient,
     group: &str,
-    owner: &str,
+    names: &Names,
 ) -> Result<Vec<Held>, Failure> {
-    let rows = client.query(QUERY, &[&group, &owner]).await?;
+    let rows = client.query(QUERY, &[&group, &names.owner(), &names.prefix()]).await?;
     rows.iter().map(Held::from_row).collect()
 }
 

@@ -119,7 +119,7 @@ pub(super) async fn admin_excess(
                 && held.privilege == "CONNECT"
                 && !held.grantable
     };
-    let there = held::read(&**client, admin.as_str(), names.owner()).await?;
+    let there = held::read(&**client, admin.as_str(), names).await?;
     let excess: BTreeSet<Right> =
         there.iter().filter(|held| !held.everybody && !needed(held)).map(Held::right).collect();
     Ok(excess.into_iter().collect())
@@ -127,7 +127,7 @@ pub(super) async fn admin_excess(
 
 /// What everybody may do in this database, and which others everybody may enter.
 pub(super) async fn baseline(client: &ClientWrapper, names: &Names) -> Result<Vec<Finding>, Failure> {
-    let there = held::read(&**client, names.owner(), names.owner()).await?;
+    let there = held::read(&**client, names.owner(), names).await?;
     let mut findings: Vec<Finding> = there.iter().filter(|held| held.everybody).map(Held::finding).collect();
     findings.sort_by(|a, b| a.right.cmp(&b.right));
     Ok(findings)

@@ -14,7 +14,9 @@ BEGIN
              WHERE m.roleid = found AND l.rolname <> current_user) THEN
     RAISE EXCEPTION USING ERRCODE = 'KS005', MESSAGE = 'the group still has members';
   END IF;
-  IF EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = found AND deptype = 'o') THEN
+  IF EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = found AND deptype = 'o'
+             AND (classid NOT IN ('pg_largeobject'::regclass, 'pg_default_acl'::regclass)
+                  OR dbid <> (SELECT oid FROM pg_database WHERE datname = current_database()))) THEN
     RAISE EXCEPTION USING ERRCODE = 'KS005',
       MESSAGE = format('group %I owns objects; reassign or drop them first', grp);
   END IF;
