@@ -17,6 +17,7 @@ use keystead_core::engine::{
 };
 use keystead_crypto::password;
 use keystead_crypto::secret::SecretBytes;
+use keystead_domain::VaultId;
 use keystead_domain::id::RecordId;
 use keystead_domain::lease::Handle;
 use keystead_domain::rights::Right;
@@ -24,7 +25,6 @@ use keystead_domain::rights::postgres::PostgresRole;
 use keystead_domain::role::{Declaration, OnExcess, RoleRecord};
 use keystead_domain::target::{MAX_CONNECTIONS, PostgresSettings};
 use keystead_domain::time::UnixMillis;
-use keystead_domain::{Name, VaultId};
 use rand_core::{CryptoRng, Rng, UnwrapErr};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -42,6 +42,8 @@ use crate::statements::identifier;
 const CALL: Duration = Duration::from_secs(20);
 /// How long a request waits for one of the link's connections, and then for a new one to be made.
 const TURN: Duration = Duration::from_secs(10);
+/// What is left of a probe that began so long ago is in nobody's use, in milliseconds.
+const PROBE_IS_OVER: u64 = 120_000;
 /// A group that was read back longer ago is read back whole before a login of it is made.
 const LOOKED_AT: Duration = Duration::from_secs(60);
 
@@ -188,11 +190,12 @@ impl PostgresLink {
     /// Makes a group and a login that may connect, and removes both, whatever happened.
     async fn try_once(&self, session: &Object<Connector>) -> Result<(), Failure> {
         let mut rng = UnwrapErr(SysRng);
-        let mut id = [0; 16];
-        rng.fill_bytes(&mut id);
-        let (id, role) = (RecordId(id), PostgresRole::default());
-        let probe = Name::parse("probe").map_err(|error| Failure::Refused(error.to_string()))?;
-        let (group, login) = (self.names.group(id), self.names.login(&probe, id));
+        let mut random = [0; 4];
+        rng.fill_bytes(&mut random);
+        let role = PostgresRole::default();
+        let now = server_time(session).await?;
+        self.clear_probes(session, now).await?;
+        let (login, group) = self.names.probe(now, random);
         let verifier = Verifier::of(&password::generate(&mut rng)).await?;
         let schema = identifier(self.names.schema());
         let made = async {
@@ -211,6 +214,36 @@ impl PostgresLink {
         let revoked = logins::revoke(session, &self.names, &Handle { name: login, detail }).await;
         let undefined = define::take_out(&***session, &self.names, &group).await;
         made.and(revoked).and(undefined)
+    }
+
+    /// Removes what probes left that were cut off.
+    async fn clear_probes(&self, session: &Object<Connector>, now: UnixMillis) -> Result<(), Failure> {
+        const THERE: &str = "SELECT rolname::text FROM pg_roles \
+            WHERE rolname::text ~ ('^' || $1 || '(-probe_|g__)0{12}') ORDER BY rolcanlogin DESC, rolname";
+        for row in session.query(THERE, &[&self.names.prefix()]).await? {
+            let name: String = row.try_get(0)?;
+            let Some(begun) = self.names.probed_at(&name) else { continue };
+            if now.millis_since(begun) < PROBE_IS_OVER {
+                continue;
+            }
+            let removed = if name.starts_with(&self.names.group_prefix()) {
+                define::take_out(&***session, &self.names, &name).await
+            } else {
+                let detail = Detail { group: String::new(), reassign: false }.encode();
+                logins::revoke(session, &self.names, &Handle { name: name.clone(), detail }).await
+            };
+            match removed {
+                Err(failure @ (Failure::Unavailable(_) | Failure::Locked(_))) => return Err(failure),
+                // It is nobody's; a person finds it in the database.
+                Err(_) => {
+                    tracing::warn!(target = %self.name, role = %name, "what an old probe left is not removed")
+                }
+                Ok(()) => {
+                    tracing::info!(target = %self.name, role = %name, "what an old probe left is removed")
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn look_around(&self, session: &Object<Connector>) -> Result<Probe, Failure> {
@@ -325,11 +358,9 @@ impl Link for PostgresLink {
     }
 
     async fn now(&self) -> Result<Option<UnixMillis>, EngineError> {
-        const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
         let session = self.session().await.map_err(self.failed())?;
-        let done = within(async { Ok(session.query_one(NOW, &[]).await?.try_get::<_, i64>(0)?) }).await;
-        let millis = settle(session, done).map_err(self.failed())?;
-        Ok(u64::try_from(millis).ok().map(UnixMillis))
+        let done = within(server_time(&session)).await;
+        settle(session, done).map(Some).map_err(self.failed())
     }
 
     fn new_secret(&self, rng: &mut dyn CryptoRng) -> SecretBytes {
@@ -395,6 +426,13 @@ impl Link for PostgresLink {
         }
         Credential(fields)
     }
+}
+
+/// The server's own clock.
+async fn server_time(session: &Object<Connector>) -> Result<UnixMillis, Failure> {
+    const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    let millis: i64 = session.query_one(NOW, &[]).await?.try_get(0)?;
+    Ok(UnixMillis(u64::try_from(millis).unwrap_or(0)))
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

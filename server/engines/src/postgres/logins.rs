@@ -232,9 +232,9 @@ pub(super) async fn list(
            WHERE m.member = r.oid AND starts_with(g.rolname::text, {group}) LIMIT 1), '') \
          FROM pg_roles r WHERE r.rolname > $1::text::name AND r.rolname < {end}::name \
            AND r.rolname ~ {form} ORDER BY r.rolname LIMIT $2",
-        group = literal(&format!("{}g__", names.prefix())),
+        group = literal(&names.group_prefix()),
         end = literal(&format!("{}~", names.prefix())),
-        form = literal(&format!("^{}[a-z0-9-]{{1,18}}_[0-9a-f]{{32}}$", names.prefix())),
+        form = literal(&format!("^{}[a-z0-9][a-z0-9-]{{0,17}}_[0-9a-f]{{32}}$", names.prefix())),
     );
     let query = client.prepare_cached(&query).await?;
     let after = after.unwrap_or_default().max(names.prefix());

@@ -8,6 +8,7 @@
 use data_encoding::HEXLOWER;
 use keystead_domain::id::RecordId;
 use keystead_domain::rights::postgres::PgName;
+use keystead_domain::time::UnixMillis;
 use keystead_domain::{Name, VaultId};
 use sha2::{Digest, Sha256};
 
@@ -65,7 +66,29 @@ impl Names {
 
     /// The group of a role.
     pub(super) fn group(&self, role: RecordId) -> String {
-        format!("{}g__{role}", self.prefix)
+        format!("{}{role}", self.group_prefix())
+    }
+
+    /// How every group begins.
+    pub(super) fn group_prefix(&self) -> String {
+        format!("{}g__", self.prefix)
+    }
+
+    /// A login and a group for a probe that begins at `now`. No role's name begins with a hyphen, so such a login is no lease's;
+    /// the time in the name tells whose probe was cut off.
+    pub(super) fn probe(&self, now: UnixMillis, random: [u8; 4]) -> (String, String) {
+        let id = format!("{:024x}{}", now.0, HEXLOWER.encode(&random));
+        (format!("{}-probe_{id}", self.prefix), format!("{}{id}", self.group_prefix()))
+    }
+
+    /// When the probe began that a login or group is of; nothing for others.
+    pub(super) fn probed_at(&self, name: &str) -> Option<UnixMillis> {
+        let rest = name.strip_prefix(&self.prefix)?;
+        let id = rest.strip_prefix("-probe_").or_else(|| rest.strip_prefix("g__"))?;
+        let (time, _) = id.split_at_checked(id.len().checked_sub(8)?)?;
+        // Ids of roles are random: none begins with so many zeros.
+        let millis = time.strip_prefix("000000000000").filter(|_| id.len() == ID_DIGITS)?;
+        u64::from_str_radix(millis, 16).ok().map(UnixMillis)
     }
 
     /// Whether a name carries the vault's mark.
@@ -79,7 +102,7 @@ impl Names {
         let (shown, id) = rest.split_at_checked(rest.len().checked_sub(ID_DIGITS)?)?;
         let shown = shown.strip_suffix('_')?;
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if shown.is_empty() || shown.len() > SHOWN || !shown.bytes().all(plain) {
+        if shown.is_empty() || shown.starts_with('-') || shown.len() > SHOWN || !shown.bytes().all(plain) {
             return None;
         }
         id.parse().ok()
@@ -94,6 +117,20 @@ mod tests {
 
     fn database() -> PgName {
         PgName::parse("shop").unwrap()
+    }
+
+    #[test]
+    fn what_a_probe_makes_is_no_leases_and_tells_its_time() {
+        let names = Names::new(VaultId([7; 16]), &database());
+        for now in [0, 1_800_000_000_000] {
+            let (login, group) = names.probe(UnixMillis(now), [1, 2, 3, 4]);
+            assert!(login.len() <= 63 && group.len() <= 63, "{login}");
+            assert_eq!(names.lease(&login), None);
+            assert_eq!(names.probed_at(&login), Some(UnixMillis(now)));
+            assert_eq!(names.probed_at(&group), Some(UnixMillis(now)));
+        }
+        assert_eq!(names.probed_at(&names.group(RecordId([0x5a; 16]))), None);
+        assert_eq!(names.probed_at(&names.login(&Name::parse("probe").unwrap(), RecordId([0; 16]))), None);
     }
 
     #[test]

@@ -335,6 +335,35 @@ async fn a_login_cannot_hold_up_who_defines_roles() {
 }
 
 #[tokio::test]
+async fn what_a_probe_left_is_no_orphan_and_the_next_probe_removes_it() {
+    let site = Site::start().await;
+    let roles = "SELECT string_agg(rolname::text, ',' ORDER BY rolname) FROM pg_roles";
+    let before = site.ask(roles).await;
+    let mark = keystead_engines::postgres::mark(VAULT, &name(DATABASE));
+    let make = |seconds: u32, random: &str| {
+        format!(
+            "DO $$ DECLARE id text := lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - {seconds} * 1000), 24, '0') || '{random}'; \
+             BEGIN \
+               PERFORM {SCHEMA}.define('{mark}g__' || id); \
+               PERFORM {SCHEMA}.give('{mark}g__' || id, false, 'database', '', '', '{{}}', ARRAY['CONNECT']); \
+               PERFORM {SCHEMA}.issue('{mark}-probe_' || id, '{mark}g__' || id, \
+                 'SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=', \
+                 0, 1, '{{}}', NULL); \
+             END $$"
+        )
+    };
+    // As the admin login, as a probe does: one that runs, and one that was cut off.
+    let admin = site.server.login(ADMIN, ADMIN_PASSWORD.as_bytes(), DATABASE).await.unwrap();
+    admin.batch_execute(&make(5, "00000001")).await.unwrap();
+    let running = site.ask(roles).await;
+    admin.batch_execute(&make(300, "00000002")).await.unwrap();
+    assert_eq!(site.link.list(None, 10).await.unwrap().unwrap(), [], "no lease is looked for");
+    site.link.probe().await.unwrap();
+    assert_eq!(site.ask(roles).await, running, "another's probe goes on");
+    assert_ne!(running, before);
+}
+
+#[tokio::test]
 async fn the_admins_password_changes_without_being_seen_and_the_link_goes_on() {
     let site = Site::start().await;
     let role = site.defined(orders()).await;
