@@ -4,6 +4,7 @@
 //! anew and fails on a difference; with `KEYSTEAD_REGENERATE=1` it writes what it generated.
 //! A field marked `debug_redact` is never printed by `Debug`. No rule of the vault lives here.
 
+pub mod codec;
 mod redact;
 
 /// Package `keystead.v1`.

@@ -50,6 +50,7 @@ fn generate(root: &Path) -> BTreeMap<String, Vec<u8>> {
     fs::create_dir_all(&out).unwrap();
     tonic_prost_build::configure()
         .out_dir(&out)
+        .codec_path("crate::codec::SizedCodec")
         .skip_debug(redacted.iter().map(|message| format!(".{}", message.full_name())))
         .compile_fds(compiled(root, true).file_descriptor_set())
         .unwrap();
