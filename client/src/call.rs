@@ -16,6 +16,8 @@ use crate::error::Error;
 use crate::retry::{Repeat, RetryPolicy};
 use crate::status;
 
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+
 /// A batch of 100 values of 1 MiB, and what is around them.
 pub(crate) const MAX_ANSWER_BYTES: usize = 128 << 20;
 
@@ -89,6 +91,10 @@ impl Caller {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut request = self.request(argument.clone());
             request.set_timeout(left);
+            if let Some(timeout) = request.metadata_mut().get_mut(GRPC_TIMEOUT) {
+                // No two are the same: kept out of the table of header compression, which would fill with them.
+                timeout.set_sensitive(true);
+            }
             let answer = tokio::time::timeout_at(deadline, rpc(request))
                 .await
                 .unwrap_or_else(|_| Err(Status::deadline_exceeded("")));

@@ -98,7 +98,7 @@ where
             Some(request_id) => request_id,
             None => return FrontFuture::refused(no_random(), count),
         };
-        let answered_id = HeaderValue::from_str(request_id.as_str()).ok();
+        let answered_id = HeaderValue::from_str(request_id.as_str()).ok().map(never_indexed);
         let timeout = match taken.timeout {
             Some(asked) => asked.saturating_sub(MARGIN.min(asked / 4)).min(self.layer.request_timeout),
             None => self.layer.request_timeout,
@@ -123,6 +123,13 @@ where
         let future = span.in_scope(|| self.inner.call(request));
         FrontFuture::running(future, future::Frame { deadline, span, request_id: answered_id, panics }, count)
     }
+}
+
+/// Keeps a value that never comes again out of the table of header compression: there it would push out those that do,
+/// and be compared with each of its kind before it.
+fn never_indexed(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
 }
 
 fn fresh_id() -> Option<RequestId> {

@@ -55,13 +55,20 @@ pub(super) fn take(headers: &mut HeaderMap) -> Result<Taken, Status> {
         },
         token: token(headers)?,
     };
-    let mut kept = HeaderMap::with_capacity(KEPT.len());
-    for name in KEPT {
-        if let Some(value) = headers.remove(&name) {
-            kept.insert(name, value);
-        }
+    for name in [&REQUEST_ID, &TRACEPARENT, &GRPC_TIMEOUT, &AUTHORIZATION] {
+        headers.remove(name);
     }
-    *headers = kept;
+    // Most requests have nothing else, and keep their map.
+    let only_kept = headers.len() == headers.keys_len() && headers.keys().all(|name| KEPT.contains(name));
+    if !only_kept {
+        let mut kept = HeaderMap::with_capacity(KEPT.len());
+        for name in KEPT {
+            if let Some(value) = headers.remove(&name) {
+                kept.insert(name, value);
+            }
+        }
+        *headers = kept;
+    }
     Ok(taken)
 }
 
@@ -163,6 +170,18 @@ mod tests {
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-type", "te"]);
+    }
+
+    #[test]
+    fn what_was_taken_leaves_and_what_is_kept_is_there_once() {
+        let usual =
+            [("te", "trailers"), ("user-agent", "x"), ("x-request-id", "abc"), ("grpc-timeout", "1S")];
+        let mut usual = headers(&usual);
+        take(&mut usual).unwrap();
+        assert_eq!(usual, headers(&[("te", "trailers"), ("user-agent", "x")]));
+        let mut twice = headers(&[("te", "trailers"), ("user-agent", "first"), ("user-agent", "second")]);
+        take(&mut twice).unwrap();
+        assert_eq!(twice, headers(&[("te", "trailers"), ("user-agent", "first")]));
     }
 
     #[test]

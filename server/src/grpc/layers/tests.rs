@@ -64,6 +64,10 @@ async fn handlers_get_extensions_and_no_headers() {
     })
     .await;
     assert_eq!(response.headers()["x-request-id"], "abc");
+    assert!(
+        response.headers()["x-request-id"].is_sensitive(),
+        "else each id is kept in a table, for nothing"
+    );
     let request = seen.lock().unwrap().take().unwrap();
     assert!(request.headers().is_empty());
     let meta = request.extensions().get::<RequestMeta>().unwrap();
