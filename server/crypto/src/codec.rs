@@ -57,9 +57,17 @@ pub enum CodecError {
     },
 }
 
+/// Room for an AAD and what is derived under it: growing from nothing would move, and wipe, the bytes five times.
+const USUAL_BYTES: usize = 224;
+
 /// Builds bytes, field by field. What it holds is wiped when it is dropped unfinished.
-#[derive(Default)]
 pub struct Writer(Zeroizing<Vec<u8>>);
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self::with_capacity(USUAL_BYTES)
+    }
+}
 
 impl Writer {
     /// Nothing yet.
