@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use keystead_storage::format::StoreFormat;
@@ -30,6 +31,8 @@ pub(crate) struct Engine {
     db: DB,
     path: PathBuf,
     options: Options,
+    /// At most as new as what a view that is taken afterwards shows.
+    shown: AtomicU64,
     _lock: OwnedFd,
 }
 
@@ -46,10 +49,11 @@ impl Engine {
         let families =
             names.chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]).map(|name| (name, settings.clone()));
         let db = DB::open_cf_with_opts(&settings, path, families).map_err(failure::opening)?;
-        let engine = Self { db, path: path.to_owned(), options, _lock: lock };
+        let engine = Self { db, path: path.to_owned(), options, shown: AtomicU64::new(0), _lock: lock };
         if !made {
             engine.make()?;
         }
+        engine.show(engine.newest()?.engine_number());
         Ok(engine)
     }
 
@@ -93,6 +97,16 @@ impl Engine {
         let mut how = WriteOptions::default();
         how.set_sync(self.options.sync());
         self.db.write_opt(batch, &how)
+    }
+
+    /// The newest commit, as every view that is taken from now on shows it.
+    pub(crate) fn shown(&self) -> Revision {
+        Revision::from_engine(self.shown.load(Ordering::Acquire))
+    }
+
+    /// A commit was written.
+    pub(crate) fn show(&self, newest: u64) {
+        self.shown.store(newest, Ordering::Release);
     }
 
     /// The commit that put a key's current value.

@@ -17,7 +17,8 @@ use crate::engine::{self, Engine};
 use crate::failure;
 
 struct View {
-    // Dropped before the engine, since fields are dropped in order.
+    // Fields are dropped in order: what points to the snapshot before it, and that before the engine.
+    reads: ReadOptions,
     snapshot: rocksdb::Snapshot<'static>,
     engine: Arc<Engine>,
 }
@@ -29,18 +30,17 @@ impl View {
         // is held beside it; `snapshot` is private, is dropped first, and nothing with its lifetime is given out.
         let snapshot =
             unsafe { std::mem::transmute::<rocksdb::Snapshot<'_>, rocksdb::Snapshot<'static>>(snapshot) };
-        Self { snapshot, engine }
+        // Once for all point reads of a request: making them costs as much as a read from memory.
+        let mut reads = ReadOptions::default();
+        reads.set_snapshot(&snapshot);
+        Self { reads, snapshot, engine }
     }
 
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
         let family = self.engine.family(keyspace)?;
-        let stored = self.snapshot.get_pinned_cf(family, key).map_err(failure::reading)?;
+        let stored =
+            self.engine.db().get_pinned_cf_opt(family, key, &self.reads).map_err(failure::reading)?;
         stored.map(|stored| engine::decode(keyspace, &stored)).transpose()
-    }
-
-    fn newest(&self) -> Result<Revision, StorageError> {
-        let stored = self.snapshot.get_pinned(engine::REVISION_KEY).map_err(failure::reading)?;
-        engine::decode_newest(stored.as_deref())
     }
 
     fn range(
@@ -75,9 +75,10 @@ pub(crate) struct RocksSnapshot {
 }
 
 impl RocksSnapshot {
-    pub(crate) fn new(engine: Arc<Engine>) -> Result<Self, StorageError> {
-        let view = View::new(engine);
-        Ok(Self { revision: view.newest()?, view: Arc::new(view) })
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        // First: the view may show a commit that came between the two, but never lacks the one that is named.
+        let revision = engine.shown();
+        Self { revision, view: Arc::new(View::new(engine)) }
     }
 }
 

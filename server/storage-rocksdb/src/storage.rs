@@ -103,7 +103,7 @@ impl Drop for RocksStorage {
 #[async_trait]
 impl Storage for RocksStorage {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StorageError> {
-        Ok(Box::new(RocksSnapshot::new(self.engine()?)?))
+        Ok(Box::new(RocksSnapshot::new(self.engine()?)))
     }
 
     async fn commit(&self, batch: Batch) -> Result<Revision, StorageError> {

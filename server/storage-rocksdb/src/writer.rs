@@ -154,6 +154,7 @@ impl Writer {
         match self.engine.write(group.record) {
             Ok(()) => {
                 self.newest = group.newest;
+                self.engine.show(group.newest);
                 self.counters.groups.fetch_add(1, Ordering::Relaxed);
                 None
             }

@@ -109,7 +109,8 @@ pub trait Snapshot: Send + Sync {
         limit: usize,
     ) -> Result<Vec<(Bytes, Versioned)>, StorageError>;
 
-    /// The newest commit that this view shows: a change feed after it misses nothing.
+    /// The newest commit when this view was taken: a change feed after it misses nothing. One that was written at that very
+    /// moment may show already, and comes in the feed too.
     fn revision(&self) -> Revision;
 }
 
