@@ -114,7 +114,8 @@ pub async fn run<Op: Operation>(
             let reserved = if Op::URGENT { entry.reserve_urgent(2)? } else { entry.reserve(2).await? };
             // A caller that hangs up must not leave an intent without its outcome.
             let open = vault.clone();
-            let change = async move { change(&open, entry, reserved, caller, allowed, op).await };
+            // Boxed here, so that the future of a read is not as large as that of a change.
+            let change = Box::pin(async move { change(&open, entry, reserved, caller, allowed, op).await });
             vault.finish(&ctx.request_id, change).await
         }
     }
