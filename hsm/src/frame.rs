@@ -147,15 +147,17 @@ impl<'a> Fields<'a> {
 /// The next frame without its length field, or nothing when the other side is gone between two frames.
 pub(crate) fn read_frame(from: &mut impl Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let mut head = [0; 4];
-    loop {
-        match from.read(&mut head[..1]) {
+    let begun = loop {
+        match from.read(&mut head) {
             Ok(0) => return Ok(None),
-            Ok(_) => break,
+            Ok(begun) => break begun,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    };
+    if let Some(rest) = head.get_mut(begun..) {
+        from.read_exact(rest)?;
     }
-    from.read_exact(&mut head[1..])?;
     let length = usize::try_from(u32::from_be_bytes(head)).unwrap_or(usize::MAX);
     if length > MAX_FRAME {
         return Err(io::Error::new(io::ErrorKind::InvalidData, FrameError::TooLong { bytes: length }));

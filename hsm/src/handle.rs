@@ -237,6 +237,25 @@ impl KeyWrapper for HsmHandle {
             _ => Err(lied("the length of a plaintext")),
         }
     }
+
+    async fn wrap_and_unwrap(
+        &self,
+        key: HsmKey,
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<(HsmSealed, Vec<u8>), HsmError> {
+        fits("a blob", plaintext.len(), MAX_BLOB)?;
+        fits("an AAD", aad.len(), MAX_BLOB)?;
+        let plain = SecretBytes::copy_from(plaintext);
+        match self.call(Request::WrapAndUnwrap { key, aad: aad.to_vec(), plaintext: plain }).await? {
+            Reply::SealedAndOpened(sealed, opened)
+                if sealed.may_hold(plaintext.len()) && opened.len() == plaintext.len() =>
+            {
+                Ok((sealed, opened.into_exposed()))
+            }
+            _ => Err(lied("the form of a wrap, or the length of what it opened to")),
+        }
+    }
 }
 
 #[async_trait]

@@ -41,6 +41,7 @@ pub(crate) enum Request {
     DestroyKey { vault_tag: [u8; 8], key: HsmKey },
     Wrap { key: HsmKey, aad: Vec<u8>, plaintext: SecretBytes },
     Unwrap { key: HsmKey, aad: Vec<u8>, sealed: HsmSealed },
+    WrapAndUnwrap { key: HsmKey, aad: Vec<u8>, plaintext: SecretBytes },
     VerifyingKey,
     Sign { message: Vec<u8> },
     AnchorStore { counter: u64, value: Vec<u8> },
@@ -82,6 +83,7 @@ pub(crate) enum Reply {
     Done,
     Token(TokenInfo),
     Sealed(HsmSealed),
+    SealedAndOpened(HsmSealed, SecretBytes),
     Bytes(SecretBytes),
     Key(VerifyingKey),
     Anchor(Option<(u64, Vec<u8>)>),
@@ -138,6 +140,12 @@ impl Request {
                 put_key(&mut to, *key);
                 to.field(aad);
                 put_sealed(&mut to, sealed);
+            }
+            Self::WrapAndUnwrap { key, aad, plaintext } => {
+                to.u8(18);
+                put_key(&mut to, *key);
+                to.field(aad);
+                to.field(plaintext.expose());
             }
             Self::VerifyingKey => to.u8(8),
             Self::Sign { message } => {
@@ -220,6 +228,11 @@ impl Request {
             },
             16 => Self::Inspect { login: None },
             17 => Self::Inspect { login: Some(take_pin(&mut from)?) },
+            18 => Self::WrapAndUnwrap {
+                key: take_key(&mut from)?,
+                aad: from.field()?.to_vec(),
+                plaintext: SecretBytes::copy_from(from.field()?),
+            },
             tag => return Err(FrameError::UnknownTag { what: "request", tag }),
         };
         from.end()?;
@@ -244,6 +257,11 @@ pub(crate) fn encode_answer(
         Ok(Reply::Sealed(sealed)) => {
             to.u8(2);
             put_sealed(&mut to, sealed);
+        }
+        Ok(Reply::SealedAndOpened(sealed, opened)) => {
+            to.u8(9);
+            put_sealed(&mut to, sealed);
+            to.field(opened.expose());
         }
         Ok(Reply::Bytes(bytes)) => {
             to.u8(3);
@@ -300,6 +318,7 @@ pub(crate) fn decode_answer(frame: &[u8]) -> Result<(u64, Result<Reply, HsmError
             let report = serde_json::from_slice(from.field()?).map_err(|_| FrameError::NoReport)?;
             Ok(Reply::Report(Box::new(report)))
         }
+        9 => Ok(Reply::SealedAndOpened(take_sealed(&mut from)?, SecretBytes::copy_from(from.field()?))),
         tag => Err(take_error(tag, &mut from)?),
     };
     from.end()?;

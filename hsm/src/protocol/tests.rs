@@ -60,6 +60,11 @@ fn requests() -> impl Strategy<Value = Request> {
             plaintext: SecretBytes::new(plaintext)
         }),
         (keys(), bytes(), sealed()).prop_map(|(key, aad, sealed)| Request::Unwrap { key, aad, sealed }),
+        (keys(), bytes(), bytes()).prop_map(|(key, aad, plaintext)| Request::WrapAndUnwrap {
+            key,
+            aad,
+            plaintext: SecretBytes::new(plaintext)
+        }),
         Just(()).prop_map(|()| Request::VerifyingKey),
         bytes().prop_map(|message| Request::Sign { message }),
         (any::<u64>(), bytes()).prop_map(|(counter, value)| Request::AnchorStore { counter, value }),
@@ -144,6 +149,8 @@ fn answers() -> impl Strategy<Value = Result<Reply, HsmError>> {
         }))),
         sealed().prop_map(|sealed| Ok(Reply::Sealed(sealed))),
         bytes().prop_map(|bytes| Ok(Reply::Bytes(SecretBytes::new(bytes)))),
+        (sealed(), bytes())
+            .prop_map(|(sealed, opened)| Ok(Reply::SealedAndOpened(sealed, SecretBytes::new(opened)))),
         (algorithm, bytes()).prop_map(|(algorithm, bytes)| Ok(Reply::Key(VerifyingKey { algorithm, bytes }))),
         prop::option::of((any::<u64>(), bytes())).prop_map(|value| Ok(Reply::Anchor(value))),
         prop::collection::vec(keys(), 0..5).prop_map(|keys| Ok(Reply::Keys(keys))),

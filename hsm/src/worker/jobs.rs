@@ -129,6 +129,12 @@ fn attempt(token: &Token, session: &mut Option<Session>, request: &Request) -> R
             let opened = token.cipher.open(session, key, known.as_ref(), aad, sealed)?;
             Ok(Reply::Bytes(opened))
         }
+        Request::WrapAndUnwrap { key, aad, plaintext } => {
+            let BoundKey::Cipher { key, known } = token.key(*key)? else { return Err(no_cipher()) };
+            let sealed = token.cipher.seal(session, token.ways()?.rung, key, aad, plaintext.expose())?;
+            let opened = token.cipher.open(session, key, known.as_ref(), aad, &sealed)?;
+            Ok(Reply::SealedAndOpened(sealed, opened))
+        }
         Request::VerifyingKey => sign::verifying_key(session, token.audit_key()?).map(Reply::Key),
         Request::Sign { message } => sign::sign(session, token.audit_key()?, message).map(Reply::Bytes),
         Request::AnchorStore { counter, value } => {

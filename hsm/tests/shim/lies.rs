@@ -56,6 +56,8 @@ async fn a_wrap_that_is_wrong_does_not_open() {
         assert!(stage.fired(&fault) > 0, "{lie}");
         let outcome = stage.hsm.unwrap(MASTER, b"aad", &sealed).await;
         assert_eq!(outcome, Err(HsmError::NotAuthentic), "{lie}");
+        let both = stage.hsm.wrap_and_unwrap(MASTER, b"aad", CANARY).await;
+        assert_eq!(both, Err(HsmError::NotAuthentic), "{lie}, in one journey");
         stage.recovers().await;
     }
 }

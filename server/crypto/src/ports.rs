@@ -228,6 +228,22 @@ pub trait KeyWrapper: Send + Sync {
     async fn wrap(&self, key: HsmKey, aad: &[u8], plaintext: &[u8]) -> Result<HsmSealed, HsmError>;
     /// Opens what `wrap` made, by the mechanism that it names.
     async fn unwrap(&self, key: HsmKey, aad: &[u8], sealed: &HsmSealed) -> Result<Vec<u8>, HsmError>;
+    /// Both, one after the other: what was sealed, and what the module opened it to, for the caller to compare. An adapter
+    /// whose module is far away makes it one journey.
+    async fn wrap_and_unwrap(
+        &self,
+        key: HsmKey,
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<(HsmSealed, Vec<u8>), HsmError> {
+        let sealed = self.wrap(key, aad, plaintext).await?;
+        // Before it is given back: whether it opens says nothing of one that has not even the right form.
+        if !sealed.may_hold(plaintext.len()) {
+            return Err(HsmError::Lied { what: "the form of a wrap".to_owned() });
+        }
+        let opened = self.unwrap(key, aad, &sealed).await?;
+        Ok((sealed, opened))
+    }
 }
 
 /// Signs with the audit key.

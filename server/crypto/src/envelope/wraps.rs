@@ -356,13 +356,12 @@ pub(super) async fn wrap(
     let key = HsmKey { purpose: HsmKeyPurpose::Master, version: master_version };
     let key_id = key.id(vault_tag(vault));
     let bound = wrap_aad(key_id, master_version, q_version, &inner.salt, aad);
-    let sealed = hsm.wrap(key, &bound, &inner.bytes).await?;
+    let (sealed, opened) = hsm.wrap_and_unwrap(key, &bound, &inner.bytes).await.map_err(refused)?;
     check_sealed(&sealed, INNER_BYTES)?;
-    let wrap = Wrap { token: name.to_owned(), key_id, master_version, q_version, sealed };
-    if unwrap(hsm, &wrap, &inner.salt, aad).await? != inner.bytes {
+    if opened != inner.bytes {
         return Err(CryptoError::lied("a fresh wrap opened to other bytes"));
     }
-    Ok(wrap)
+    Ok(Wrap { token: name.to_owned(), key_id, master_version, q_version, sealed })
 }
 
 async fn unwrap(
@@ -373,12 +372,15 @@ async fn unwrap(
 ) -> Result<[u8; INNER_BYTES], CryptoError> {
     let key = HsmKey { purpose: HsmKeyPurpose::Master, version: wrap.master_version };
     let bound = wrap_aad(wrap.key_id, wrap.master_version, wrap.q_version, salt, aad);
-    let inner = match hsm.unwrap(key, &bound, &wrap.sealed).await {
-        Ok(inner) => inner,
-        Err(HsmError::NotAuthentic) => return Err(CryptoError::NotAuthentic { what: WHAT }),
-        Err(other) => return Err(other.into()),
-    };
+    let inner = hsm.unwrap(key, &bound, &wrap.sealed).await.map_err(refused)?;
     inner.try_into().map_err(|_| CryptoError::lied("an unwrapped inner blob has another length"))
+}
+
+fn refused(error: HsmError) -> CryptoError {
+    match error {
+        HsmError::NotAuthentic => CryptoError::NotAuthentic { what: WHAT },
+        other => other.into(),
+    }
 }
 
 /// What the module binds a wrap to: key, versions, salt and place.
