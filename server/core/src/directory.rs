@@ -51,13 +51,25 @@ pub(crate) async fn find_or_create(
     path: &SecretPath,
     batch: &mut Batch,
 ) -> Result<RecordId, VaultError> {
+    if let Some(id) = vault.path_ids.get(path) {
+        return Ok(id);
+    }
     let keys = &vault.keys;
-    let mut parent = RecordId::ROOT;
-    for segment in path.segments() {
+    let folder = path.parent();
+    let above = folder.segments().count();
+    let known = vault.folder_ids.get(&folder);
+    let (mut parent, found) = known.map_or((RecordId::ROOT, 0), |id| (id, above));
+    // Only what the store has already is kept: the batch may yet be refused.
+    let mut stored = true;
+    for (depth, segment) in path.segments().enumerate().skip(found) {
+        if depth == above && stored && known.is_none() {
+            vault.folder_ids.insert(folder.clone(), parent);
+        }
         let key = keyspace::directory(&keys.names.entry_key(*parent.as_bytes(), segment));
         parent = match snapshot.get(Keyspace::Directory, &key).await? {
             Some(entry) => open_entry(keys, &key, &entry.value)?.id,
             None => {
+                stored = false;
                 let child = fresh_id();
                 let entry = DirectoryEntry { name: segment.to_owned(), child: *child.as_bytes() };
                 let plain = entry.encode().map_err(|_| corrupt(Keyspace::Directory, &key))?;
@@ -67,6 +79,9 @@ pub(crate) async fn find_or_create(
                 child
             }
         };
+    }
+    if stored {
+        vault.path_ids.insert(path.clone(), parent);
     }
     Ok(parent)
 }
@@ -111,4 +126,40 @@ fn open_entry(keys: &Keys, key: &[u8], stored: &[u8]) -> Result<Child, VaultErro
     let plain = keys.open_record(Keyspace::Directory, key, stored)?;
     let entry = DirectoryEntry::decode(plain.expose()).map_err(|_| corrupt(Keyspace::Directory, key))?;
     Ok(Child { name: entry.name, id: RecordId(entry.child) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::RotationOptions;
+    use crate::testing::Bench;
+
+    async fn create(bench: &Bench, path: &str) -> (RecordId, Batch) {
+        let vault = bench.opened();
+        let snapshot = vault.storage.snapshot().await.unwrap();
+        let mut batch = Batch::new();
+        let path = SecretPath::parse(path).unwrap();
+        let id = find_or_create(&vault, snapshot.as_ref(), &path, &mut batch).await.unwrap();
+        (id, batch)
+    }
+
+    #[tokio::test]
+    async fn an_entry_of_a_batch_that_went_nowhere_is_not_kept_as_made() {
+        let bench = Bench::open(&["one"], RotationOptions::default()).await;
+        let (first, refused) = create(&bench, "a/b/c").await;
+        assert_eq!(refused.requirements().len(), 3);
+        let (second, batch) = create(&bench, "a/b/c").await;
+        assert_eq!(batch.requirements().len(), 3, "nothing of it is there");
+        assert_ne!(first, second);
+
+        bench.put("a/b/c").await.unwrap();
+        let (id, batch) = create(&bench, "a/b/c").await;
+        assert!(batch.operations().is_empty());
+        let (again, batch) = create(&bench, "a/b/c").await;
+        assert_eq!((again, batch.operations().len()), (id, 0), "now from what is kept");
+        let (sibling, batch) = create(&bench, "a/b/d").await;
+        assert_eq!(batch.operations().len(), 1, "the folder is there");
+        assert_ne!(sibling, id);
+        assert!(bench.reads("a/b/c").await.unwrap());
+    }
 }

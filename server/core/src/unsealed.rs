@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use arc_swap::ArcSwap;
 use keystead_audit::AuditLog;
 use keystead_domain::id::RecordId;
-use keystead_domain::path::SecretPath;
+use keystead_domain::path::{FolderPath, SecretPath};
 use keystead_domain::policy::{AccessContext, AccessRequest, Action, Decision, Policies, Resource};
 use keystead_domain::secret_version::SecretMeta;
 use keystead_storage::{Batch, Keyspace, MAX_OPERATIONS, Revision, Storage, keyspace};
@@ -33,6 +33,8 @@ use crate::seal::refused_pins::AutoPinWatch;
 
 /// Paths whose ids are kept at hand.
 const PATHS_KEPT: usize = 65_536;
+/// Folders whose ids are kept at hand.
+const FOLDERS_KEPT: usize = 16_384;
 /// Secrets whose version lists are kept at hand.
 const METAS_KEPT: usize = 65_536;
 
@@ -50,6 +52,7 @@ pub struct UnsealedVault {
     /// One writer of policies at a time: each compiles the whole set.
     pub(crate) policy_writes: tokio::sync::Mutex<()>,
     pub(crate) path_ids: Cache<SecretPath, RecordId>,
+    pub(crate) folder_ids: Cache<FolderPath, RecordId>,
     pub(crate) metas: Cache<RecordId, (Revision, Arc<SecretMeta>)>,
     pub(crate) principals: PrincipalCache,
     pub(crate) refusals: Refusals,
@@ -101,6 +104,7 @@ impl UnsealedVault {
             reserving: Arc::default(),
             policy_writes: tokio::sync::Mutex::new(()),
             path_ids: Cache::new(PATHS_KEPT),
+            folder_ids: Cache::new(FOLDERS_KEPT),
             metas: Cache::new(METAS_KEPT),
             principals: PrincipalCache::default(),
             refusals: Refusals::default(),
