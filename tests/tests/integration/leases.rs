@@ -74,13 +74,13 @@ async fn a_service_gets_a_login_that_does_what_its_role_says_until_its_lease_is_
     let renewed = orders.leases().renew(&id, Some(Duration::from_secs(1_000))).await.unwrap();
     assert_eq!(renewed.lease.renewals, 1);
     orders.leases().revoke(&id).await.unwrap();
-    no_login_is_left(&shop).await;
-    assert!(session.query("SELECT 1", &[]).await.is_err(), "a session outlived its lease");
-    assert!(shop.login(&issued).await.is_err());
     until("it is closed", || async {
         (orders.leases().get(&id).await.unwrap().state == LeaseState::Revoked).then_some(())
     })
     .await;
+    assert!(session.query("SELECT 1", &[]).await.is_err(), "a session outlived its lease");
+    assert!(shop.login(&issued).await.is_err());
+    no_login_is_left(&shop).await;
 
     // No password in the log of the audit, nor in that of the server.
     let keystead_client::Credential::Postgres(login) = &issued.credential else { panic!("another kind") };
