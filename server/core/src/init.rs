@@ -3,6 +3,8 @@
 //! Invariant: the audit log is proven writable before a key is made; everything that lies in the store appears in one
 //! batch; shares leave only once the outcome is recorded, and otherwise the vault is unmade.
 
+#[cfg(test)]
+mod tests;
 mod unmaking;
 
 use std::collections::HashMap;

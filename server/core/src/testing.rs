@@ -34,7 +34,7 @@ use self::target::MemoryTargets;
 use crate::audit_trail::ReadDurability;
 use crate::clock::ManualClock;
 use crate::error::VaultError;
-use crate::init::{Init, TokenLoss};
+use crate::init::{Init, Initialized, TokenLoss};
 use crate::keys::rng;
 use crate::operation;
 use crate::request::{Peer, RequestContext};
@@ -64,6 +64,8 @@ pub(crate) struct MemoryToken {
     /// It hears every PIN, and never answers.
     pub(crate) mute: AtomicBool,
     pub(crate) wraps: AtomicU64,
+    /// How long it takes after it made a key.
+    pub(crate) dawdle: Mutex<Duration>,
     /// What is bound last: a real token's process binds it again whenever it starts.
     pub(crate) bound: Mutex<Vec<HsmKey>>,
     pub(crate) anchor: Mutex<Option<(u64, Vec<u8>)>>,
@@ -85,6 +87,7 @@ impl MemoryToken {
             lies: AtomicBool::new(false),
             mute: AtomicBool::new(false),
             wraps: AtomicU64::new(0),
+            dawdle: Mutex::default(),
             bound: Mutex::default(),
             anchor: Mutex::default(),
         })
@@ -186,7 +189,7 @@ impl HsmLogin for MemoryToken {
         self.there()?;
         let mut bytes = [0; 32];
         rng().fill_bytes(&mut bytes);
-        match self.keys.lock().unwrap().entry(key) {
+        let made = match self.keys.lock().unwrap().entry(key) {
             std::collections::btree_map::Entry::Occupied(_) => {
                 Err(HsmError::Misconfigured { what: format!("there is a {key:?} already") })
             }
@@ -194,7 +197,10 @@ impl HsmLogin for MemoryToken {
                 place.insert(bytes);
                 Ok(())
             }
-        }
+        };
+        let dawdle = *self.dawdle.lock().unwrap();
+        tokio::time::sleep(dawdle).await;
+        made
     }
 
     async fn destroy_key(&self, _: [u8; 8], key: HsmKey) -> Result<(), HsmError> {
@@ -287,6 +293,64 @@ impl Entropy for MemoryToken {
     }
 }
 
+/// A server without a vault.
+pub(crate) struct Blank {
+    pub(crate) store: Arc<MemoryStorage>,
+    pub(crate) faults: Faults,
+    pub(crate) token: Arc<MemoryToken>,
+    pub(crate) vault: Arc<Vault>,
+    log: TempDir,
+}
+
+impl Blank {
+    pub(crate) fn new() -> Self {
+        Self::over(&Arc::new(MemoryStorage::new()), &MemoryToken::new("one"))
+    }
+
+    /// Another one with the same store and token, and a log of its own.
+    pub(crate) fn again(&self) -> Self {
+        Self::over(&self.store, &self.token)
+    }
+
+    fn over(store: &Arc<MemoryStorage>, token: &Arc<MemoryToken>) -> Self {
+        let (store, token, faults) = (Arc::clone(store), Arc::clone(token), Faults::default());
+        let clock = Arc::new(ManualClock::new(UnixMillis(1_700_000_000_000)));
+        let log = tempfile::tempdir().unwrap();
+        let (options, targets) = (RotationOptions::default(), MemoryTargets::default());
+        let vault = vault(&store, &faults, &[Arc::clone(&token)], &clock, &options, &log, &targets);
+        Self { store, faults, token, vault, log }
+    }
+
+    /// A vault with this to say of losing its token.
+    pub(crate) async fn init(&self, loss: TokenLoss) -> Result<Initialized, VaultError> {
+        self.vault.init(&context(None), first(loss)).await
+    }
+
+    /// What the log has in the clear, as text.
+    pub(crate) fn logged(&self) -> String {
+        let mut all = String::new();
+        let mut left = vec![self.log.path().to_owned()];
+        while let Some(path) = left.pop() {
+            if path.is_dir() {
+                left.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            } else {
+                all.push_str(&String::from_utf8_lossy(&std::fs::read(path).unwrap()));
+            }
+        }
+        all
+    }
+}
+
+fn first(loss: TokenLoss) -> Init {
+    Init {
+        quorum: Quorum::new(2, 3).unwrap(),
+        pin: SecretBytes::copy_from(PIN),
+        operators: Vec::new(),
+        recovery: Vec::new(),
+        loss,
+    }
+}
+
 /// A vault that can be stopped anywhere and started again over the same store and tokens.
 pub(crate) struct Bench {
     pub(crate) store: Arc<MemoryStorage>,
@@ -309,14 +373,7 @@ impl Bench {
         let clock = Arc::new(ManualClock::new(UnixMillis(1_700_000_000_000)));
         let (log, targets) = (tempfile::tempdir().unwrap(), MemoryTargets::default());
         let vault = vault(&store, &faults, &tokens, &clock, &options, &log, &targets);
-        let init = Init {
-            quorum: Quorum::new(2, 3).unwrap(),
-            pin: SecretBytes::copy_from(PIN),
-            operators: Vec::new(),
-            recovery: Vec::new(),
-            loss: TokenLoss::Accepted,
-        };
-        let made = vault.init(&context(None), init).await.unwrap();
+        let made = vault.init(&context(None), first(TokenLoss::Accepted)).await.unwrap();
         let token = Arc::new(made.bootstrap.unwrap().0);
         let (shares, logs) = (made.shares, vec![log]);
         let bench = Self { store, faults, tokens, clock, options, vault, shares, token, logs, targets };

@@ -157,3 +157,60 @@ async fn pause(error: &io::Error) {
     tracing::warn!(%error, "accepting a connection failed; going on");
     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use rustix::process::Uid;
+
+    use super::*;
+
+    /// Connects as another user, as far as this one can; the kernel keeps who a thread is, and not a process.
+    fn connect_as(path: &Path, uid: Option<u32>) -> std::thread::JoinHandle<usize> {
+        let path = path.to_owned();
+        std::thread::spawn(move || {
+            if let Some(uid) = uid {
+                let uid = Uid::from_raw(uid);
+                rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            }
+            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            // An end means that the server hung up; else it waits for the first word.
+            stream.read(&mut [0]).map_or(1, |read| read)
+        })
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn another_users_connection_is_refused_even_where_the_file_lets_it_through() {
+        const OTHER: u32 = 65_534;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let socket = LocalSocket::bind(&path).await.unwrap();
+        for (path, mode) in [(dir.path(), 0o755), (path.as_path(), 0o666)] {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        let (sender, mut came) = mpsc::channel(4);
+        let stop = CancellationToken::new();
+        let accepting = tokio::spawn(local(socket, Arc::new(Semaphore::new(4)), sender, stop.clone()));
+        let own = connect_as(&path, None);
+        let connection = came.recv().await.unwrap().unwrap();
+        let me = rustix::process::geteuid().as_raw();
+        assert!(matches!(connection.peer, Peer::Local { uid } if uid == me));
+        assert_eq!(own.join().unwrap(), 1, "it was not hung up on");
+        drop(connection);
+        if me == 0 {
+            assert_eq!(connect_as(&path, Some(OTHER)).join().unwrap(), 0, "it was hung up on");
+        } else {
+            // Nobody but root can be somebody else: then this server is.
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            assert_eq!(allowed_uid(&ours, me.wrapping_add(1)), None);
+        }
+        assert!(came.try_recv().is_err());
+        stop.cancel();
+        accepting.await.unwrap();
+    }
+}

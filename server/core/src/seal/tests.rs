@@ -1,6 +1,7 @@
 //! Attacks on ceremonies: faults, races and misuse, after each of which a quorum must still open the vault.
 
 mod cut_off;
+mod proofs;
 mod tokens;
 
 use std::sync::atomic::Ordering;

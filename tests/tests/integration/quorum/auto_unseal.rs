@@ -10,9 +10,9 @@ use keystead_crypto::ports::HsmLogin;
 use keystead_crypto::secret::SecretBytes;
 use keystead_server::config::AutoPin;
 use keystead_storage::keyspace;
-use keystead_tests::{TestVault, until};
+use keystead_tests::{ServerProcess, TestVault, until};
 
-use super::{by_quorum, put_back, start, stored, unseal_with};
+use super::{approve, by_quorum, put_back, start, stored, unseal_with};
 use crate::{get, put, reason};
 
 pub(crate) fn write_pin(path: &Path, pin: &str) {
@@ -116,4 +116,44 @@ async fn a_pin_that_the_token_refuses_is_not_sent_again() {
     assert_eq!(vault.vault().unseal_by_itself().await.unwrap_err().reason(), "HSM_PIN_REFUSED");
     assert!(!other.inspect(None).await.unwrap().token.pin_count_low);
     unseal_with(&vault, &vault.shares()[..2]).await;
+}
+
+/// A server whose PIN comes from its environment opens at each start, and says powers: 1.
+async fn opens_by_its_environment(mut server: ServerProcess) {
+    server.start_again().await;
+    server.init().await;
+    server.unseal().await;
+    put(&server.operator(), "a", "kept").await;
+    let begun = server.operator().system().start_ceremony(enable()).await.unwrap();
+    approve(&server.anonymous(), &begun.ceremony_id, &server.shares()[..server.threshold()]).await;
+    for _ in 0..2 {
+        server.kill().await;
+        server.start_again().await;
+        until("the vault opens by itself", || async {
+            let status = server.local().system().status().await.unwrap();
+            (status.state() == v1::SealState::Unsealed && status.powers == 1).then_some(())
+        })
+        .await;
+        assert_eq!(get(&server.operator(), "a").await, "kept");
+    }
+    let pin = server.token().pin.clone();
+    assert!(!server.stderr().contains(&pin), "the PIN is in nothing that it says");
+}
+
+#[tokio::test]
+async fn it_opens_by_a_pin_from_a_variable() {
+    let mut server = ServerProcess::prepare(&[("seal.auto_pin_env", "A_PIN")]);
+    let pin = server.token().pin.clone();
+    server.set_variable("A_PIN", Some(&pin));
+    opens_by_its_environment(server).await;
+}
+
+#[tokio::test]
+async fn it_opens_by_a_credential_of_systemd() {
+    let mut server = ServerProcess::prepare(&[("seal.auto_pin_credential", "a-pin")]);
+    let directory = server.dir().join("credentials");
+    fs::create_dir(&directory).unwrap();
+    write_pin(&directory.join("a-pin"), &server.token().pin);
+    server.set_variable("CREDENTIALS_DIRECTORY", directory.to_str());
+    opens_by_its_environment(server).await;
 }

@@ -102,9 +102,18 @@ async fn open_by_powers(vault: &TestVault) -> u32 {
 
 #[tokio::test]
 async fn confirming_a_rekey() {
+    rekeying(false).await;
+}
+
+#[tokio::test]
+async fn confirming_a_rekey_with_a_new_q() {
+    rekeying(true).await;
+}
+
+async fn rekeying(new_q: bool) {
     at_each_write(
         async |vault| {
-            let rekey = v1::Rekey { shares: 3, threshold: 2, ..Default::default() };
+            let rekey = v1::Rekey { shares: 3, threshold: 2, new_q, ..Default::default() };
             let begun = start(vault, Purpose::Rekey(rekey)).await;
             let old = vault.shares();
             let handed = approve(&vault.local(), &begun.ceremony_id, &old[..2]).await;

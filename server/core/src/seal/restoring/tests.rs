@@ -181,3 +181,33 @@ async fn a_store_that_changed_since_it_was_looked_at_is_left_alone() {
     put_back(&mut b, before).await;
     assert_eq!(b.vault.restore_seal_record(&restoring).await.unwrap_err().reason(), "CONFLICT");
 }
+
+#[tokio::test]
+async fn a_record_whose_restoring_was_cut_off_is_there_whole_or_not_at_all() {
+    let faults = [
+        CommitFault::UnknownAndLost,
+        CommitFault::UnknownAndApplied,
+        CommitFault::UnknownAndLater,
+        CommitFault::Unavailable,
+    ];
+    for fault in faults {
+        let mut b = bench().await;
+        let before = record(&b).await;
+        let new = rekey(&b).await;
+        let after = record(&b).await;
+        put_back(&mut b, before.clone()).await;
+        let restoring = b.vault.look_at_seal_record(&after).await.unwrap();
+        b.faults.on_commit(1, fault);
+        b.vault.restore_seal_record(&restoring).await.map(drop).unwrap_err();
+        b.kill();
+        let applied = matches!(fault, CommitFault::UnknownAndApplied | CommitFault::UnknownAndLater);
+        assert!(record(&b).await == if applied { after.clone() } else { before }, "{fault:?}");
+        // Again, if need be; the token has the keys of the newer record only.
+        if !applied {
+            let restoring = b.vault.look_at_seal_record(&after).await.unwrap();
+            b.vault.restore_seal_record(&restoring).await.unwrap();
+        }
+        unseal_with(&b, &new).await.unwrap();
+        assert!(b.reads("a").await.unwrap());
+    }
+}

@@ -5,6 +5,8 @@ use super::*;
 use crate::operation;
 use crate::rotation::RetireWay;
 
+const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+
 /// What is cut off.
 #[derive(Debug, Clone, Copy)]
 enum Work {
@@ -16,9 +18,10 @@ enum Work {
     EnableAuto,
     DisableAuto,
     NewToken,
+    NewRecoveryKey,
 }
 
-const ALL: [Work; 8] = [
+const ALL: [Work; 9] = [
     Work::Rekey,
     Work::RekeyWithNewQ,
     Work::Rotation,
@@ -27,6 +30,7 @@ const ALL: [Work; 8] = [
     Work::EnableAuto,
     Work::DisableAuto,
     Work::NewToken,
+    Work::NewRecoveryKey,
 ];
 
 async fn pass(b: &Bench) -> Result<(), VaultError> {
@@ -67,6 +71,9 @@ async fn try_it(b: &Bench, work: Work, new: &mut Vec<SecretBytes>) -> Result<(),
         Work::NewToken => {
             quorum(b, Wish::AddToken("three".to_owned(), SecretBytes::copy_from(b"1234")), &shares).await?;
         }
+        Work::NewRecoveryKey => {
+            drop(quorum(b, Wish::AddRecovery(RecoveryRecipient::parse(RECIPIENT).unwrap()), &shares).await?);
+        }
     }
     pass(b).await
 }
@@ -86,15 +93,24 @@ async fn cut_off_at(work: Work, nth: u64, fault: CommitFault) -> bool {
     let commits = b.faults.commits();
     b.faults.on_commit(nth, fault);
     let mut new = Vec::new();
-    // What comes of it is not the question.
-    drop(try_it(&b, work, &mut new).await);
-    let reached = b.faults.commits() >= commits + nth;
-    // Operators give up what did not work, and the server goes on with what it does by itself.
-    let under_way = b.vault.status().await.unwrap().ceremony;
-    if let Some(ceremony) = under_way {
-        b.vault.cancel_ceremony(b.context(), ceremony.id).await.unwrap();
+    let power_goes = async {
+        while !b.faults.is_stuck() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        // What comes of it is not the question.
+        _ = try_it(&b, work, &mut new) => {
+            // Operators give up what did not work, and the server goes on with what it does by itself.
+            let under_way = b.vault.status().await.unwrap().ceremony;
+            if let Some(ceremony) = under_way {
+                b.vault.cancel_ceremony(b.context(), ceremony.id).await.unwrap();
+            }
+            drop(pass(&b).await);
+        }
+        () = power_goes => {}
     }
-    drop(pass(&b).await);
+    let reached = b.faults.commits() >= commits + nth;
     b.kill();
     let opened = if new.is_empty() { Err(VaultError::NotInitialized) } else { unseal_with(&b, &new).await };
     if opened.is_err() {
@@ -137,4 +153,10 @@ async fn what_was_applied_without_a_word_never_leaves_a_vault_without_a_quorum()
 #[tokio::test]
 async fn what_the_store_refused_never_leaves_a_vault_without_a_quorum() {
     at_every_commit(CommitFault::Unavailable).await;
+}
+
+#[tokio::test]
+async fn power_that_goes_at_a_write_never_leaves_a_vault_without_a_quorum() {
+    at_every_commit(CommitFault::StuckAndLost).await;
+    at_every_commit(CommitFault::StuckAndApplied).await;
 }
