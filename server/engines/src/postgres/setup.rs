@@ -164,6 +164,7 @@ fn head(names: &Names, database: &PgName, admin: &PgName) -> String {
            END LOOP;\n\
          END\n"
     ));
+    let turn = literal(&format!("{schema}.turn"));
     let older = dollar_quoted(&format!(
         "\nDECLARE\n  old regprocedure;\n  other text;\n\
          BEGIN\n  \
@@ -172,6 +173,9 @@ fn head(names: &Names, database: &PgName, admin: &PgName) -> String {
                WHERE n.nspname = {schema_text} AND a.grantee <> n.nspowner LOOP\n    \
              EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA %I FROM %s CASCADE', {schema_text}, other);\n  \
            END LOOP;\n  \
+           IF pg_catalog.to_regclass({turn}) IS NOT NULL THEN\n    \
+             DROP TABLE {schema}.turn;\n  \
+           END IF;\n  \
            FOR old IN SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace\n      \
                WHERE n.nspname = {schema_text} LOOP\n    \
              EXECUTE pg_catalog.format('DROP ROUTINE %s', old);\n  \
@@ -188,7 +192,6 @@ fn head(names: &Names, database: &PgName, admin: &PgName) -> String {
          ALTER SCHEMA {schema} OWNER TO {owner};\n\
          DO {older};\n\
          -- What whoever defines a group locks.\n\
-         DROP TABLE IF EXISTS {schema}.turn;\n\
          CREATE TABLE {schema}.turn ();\n\
          ALTER TABLE {schema}.turn OWNER TO {owner};\n",
         tag = names.tag(),
