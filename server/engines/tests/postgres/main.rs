@@ -9,5 +9,6 @@ mod excess;
 mod injection;
 mod logins;
 mod removal;
+mod shared;
 mod site;
 mod tls;
