@@ -157,7 +157,7 @@ pub struct TableGrant {
     pub columns: Vec<PgName>,
     /// What.
     pub privileges: Vec<TablePrivilege>,
-    /// Whether tables that their owner makes later are meant as well (`ALTER DEFAULT PRIVILEGES`), of this owner.
+    /// Whether tables that their owner makes later are meant as well, of this owner: given when the next login is made.
     pub future_of: Option<PgName>,
 }
 
