@@ -23,7 +23,7 @@ const NO_ROLE: Error = Error::MalformedAnswer { what: "a static role's answer wi
 pub struct StaticCredential {
     /// What to log in with.
     pub credential: Credential,
-    /// Rotations that ended: another number means another password.
+    /// Changes of the password that is handed out: another number means another password.
     pub version: u64,
     /// When the password is changed next: ask again then. Nothing if only when somebody asks.
     pub next_rotation: Option<SystemTime>,

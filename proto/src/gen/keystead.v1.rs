@@ -2906,7 +2906,7 @@ pub mod leases_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SizedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keystead.v1.LeasesService/WatchLease",
             );
@@ -3270,7 +3270,7 @@ pub mod leases_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchLeaseSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SizedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -8204,7 +8204,7 @@ pub struct StaticRotation {
     /// The login that is handed out.
     #[prost(string, tag = "1")]
     pub login: ::prost::alloc::string::String,
-    /// Rotations that ended; 0 while the password is the one that the vault was given.
+    /// Changes of the password that is handed out; 0 while it is the one that the vault was given first.
     #[prost(uint64, tag = "2")]
     pub version: u64,
     /// When the last one ended; not set before the first.
@@ -8216,7 +8216,7 @@ pub struct StaticRotation {
     /// How far one is that is under way.
     #[prost(enumeration = "StaticRotationStep", tag = "5")]
     pub step: i32,
-    /// Tries of it that failed.
+    /// Tries of its step that failed.
     #[prost(uint32, tag = "6")]
     pub failures: u32,
     /// When it is tried next.
@@ -8359,7 +8359,7 @@ pub struct GetStaticCredentialResponse {
     /// What to log in with.
     #[prost(message, optional, tag = "1")]
     pub credential: ::core::option::Option<Credential>,
-    /// Rotations that ended: another number means another password.
+    /// Changes of the password that is handed out: another number means another password.
     #[prost(uint64, tag = "2")]
     pub version: u64,
     /// When the next one is due: ask again then. Not set if only when somebody asks.

@@ -231,6 +231,9 @@ pub trait Engine: Send + Sync {
     /// The statements that an administrator of the target runs once; running them again changes nothing. No I/O.
     fn setup(&self, vault: VaultId, setup: &Setup) -> String;
 
+    /// What a holder of a login logs in with. No I/O.
+    fn credential(&self, settings: &TargetSettings, login: &str, secret: SecretBytes) -> Credential;
+
     /// A link to one target. No I/O yet; it connects when first used, and again after a failure.
     ///
     /// # Errors
@@ -305,9 +308,6 @@ pub trait Link: Send + Sync {
         old: &SecretBytes,
         new: &SecretBytes,
     ) -> Result<(), EngineError>;
-
-    /// What a holder of a login logs in with. No I/O.
-    fn credential(&self, login: &str, secret: SecretBytes) -> Credential;
 }
 
 /// The engines of a server, by kind.

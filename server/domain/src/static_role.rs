@@ -100,8 +100,6 @@ pub struct Rotation {
     pub failures: u32,
     /// Not tried again before, by the time of leases.
     pub next_try: UnixMillis,
-    /// What the last try that failed said.
-    pub last_error: Option<String>,
 }
 
 /// Which password counts, and when it changes.
@@ -109,7 +107,7 @@ pub struct Rotation {
 pub struct Schedule {
     /// The login that is handed out.
     pub current: Which,
-    /// Rotations that ended; 0 while the password is the one that the vault was given.
+    /// Changes of the password that is handed out; 0 while it is the one that the vault was given first.
     pub version: u64,
     /// When the last one ended.
     pub rotated: Option<UnixMillis>,
@@ -117,6 +115,8 @@ pub struct Schedule {
     pub next: Option<UnixMillis>,
     /// One that is under way.
     pub under_way: Option<Rotation>,
+    /// What the last try that failed said, until one gets on.
+    pub last_error: Option<String>,
 }
 
 /// What a holder gets.
@@ -132,7 +132,7 @@ impl Schedule {
     /// Of a role that is defined at `now`.
     pub fn new(period: Option<Ttl>, now: UnixMillis) -> Self {
         let next = period.map(|period| now.plus(period));
-        Self { current: Which::First, version: 0, rotated: None, next, under_way: None }
+        Self { current: Which::First, version: 0, rotated: None, next, under_way: None, last_error: None }
     }
 
     /// Another period counts from the last rotation, or from now if there was none.
@@ -147,14 +147,8 @@ impl Schedule {
             return rotation.which;
         }
         let which = if logins.alternate() { self.current.other() } else { self.current };
-        self.under_way = Some(Rotation {
-            which,
-            step: Step::Created,
-            begun: now,
-            failures: 0,
-            next_try: now,
-            last_error: None,
-        });
+        self.under_way =
+            Some(Rotation { which, step: Step::Created, begun: now, failures: 0, next_try: now });
         which
     }
 
@@ -164,13 +158,17 @@ impl Schedule {
         let follows = matches!((rotation.step, to), (Step::Created, Step::Set) | (Step::Set, Step::Tested));
         if follows {
             rotation.step = to;
-            (rotation.failures, rotation.last_error) = (0, None);
+            rotation.failures = 0;
+            self.last_error = None;
         }
         follows
     }
 
-    /// A try failed. One that could not even begin is due again after the longest pause.
-    pub fn failed(&mut self, error: String, now: UnixMillis, jitter: u8) {
+    /// A try failed. One that could not even begin is due again after the longest pause of those that pass by themselves, and
+    /// one that only a person can mend after an hour, so that a target that counts refused passwords is not asked in vain.
+    pub fn failed(&mut self, error: String, passing: bool, now: UnixMillis, jitter: u8) {
+        const FOR_A_PERSON: u64 = 60 * 60 * 1000;
+        self.last_error = Some(error);
         let Some(rotation) = &mut self.under_way else {
             if self.next.is_some_and(|next| next.has_come(now)) {
                 self.next = Some(UnixMillis(now.0.saturating_add(LONGEST_PAUSE)));
@@ -178,14 +176,22 @@ impl Schedule {
             return;
         };
         rotation.failures = rotation.failures.saturating_add(1);
-        let pause = Backoff { failures: rotation.failures }.pause(jitter);
+        let pause =
+            if passing { Backoff { failures: rotation.failures }.pause(jitter) } else { FOR_A_PERSON };
         rotation.next_try = UnixMillis(now.0.saturating_add(pause));
-        rotation.last_error = Some(error);
     }
 
     /// Gives up a rotation of this login: somebody else set its password. Says whether there was one.
     pub fn give_up(&mut self, which: Which) -> bool {
         self.under_way.take_if(|rotation| rotation.which == which).is_some()
+    }
+
+    /// Somebody gave the vault another password of this login.
+    pub fn given(&mut self, which: Which) {
+        self.last_error = None;
+        if which == self.current {
+            self.version = self.version.saturating_add(1);
+        }
     }
 
     /// Ends a rotation that was tested; says whether there was one.
@@ -194,7 +200,7 @@ impl Schedule {
             Some(rotation) if rotation.step == Step::Tested => {
                 self.current = rotation.which;
                 self.version = self.version.saturating_add(1);
-                self.rotated = Some(now);
+                (self.rotated, self.last_error) = (Some(now), None);
                 self.next = period.map(|period| now.plus(period));
                 true
             }
@@ -213,6 +219,14 @@ impl Schedule {
                 HandOut::Pending(rotation.which)
             }
             _ => HandOut::Kept(self.current),
+        }
+    }
+
+    /// The number of the password that is handed out: another number, another password.
+    pub fn handed_out_version(&self) -> u64 {
+        match self.handed_out() {
+            HandOut::Kept(_) => self.version,
+            HandOut::Pending(_) => self.version.saturating_add(1),
         }
     }
 
@@ -289,6 +303,7 @@ mod tests {
         assert_eq!(schedule.handed_out(), HandOut::Kept(Which::First));
         schedule.advance(Step::Set);
         assert_eq!(schedule.handed_out(), HandOut::Pending(Which::First));
+        assert_eq!(schedule.handed_out_version(), 1, "another password, another number");
         schedule.advance(Step::Tested);
         schedule.finish(day(), NOW);
         assert_eq!(schedule.handed_out(), HandOut::Kept(Which::First));
@@ -317,23 +332,38 @@ mod tests {
         schedule.begin(&logins(false), NOW);
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            schedule.failed("it is away".to_owned(), NOW, 0);
+            schedule.failed("it is away".to_owned(), true, NOW, 0);
             pauses.push(schedule.due().unwrap().millis_since(NOW));
         }
         assert_eq!(pauses, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+        schedule.failed("refused".to_owned(), false, NOW, 0);
+        assert_eq!(schedule.due(), Some(at(3_600)), "a person has to look");
         schedule.advance(Step::Set);
-        assert_eq!(schedule.under_way.unwrap().failures, 0, "a step was taken");
+        assert_eq!(
+            (schedule.under_way.unwrap().failures, schedule.last_error),
+            (0, None),
+            "a step was taken"
+        );
+    }
+
+    #[test]
+    fn a_password_that_was_given_anew_has_another_number_if_it_is_handed_out() {
+        let mut schedule = Schedule::new(day(), NOW);
+        schedule.given(Which::Second);
+        assert_eq!(schedule.handed_out_version(), 0);
+        schedule.given(Which::First);
+        assert_eq!(schedule.handed_out_version(), 1);
     }
 
     #[test]
     fn a_rotation_that_could_not_begin_is_not_due_at_once_again() {
         let mut schedule = Schedule::new(day(), NOW);
-        schedule.failed("no HSM".to_owned(), at(1), 0);
+        schedule.failed("no HSM".to_owned(), true, at(1), 0);
         assert_eq!(schedule.due(), Some(at(86_400)), "asked for by hand");
-        schedule.failed("no HSM".to_owned(), at(86_400), 0);
+        schedule.failed("no HSM".to_owned(), true, at(86_400), 0);
         assert_eq!(schedule.due(), Some(at(86_460)));
         let mut by_hand = Schedule::new(None, NOW);
-        by_hand.failed("no HSM".to_owned(), at(1), 0);
+        by_hand.failed("no HSM".to_owned(), true, at(1), 0);
         assert_eq!(by_hand.due(), None);
     }
 

@@ -85,7 +85,7 @@ impl StaticRolesService for Api {
         let vault = self.unsealed().await?;
         let read = operation::run(&vault, context, op).await.map_err(refuse)?;
         Ok(Response::new(v1::GetStaticCredentialResponse {
-            version: read.record.schedule.version,
+            version: read.record.schedule.handed_out_version(),
             next_rotate_time: read.record.schedule.next.map(convert::timestamp),
             credential: Some(lease::credential(read.credential).ok_or_else(unusable)?),
         }))

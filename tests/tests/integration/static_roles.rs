@@ -100,6 +100,25 @@ async fn two_logins_take_turns_and_both_work_between_two_rotations() {
     }
 }
 
+/// Logins that share the owner of a schema begin their sessions as that role.
+#[tokio::test]
+async fn a_login_that_acts_as_another_role_changes_its_own_password() {
+    let vault = TestVault::start().await;
+    let operator = vault.operator();
+    let shop = shop(&operator).await;
+    shop.run("CREATE ROLE owner LOGIN PASSWORD 'kept'; GRANT owner TO ledger_a; ALTER ROLE ledger_a SET role = 'owner'")
+        .await;
+    shop.run(&format!("GRANT CONNECT ON DATABASE {DATABASE} TO owner")).await;
+    let roles = operator.static_roles();
+    roles.put(role("ledger_a", ""), given(FIRST, None)).await.unwrap();
+    roles.rotate("ledger").await.unwrap();
+    assert!(gets_in(&shop, &parts(&roles.credential("ledger").await.unwrap())).await);
+    assert!(
+        gets_in(&shop, &("owner".to_owned(), "kept".to_owned())).await,
+        "another role's password was changed"
+    );
+}
+
 #[tokio::test]
 async fn what_is_no_services_login_is_refused() {
     let vault = TestVault::start().await;
@@ -110,7 +129,7 @@ async fn what_is_no_services_login_is_refused() {
     assert_eq!(reason(put("ledger_a", "wrong").await), "STATIC_LOGIN_REFUSED");
     assert_eq!(reason(put("nobody", "wrong").await), "STATIC_LOGIN_REFUSED");
     // The vault's own: two would change its password behind each other.
-    assert_eq!(reason(put(ADMIN, ADMIN_PASSWORD).await), "TARGET_REFUSED");
+    assert_eq!(reason(put(ADMIN, ADMIN_PASSWORD).await), "STATIC_LOGIN_TAKEN");
     let issued = operator.credentials().issue("orders-rw").await.unwrap();
     let Credential::Postgres(own) = &issued.credential else { panic!("another kind") };
     let passwords = StaticPasswords { first: Some(own.password.clone()), second: None };
@@ -120,6 +139,7 @@ async fn what_is_no_services_login_is_refused() {
         ("ALTER ROLE ledger_a CREATEROLE", "ALTER ROLE ledger_a NOCREATEROLE"),
         ("ALTER ROLE ledger_a BYPASSRLS", "ALTER ROLE ledger_a NOBYPASSRLS"),
         ("GRANT pg_execute_server_program TO ledger_a", "REVOKE pg_execute_server_program FROM ledger_a"),
+        ("CREATE ROLE above SUPERUSER; GRANT above TO ledger_a", "DROP ROLE above"),
     ] {
         shop.run(grant).await;
         assert_eq!(reason(put("ledger_a", FIRST).await), "RIGHTS_IN_EXCESS", "{grant}");

@@ -8,6 +8,7 @@ use keystead_crypto::aad::label;
 use keystead_crypto::record;
 use keystead_crypto::secret::SecretBytes;
 use keystead_domain::id::RecordId;
+use keystead_domain::name::Name;
 use keystead_domain::target::{TargetKind, TargetSettings};
 use keystead_storage::{Batch, Keyspace, Snapshot, keyspace};
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,10 @@ pub(crate) struct Links {
     pub(super) logins_unsettled: AtomicBool,
     /// When a static role is due next, by the time of leases in milliseconds.
     pub(super) static_roles_due: AtomicU64,
+    /// Targets on which no static role got on.
+    pub(super) static_pauses: Pauses,
+    /// Who changes a static role: one at a time, since what the target was told must not be forgotten meanwhile.
+    static_turns: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>,
     /// Targets on which such a rotation did not get on.
     pub(super) settling: Pauses,
     /// Read while a lease is begun, written while a target moves or goes: that no lease is on it is still so when it does.
@@ -79,6 +84,8 @@ impl Links {
             kept: Mutex::default(),
             logins_unsettled: AtomicBool::new(true),
             static_roles_due: AtomicU64::new(0),
+            static_pauses: Pauses::default(),
+            static_turns: Mutex::default(),
             settling: Pauses::default(),
             begun: RwLock::default(),
         }
@@ -87,6 +94,16 @@ impl Links {
     /// The engine of a kind of target.
     pub(super) fn engine(&self, kind: TargetKind) -> Result<&Arc<dyn Engine>, CredentialError> {
         self.engines.of(kind).ok_or(CredentialError::NoEngine { kind: kind.as_str() })
+    }
+
+    /// The turn to change a static role: in its target and in the store.
+    pub(super) async fn static_turn(&self, role: &Name) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.static_turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(role.clone()).or_default())
+        };
+        turn.lock_owned().await
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

@@ -16,6 +16,7 @@ use keystead_domain::role::OnExcess;
 use keystead_domain::static_role::{
     MAX_PERIOD_SECS, MIN_PERIOD_SECS, Schedule, StaticLogins, StaticRoleRecord, Which,
 };
+use keystead_domain::target::TargetSettings;
 use keystead_domain::time::Ttl;
 use keystead_storage::{Batch, Keyspace, Precondition, Range, Revision, Snapshot, StorageError, keyspace};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ const PAGE: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredStaticRole {
     pub(super) record: StaticRoleRecord,
+    /// The server that the logins are in, whatever its targets are called.
+    pub(super) place: String,
     pub(super) first: StoredLogin,
     pub(super) second: Option<StoredLogin>,
     /// What a login is getting.
@@ -131,8 +134,14 @@ fn role_at(keys: &Keys, name: &Name) -> Vec<u8> {
     keyspace::static_role(&keys.lookup.tag("static-role", &[name.as_str().as_bytes()]))
 }
 
-fn login_at(keys: &Keys, target: RecordId, login: &str) -> Vec<u8> {
-    keyspace::static_login(&keys.lookup.tag("static-login", &[target.as_bytes(), login.as_bytes()]))
+/// Logins are a server's, which may be several targets.
+fn place(settings: &TargetSettings) -> String {
+    let TargetSettings::Postgres(at) = settings;
+    format!("postgres {} {}", at.host.as_str(), at.port)
+}
+
+fn login_at(keys: &Keys, place: &str, login: &str) -> Vec<u8> {
+    keyspace::static_login(&keys.lookup.tag("static-login", &[place.as_bytes(), login.as_bytes()]))
 }
 
 /// The static role of a name.
@@ -243,6 +252,7 @@ async fn put(
 ) -> Result<StaticRole, VaultError> {
     check(&op)?;
     let what = format!("static role {}", op.name);
+    let _turn = vault.links.static_turn(&op.name).await;
     for _ in 0..TRIES {
         match put_once(vault, permit, &op, &what).await {
             Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
@@ -280,8 +290,9 @@ async fn put_once(
         None => {
             batch.require(Keyspace::StaticRoles, at.clone(), Precondition::Absent);
             for login in names {
-                let whose = login_at(&vault.keys, target.record.id, login);
-                if snapshot.get(Keyspace::StaticRoles, &whose).await?.is_some() {
+                let whose = login_at(&vault.keys, &place(&target.record.settings), login);
+                let admin = targets::is_admin_of_any(vault, snapshot.as_ref(), &target, login).await?;
+                if admin || snapshot.get(Keyspace::StaticRoles, &whose).await?.is_some() {
                     let (target, login) = (op.target.to_string(), login.to_owned());
                     return Err(CredentialError::LoginTaken { target, login }.into());
                 }
@@ -302,11 +313,13 @@ async fn put_once(
     let made = given.keys();
     let done = async {
         try_given(vault, snapshot, &target, op).await?;
-        let (stored, gone) = define(vault, op, id, target.record.id, old, given)?;
+        let (stored, gone) = define(vault, op, id, &target, old, given)?;
         for password in &gone {
             batch.delete(Keyspace::DataKeys, keyspace::data_key(password.data_key.as_bytes()));
         }
         batch.put(Keyspace::StaticRoles, at.clone(), seal(&vault.keys, Keyspace::StaticRoles, &at, &stored)?);
+        // So that its target neither moves nor goes meanwhile.
+        let _begun = vault.links.begun.read().await;
         let revision = vault.commit(permit.intent(), batch).await?;
         Ok((stored, gone, revision))
     };
@@ -354,7 +367,7 @@ fn define(
     vault: &UnsealedVault,
     op: &PutStaticRole,
     id: RecordId,
-    target: RecordId,
+    target: &StoredTarget,
     old: Option<StoredStaticRole>,
     given: Given,
 ) -> Result<(StoredStaticRole, Vec<StoredLogin>), VaultError> {
@@ -371,7 +384,7 @@ fn define(
             id,
             name: op.name.clone(),
             target: op.target.clone(),
-            target_id: target,
+            target_id: target.record.id,
             logins: op.logins.clone(),
             period: op.period,
             on_excess: op.on_excess,
@@ -380,7 +393,11 @@ fn define(
             schedule: Schedule::new(op.period, lease_now),
         };
         let first = given.first.ok_or_else(|| lacking("first_password"))?;
-        return Ok((StoredStaticRole { record, first, second: given.second, pending: None }, Vec::new()));
+        let place = place(&target.record.settings);
+        return Ok((
+            StoredStaticRole { record, place, first, second: given.second, pending: None },
+            Vec::new(),
+        ));
     };
     let mut gone = Vec::new();
     for (which, given) in [(Which::First, given.first), (Which::Second, given.second)] {
@@ -390,6 +407,7 @@ fn define(
             gone.extend(stored.pending.take());
         }
         gone.extend(stored.replace(which, given));
+        stored.record.schedule.given(which);
     }
     if stored.record.period != op.period {
         stored.record.schedule.reschedule(op.period, lease_now);
@@ -403,6 +421,7 @@ async fn delete(
     permit: &Permit<DeleteStaticRole>,
     name: &Name,
 ) -> Result<(), VaultError> {
+    let _turn = vault.links.static_turn(name).await;
     for _ in 0..TRIES {
         let snapshot = vault.storage.snapshot().await?;
         let (stored, revision) = find(vault, snapshot.as_ref(), name).await?;
@@ -414,7 +433,7 @@ async fn delete(
         for login in
             [Which::First, Which::Second].into_iter().filter_map(|which| stored.record.logins.name(which))
         {
-            batch.delete(Keyspace::StaticRoles, login_at(&vault.keys, stored.record.target_id, login));
+            batch.delete(Keyspace::StaticRoles, login_at(&vault.keys, &stored.place, login));
         }
         let passwords: Vec<_> =
             std::iter::once(stored.first).chain(stored.second).chain(stored.pending).collect();

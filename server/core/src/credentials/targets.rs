@@ -275,6 +275,30 @@ async fn live_on(vault: &UnsealedVault, target: RecordId) -> Result<u64, VaultEr
     counts::in_index(vault.storage.as_ref(), &keyspace::leases_of_target(target.as_bytes())).await
 }
 
+/// Whether a login is the admin login of this target or of another one in the same server.
+pub(super) async fn is_admin_of_any(
+    vault: &UnsealedVault,
+    snapshot: &dyn Snapshot,
+    target: &StoredTarget,
+    login: &str,
+) -> Result<bool, VaultError> {
+    let TargetSettings::Postgres(here) = &target.record.settings;
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let (found, next) =
+            page::<StoredTarget>(vault, snapshot, Keyspace::Targets, after.as_deref(), PAGE).await?;
+        let admin = found.iter().any(|(other, _)| {
+            let TargetSettings::Postgres(there) = &other.record.settings;
+            (&there.host, there.port) == (&here.host, here.port) && there.admin.as_str() == login
+        });
+        match next {
+            _ if admin => return Ok(true),
+            Some(next) => after = Some(next),
+            None => return Ok(false),
+        }
+    }
+}
+
 /// Roles that are defined on a target.
 async fn roles_on(
     vault: &UnsealedVault,
@@ -306,12 +330,14 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
             0 => {}
             roles => return Err(in_use(roles, "roles", "delete them first").into()),
         }
+        drop(snapshot);
+        let none_begun = vault.links.begun.write().await;
+        let snapshot = vault.storage.snapshot().await?;
         match static_roles::on_target(vault, snapshot.as_ref(), id).await? {
             0 => {}
             roles => return Err(in_use(roles, "static roles", "delete them first").into()),
         }
         drop(snapshot);
-        let none_begun = vault.links.begun.write().await;
         match live_on(vault, id).await? {
             0 => {}
             leases => return Err(in_use(leases, "live leases", "revoke them first").into()),

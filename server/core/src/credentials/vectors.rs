@@ -100,7 +100,7 @@ fn static_role() {
     let mut schedule = Schedule::new(period, MADE);
     assert_eq!(schedule.begin(&logins, UnixMillis(MADE.0 + 1)), Which::Second);
     schedule.advance(Step::Set);
-    schedule.failed("away".to_owned(), UnixMillis(MADE.0 + 2), 0);
+    schedule.failed("away".to_owned(), true, UnixMillis(MADE.0 + 2), 0);
     let record = StaticRoleRecord {
         id: RecordId([0xc4; 16]),
         name: Name::parse("ledger").unwrap(),
@@ -116,6 +116,7 @@ fn static_role() {
     let login = |key| StoredLogin { data_key: RecordId([key; 16]), sealed: vec![0xee; 3] };
     let stored = StoredStaticRole {
         record,
+        place: "postgres db.example.org 5432".to_owned(),
         first: login(0xd1),
         second: Some(login(0xd2)),
         pending: Some(login(0xd3)),

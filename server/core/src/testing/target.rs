@@ -48,6 +48,8 @@ pub(crate) struct Inside {
     pub(crate) admin: Option<Vec<u8>>,
     /// Passwords of logins that the vault did not make.
     pub(crate) others: BTreeMap<String, Vec<u8>>,
+    /// How often such a login was not let in.
+    pub(crate) refused: usize,
 }
 
 /// All targets of a bench, by name.
@@ -81,6 +83,11 @@ impl Engine for MemoryTargets {
 
     fn setup(&self, vault: VaultId, _: &Setup) -> String {
         format!("-- vault {vault}")
+    }
+
+    fn credential(&self, _: &TargetSettings, login: &str, secret: SecretBytes) -> Credential {
+        let login = Field::Plain(login.to_owned());
+        Credential(vec![("username", login), ("password", Field::Secret(secret))])
     }
 
     fn link(
@@ -263,6 +270,7 @@ impl Link for MemoryLink {
     async fn try_login(&self, login: &str, secret: &SecretBytes) -> Result<Option<Vec<Right>>, EngineError> {
         self.there(|inside| {
             let taken = inside.others.get(login).is_some_and(|password| password == secret.expose());
+            inside.refused += usize::from(!taken);
             Ok(taken.then(|| inside.excess.clone()))
         })
         .await
@@ -283,10 +291,5 @@ impl Link for MemoryLink {
             })
             .await?;
         if silent { Err(self.unavailable()) } else { Ok(()) }
-    }
-
-    fn credential(&self, login: &str, secret: SecretBytes) -> Credential {
-        let login = Field::Plain(login.to_owned());
-        Credential(vec![("username", login), ("password", Field::Secret(secret))])
     }
 }

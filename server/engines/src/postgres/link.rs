@@ -33,7 +33,7 @@ use super::connect::Connector;
 use super::define::{self, Place};
 use super::error::Failure;
 use super::logins::{self, Detail, NewLogin, Verifier};
-use super::names::Names;
+use super::names::{self, Names};
 use super::{probe, static_logins};
 use crate::statements::identifier;
 
@@ -262,7 +262,7 @@ impl PostgresLink {
         login: &str,
         secret: &SecretBytes,
     ) -> Result<Option<(SemaphorePermit<'_>, ClientWrapper)>, Failure> {
-        if self.names.marks(login) || login == self.settings().admin.as_str() {
+        if names::is_a_vaults(login) || login == self.settings().admin.as_str() {
             let what = format!("login {login} is the vault's own; name one that a service has");
             return Err(Failure::Refused(what));
         }
@@ -334,7 +334,7 @@ impl Link for PostgresLink {
         let done = within(self.make(&session, &order)).await;
         let excess = settle(session, done).map_err(named)?;
         let secret = SecretBytes::copy_from(order.plan.secret.expose());
-        let credential = self.credential(&order.plan.handle.name, secret);
+        let credential = credential(self.settings(), &order.plan.handle.name, secret);
         Ok(Issued { credential, excess })
     }
 
@@ -407,24 +407,8 @@ impl Link for PostgresLink {
             let what = format!("login {login}: its password is not the one that the vault has");
             return Err(EngineError::Refused { target: self.name.clone(), what });
         };
-        let changed = within(static_logins::change(&mut client, new)).await;
+        let changed = within(static_logins::change(&mut client, login, new)).await;
         changed.map_err(|failure| self.failed()(failure.of_login(login)))
-    }
-
-    fn credential(&self, login: &str, secret: SecretBytes) -> Credential {
-        let settings = self.settings();
-        let mut fields = vec![
-            ("username", Field::Plain(login.to_owned())),
-            ("password", Field::Secret(secret)),
-            ("host", Field::Plain(settings.host.as_str().to_owned())),
-            ("port", Field::Plain(settings.port.to_string())),
-            ("database", Field::Plain(settings.database.as_str().to_owned())),
-            ("ca_pem", Field::Plain(settings.ca_pem.clone())),
-        ];
-        if let Some(name) = &settings.server_name {
-            fields.push(("server_name", Field::Plain(name.as_str().to_owned())));
-        }
-        Credential(fields)
     }
 }
 
@@ -433,6 +417,22 @@ async fn server_time(session: &Object<Connector>) -> Result<UnixMillis, Failure>
     const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
     let millis: i64 = session.query_one(NOW, &[]).await?.try_get(0)?;
     Ok(UnixMillis(u64::try_from(millis).unwrap_or(0)))
+}
+
+/// What a holder of a login logs in with.
+pub(super) fn credential(settings: &PostgresSettings, login: &str, secret: SecretBytes) -> Credential {
+    let mut fields = vec![
+        ("username", Field::Plain(login.to_owned())),
+        ("password", Field::Secret(secret)),
+        ("host", Field::Plain(settings.host.as_str().to_owned())),
+        ("port", Field::Plain(settings.port.to_string())),
+        ("database", Field::Plain(settings.database.as_str().to_owned())),
+        ("ca_pem", Field::Plain(settings.ca_pem.clone())),
+    ];
+    if let Some(name) = &settings.server_name {
+        fields.push(("server_name", Field::Plain(name.as_str().to_owned())));
+    }
+    Credential(fields)
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -19,7 +19,8 @@ mod static_logins;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use keystead_core::engine::{AdminLogin, Engine, EngineError, Link, Setup};
+use keystead_core::engine::{AdminLogin, Credential, Engine, EngineError, Link, Setup};
+use keystead_crypto::secret::SecretBytes;
 use keystead_domain::VaultId;
 use keystead_domain::target::{TargetKind, TargetSettings};
 
@@ -49,6 +50,11 @@ impl Engine for PostgresEngine {
             script.push('\n');
         }
         script
+    }
+
+    fn credential(&self, settings: &TargetSettings, login: &str, secret: SecretBytes) -> Credential {
+        let TargetSettings::Postgres(settings) = settings;
+        link::credential(settings, login, secret)
     }
 
     fn link(

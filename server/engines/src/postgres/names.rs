@@ -91,11 +91,6 @@ impl Names {
         u64::from_str_radix(millis, 16).ok().map(UnixMillis)
     }
 
-    /// Whether a name carries the vault's mark.
-    pub(super) fn marks(&self, login: &str) -> bool {
-        login.starts_with(&self.prefix) || login.starts_with(&self.schema)
-    }
-
     /// The lease of a login; nothing for names of another form.
     pub(super) fn lease(&self, login: &str) -> Option<RecordId> {
         let rest = login.strip_prefix(&self.prefix)?;
@@ -107,6 +102,16 @@ impl Names {
         }
         id.parse().ok()
     }
+}
+
+/// Whether a name carries the mark of any vault and database: a login, a group or an owner that some vault made.
+pub(super) fn is_a_vaults(name: &str) -> bool {
+    const DIGITS: usize = 8;
+    let rest = name.strip_prefix("ks_").or_else(|| name.strip_prefix("keystead_"));
+    rest.and_then(|rest| rest.split_at_checked(DIGITS)).is_some_and(|(tag, rest)| {
+        tag.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            && (rest.is_empty() || rest.starts_with('_'))
+    })
 }
 
 #[cfg(test)]
@@ -131,6 +136,28 @@ mod tests {
         }
         assert_eq!(names.probed_at(&names.group(RecordId([0x5a; 16]))), None);
         assert_eq!(names.probed_at(&names.login(&Name::parse("probe").unwrap(), RecordId([0; 16]))), None);
+    }
+
+    #[test]
+    fn what_any_vault_made_is_known_by_its_name() {
+        let names = Names::new(VaultId([9; 16]), &database());
+        let role = Name::parse("orders").unwrap();
+        for ours in
+            [names.login(&role, RecordId([1; 16])), names.group(RecordId([1; 16])), names.owner().to_owned()]
+        {
+            assert!(is_a_vaults(&ours), "{ours}");
+        }
+        for other in [
+            "keystead",
+            "ks_orders",
+            "ledger",
+            "keystead_admin",
+            "ks_0123456_x",
+            "ks_0123456G_x",
+            "ks_01234567x",
+        ] {
+            assert!(!is_a_vaults(other), "{other}");
+        }
     }
 
     #[test]

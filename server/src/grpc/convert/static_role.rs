@@ -66,13 +66,13 @@ fn rotation(logins: &StaticLogins, schedule: &Schedule) -> v1::StaticRotation {
     let failed = |rotation: &&Rotation| rotation.failures > 0;
     v1::StaticRotation {
         login: logins.name(schedule.current).unwrap_or_default().to_owned(),
-        version: schedule.version,
+        version: schedule.handed_out_version(),
         rotate_time: schedule.rotated.map(timestamp),
         next_rotate_time: schedule.next.map(timestamp),
         step: step.into(),
         failures: under_way.map_or(0, |rotation| rotation.failures),
         next_try_time: under_way.filter(failed).map(|rotation| timestamp(rotation.next_try)),
-        last_error: under_way.and_then(|rotation| rotation.last_error.clone()).unwrap_or_default(),
+        last_error: schedule.last_error.clone().unwrap_or_default(),
     }
 }
 

@@ -54,9 +54,10 @@ impl Operation for ReadStaticCredential {
         let id = stored.record.id;
         let password = password.ok_or_else(|| corrupt(Keyspace::StaticRoles, id.as_bytes()))?;
         let secret = vault.open_login(&*snapshot, Whose::of_static_role(id), password).await?;
-        let link = vault.link(&*snapshot, &target).await?;
+        let settings = &target.record.settings;
         let login = stored.login(which).to_owned();
-        Ok(StaticCredential { credential: link.credential(&login, secret), record: stored.record, login })
+        let credential = vault.links.engine(settings.kind())?.credential(settings, &login, secret);
+        Ok(StaticCredential { credential, record: stored.record, login })
     }
 
     fn detail(output: &StaticCredential) -> Detail {

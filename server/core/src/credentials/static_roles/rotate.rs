@@ -14,17 +14,18 @@ use keystead_domain::name::Name;
 use keystead_domain::policy::{Action, Resource};
 use keystead_domain::static_role::{StaticRoleRecord, Step};
 use keystead_storage::{Batch, Keyspace, Precondition, Range, Revision, StorageError, keyspace};
-use rand_core::Rng;
 
 use super::super::links::Whose;
-use super::super::{CredentialError, ONE_CALL, TRIES, in_time, page_of, seal};
+use super::super::{CredentialError, ONE_CALL, TRIES, in_time, jitter, page_of, seal};
 use super::{PAGE, StaticRole, StoredStaticRole, described, find, role_at, target_of};
 use crate::engine::Link;
 use crate::error::VaultError;
 use crate::keys::{corrupt, rng};
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, SystemPermit};
+use crate::rotation::Beside;
 use crate::unsealed::UnsealedVault;
+use crate::vault::OpenVault;
 
 /// Targets that are asked at a time: one that does not answer keeps none of the others waiting.
 const TARGETS_AT_ONCE: usize = 8;
@@ -32,21 +33,24 @@ const TARGETS_AT_ONCE: usize = 8;
 /// The job that changes passwords which are due.
 enum RotateStatic {}
 
+/// Who wants a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Somebody, now.
+    ByHand,
+    /// Nobody, unless it is due.
+    BySchedule,
+}
+
 /// Changes the password of a static role now; of two logins, the one that is not handed out.
 pub struct RotateStaticRole {
     /// Which.
     pub name: Name,
 }
 
-impl UnsealedVault {
-    /// A static role may be due sooner than any other.
-    pub(super) fn static_role_is_due(&self, role: &StaticRoleRecord) {
-        if let Some(due) = role.schedule.due() {
-            self.links.static_roles_due.fetch_min(due.0, Ordering::AcqRel);
-        }
-    }
-
-    /// Changes passwords that are due. It waits for targets, so it is called beside what must not.
+impl OpenVault {
+    /// Changes passwords that are due. It waits for targets, so it is called beside what must not. A target that fails is left
+    /// alone for a while, and longer each time.
     ///
     /// # Errors
     /// Those of log and store; what a target refuses is tried again later.
@@ -67,7 +71,7 @@ impl UnsealedVault {
     /// Says whether there was something to do.
     async fn rotate_what_is_due(&self) -> Result<bool, VaultError> {
         let now = self.leases.clock.now();
-        let mut due: BTreeMap<RecordId, Vec<Name>> = BTreeMap::new();
+        let mut due: BTreeMap<RecordId, Vec<StaticRoleRecord>> = BTreeMap::new();
         let mut after: Option<Vec<u8>> = None;
         loop {
             let snapshot = self.storage.snapshot().await?;
@@ -77,7 +81,7 @@ impl UnsealedVault {
                     .await?;
             for (role, _) in roles {
                 if role.record.schedule.due().is_some_and(|due| due.has_come(now)) {
-                    due.entry(role.record.target_id).or_default().push(role.record.name);
+                    due.entry(role.record.target_id).or_default().push(role.record);
                 } else {
                     self.static_role_is_due(&role.record);
                 }
@@ -88,41 +92,77 @@ impl UnsealedVault {
             }
         }
         let found = !due.is_empty();
-        let rounds = stream::iter(due.into_values()).map(|names| self.rotate_each(names));
+        let rounds = stream::iter(due).map(|(target, roles)| self.rotate_each(target, roles));
         let rounds: Vec<Result<(), VaultError>> = rounds.buffer_unordered(TARGETS_AT_ONCE).collect().await;
         rounds.into_iter().collect::<Result<(), _>>()?;
         Ok(found)
     }
 
-    /// Those of one target, one after another.
-    async fn rotate_each(&self, names: Vec<Name>) -> Result<(), VaultError> {
-        for name in names {
-            let work = |permit: SystemPermit<RotateStatic>| self.rotate_static(Some(permit.intent()), &name);
+    /// Those of one target, one after another, as long as it answers.
+    async fn rotate_each(&self, target: RecordId, roles: Vec<StaticRoleRecord>) -> Result<(), VaultError> {
+        let pauses = &self.links.static_pauses;
+        for role in roles {
+            if self.closing() || pauses.holds(target, self.clock.monotonic()) {
+                return Ok(());
+            }
+            let name = &role.name;
+            let vault: &UnsealedVault = self;
+            let go_on = || !self.closing();
+            let work = |permit: SystemPermit<RotateStatic>| {
+                vault.rotate_static(Some(permit.intent()), name, Asked::BySchedule, go_on)
+            };
             let resource = Resource::StaticRole(name.clone());
-            match operation::run_job(self, "rotate-static-role", resource, Detail::new(), work).await {
-                Ok(_) => {}
+            match operation::run_job(self, "rotate-static-role", resource, described(&role), work).await {
+                Ok(_) => pauses.end(target),
                 Err(error @ VaultError::Audit(_)) => return Err(error),
-                Err(VaultError::NotFound { .. }) => {}
                 Err(error) => {
+                    let of_target =
+                        matches!(&error, VaultError::Credential(credential) if credential.is_of_target());
                     tracing::warn!(static_role = %name, %error, "a password could not be changed; it is tried again");
+                    if of_target {
+                        pauses.failed(target, self.clock.monotonic());
+                    }
                 }
             }
         }
         Ok(())
     }
+}
+
+impl UnsealedVault {
+    /// A static role may be due sooner than any other.
+    pub(super) fn static_role_is_due(&self, role: &StaticRoleRecord) {
+        if let Some(due) = role.schedule.due() {
+            self.links.static_roles_due.fetch_min(due.0, Ordering::AcqRel);
+        }
+    }
 
     /// All steps from where it is. What failed is noted, with when it is tried again.
-    async fn rotate_static(&self, intent: Option<u64>, name: &Name) -> Result<StaticRole, VaultError> {
-        if let Err(error) = self.begin_static(intent, name).await {
-            self.note_failure(intent, name, &error).await;
-            return Err(error);
-        }
+    async fn rotate_static(
+        &self,
+        intent: Option<u64>,
+        name: &Name,
+        asked: Asked,
+        go_on: impl Fn() -> bool + Send,
+    ) -> Result<StaticRole, VaultError> {
+        // Whoever changes or deletes it meanwhile would forget what the target was told.
+        let _turn = self.links.static_turn(name).await;
+        let begun = match self.begin_static(intent, name, asked).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.note_failure(intent, name, &error).await;
+                return Err(error);
+            }
+        };
         let mut conflicts = 0_usize;
-        loop {
+        while go_on() {
             match self.step(intent, name).await {
                 Ok(None) => {}
-                Ok(Some(role)) => return Ok(role),
-                // Changed meanwhile, or somebody else takes the same steps.
+                Ok(Some(role)) if begun.is_none_or(|before| role.record.schedule.version > before) => {
+                    return Ok(role);
+                }
+                // Another process took it out of the way.
+                Ok(Some(_)) => return Err(VaultError::Contention { what: format!("static role {name}") }),
                 Err(VaultError::Storage(StorageError::Conflict { .. })) if conflicts < TRIES => {
                     conflicts = conflicts.saturating_add(1);
                 }
@@ -132,16 +172,29 @@ impl UnsealedVault {
                 }
             }
         }
+        Err(VaultError::Interrupted { what: "the change of a password" })
     }
 
-    /// Create: the new password is kept.
-    async fn begin_static(&self, intent: Option<u64>, name: &Name) -> Result<(), VaultError> {
+    /// Create: the new password is kept. Tells the version before, if a rotation is under way then.
+    async fn begin_static(
+        &self,
+        intent: Option<u64>,
+        name: &Name,
+        asked: Asked,
+    ) -> Result<Option<u64>, VaultError> {
         for _ in 0..TRIES {
             let snapshot = self.storage.snapshot().await?;
             self.keys.follow_seal(snapshot.as_ref(), self.storage.as_ref()).await?;
             let (mut stored, revision) = find(self, snapshot.as_ref(), name).await?;
-            if stored.record.schedule.under_way.is_some() {
-                return Ok(());
+            let schedule = &stored.record.schedule;
+            let version = schedule.version;
+            if schedule.under_way.is_some() {
+                return Ok(Some(version));
+            }
+            let due = schedule.due().is_some_and(|due| due.has_come(self.leases.clock.now()));
+            if asked == Asked::BySchedule && !due {
+                // Somebody else did it since the list was made.
+                return Ok(None);
             }
             let target = target_of(self, snapshot.as_ref(), &stored.record).await?;
             let link = self.link(snapshot.as_ref(), &target).await?;
@@ -153,7 +206,7 @@ impl UnsealedVault {
             stored.record.schedule.begin(&stored.record.logins, self.leases.clock.now());
             stored.pending = Some(pending);
             match self.keep_static(intent, batch, &stored, revision).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(Some(version)),
                 Err(VaultError::Storage(StorageError::Conflict { .. })) => {
                     self.keys.forget_data_key(data_key)
                 }
@@ -183,9 +236,14 @@ impl UnsealedVault {
                 stored.record.schedule.advance(Step::Set);
             }
             Step::Set => {
+                let old = self.open_login(snapshot.as_ref(), whose, has).await?;
                 drop(snapshot);
+                // A target that came back from a copy may have forgotten it.
                 if !self.let_in(&stored, &new).await? {
-                    return Err(refused(&stored).into());
+                    self.set(&stored, &old, &new).await?;
+                    if !self.let_in(&stored, &new).await? {
+                        return Err(refused(&stored).into());
+                    }
                 }
                 stored.record.schedule.advance(Step::Tested);
             }
@@ -198,28 +256,25 @@ impl UnsealedVault {
         Ok(None)
     }
 
-    /// Set: the target takes the new password, unless it has done so already.
+    /// Set: the target takes the new password, unless it has done so already. The old one is tried first, so that a rotation that
+    /// goes well has no password refused, which targets count.
     async fn set(
         &self,
         stored: &StoredStaticRole,
         old: &SecretBytes,
         new: &SecretBytes,
     ) -> Result<(), VaultError> {
-        if self.let_in(stored, new).await? {
-            return Ok(());
-        }
         if !self.let_in(stored, old).await? {
-            return Err(refused(stored).into());
+            return if self.let_in(stored, new).await? { Ok(()) } else { Err(refused(stored).into()) };
         }
         let (target, login) = (&stored.record.target, turn(stored));
         let link = self.static_link(stored).await?;
-        let changed = in_time(target, ONE_CALL, link.change_login_secret(&login, old, new)).await;
-        // An answer that was lost may still come true: what counts is whether it is taken.
-        if self.let_in(stored, new).await? {
-            return Ok(());
+        match in_time(target, ONE_CALL, link.change_login_secret(&login, old, new)).await {
+            Ok(()) => Ok(()),
+            // An answer that was lost may still come true: what counts is whether it is taken.
+            Err(_) if self.let_in(stored, new).await? => Ok(()),
+            Err(error) => Err(error.then("the rotation goes on by itself").into()),
         }
-        changed?;
-        Err(refused(stored).into())
     }
 
     async fn let_in(&self, stored: &StoredStaticRole, secret: &SecretBytes) -> Result<bool, VaultError> {
@@ -278,10 +333,9 @@ impl UnsealedVault {
             let snapshot = self.storage.snapshot().await?;
             let (mut stored, revision) = find(self, snapshot.as_ref(), name).await?;
             drop(snapshot);
-            let mut jitter = [0];
-            rng().fill_bytes(&mut jitter);
+            let passing = !matches!(error, VaultError::Credential(CredentialError::StaticLogin { .. }));
             let now = self.leases.clock.now();
-            stored.record.schedule.failed(error.to_string(), now, jitter[0]);
+            stored.record.schedule.failed(error.to_string(), passing, now, jitter());
             self.keep_static(intent, Batch::new(), &stored, revision).await
         };
         if let Err(error) = noted.await {
@@ -312,7 +366,7 @@ impl Operation for RotateStaticRole {
     }
 
     async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<StaticRole, VaultError> {
-        vault.rotate_static(permit.intent(), &self.name).await
+        vault.rotate_static(permit.intent(), &self.name, Asked::ByHand, || true).await
     }
 
     fn detail(output: &StaticRole) -> Detail {

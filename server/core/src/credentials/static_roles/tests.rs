@@ -1,6 +1,7 @@
 //! Static roles on a target in memory: whatever is cut off wherever, what is handed out is let in.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_domain::rights::Right;
@@ -16,7 +17,7 @@ use crate::credentials::targets::DeleteTarget;
 use crate::engine::Field;
 use crate::leases::tests::{DB, name, put_target, put_target_at, secs};
 use crate::operation;
-use crate::rotation::RotationOptions;
+use crate::rotation::{Beside, RotationOptions};
 use crate::testing::Bench;
 
 const ROLE: &str = "ledger";
@@ -208,7 +209,8 @@ async fn a_target_that_is_away_is_tried_again_later_and_later() {
     }
     let rotation = read(&bench).await.record.schedule.under_way.unwrap();
     assert!((5..12).contains(&rotation.failures), "{}", rotation.failures);
-    assert!(rotation.last_error.unwrap().contains("does not answer"));
+    let said = read(&bench).await.record.schedule.last_error.unwrap();
+    assert!(said.contains("does not answer"), "{said}");
     assert!(bench.vault.audit().size() - entries < 60, "each try is recorded, so there are few");
     assert_eq!(parts(&credential(&bench).await).1, b"first", "the target never heard of another");
     bench.targets.inside(DB, |inside| inside.away = false);
@@ -216,6 +218,103 @@ async fn a_target_that_is_away_is_tried_again_later_and_later() {
     look_after(&bench).await;
     assert_eq!(read(&bench).await.record.schedule.version, 1);
     assert!(works(&bench).await);
+}
+
+/// While the target is being told of a new password, nobody takes that password away.
+#[tokio::test]
+async fn whoever_changes_or_deletes_it_waits_for_a_rotation() {
+    for deletes in [false, true] {
+        let bench = ready(false).await;
+        bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(50));
+        let changing = async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            let open = bench.opened();
+            if deletes {
+                let delete = DeleteStaticRole { name: name(ROLE) };
+                operation::run(&open, bench.context(), delete).await.unwrap();
+                return;
+            }
+            // What the login has at this moment; by its turn it is another.
+            let refused = put(&bench, definition(false)).await.unwrap_err();
+            assert_eq!(refused.reason(), "STATIC_LOGIN_REFUSED");
+        };
+        let (rotated, ()) = tokio::join!(rotate(&bench), changing);
+        assert_eq!(rotated.unwrap().record.schedule.version, 1);
+        assert!(deletes || works(&bench).await);
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_forgot_the_new_password_is_given_it_again() {
+    let bench = ready(false).await;
+    let commits = bench.faults.commits();
+    // Create and set are stored, and then the vault is away.
+    bench.faults.on_commit(3, CommitFault::Unavailable);
+    drop(rotate(&bench).await);
+    assert!(bench.faults.commits() >= commits + 3);
+    assert_eq!(
+        read(&bench).await.record.schedule.under_way.unwrap().step,
+        keystead_domain::static_role::Step::Set
+    );
+    // It came back from a copy.
+    bench.targets.inside(DB, |inside| inside.others.insert("ledger_a".to_owned(), b"first".to_vec()));
+    advance(&bench, 61);
+    look_after(&bench).await;
+    assert_eq!(read(&bench).await.record.schedule.version, 1);
+    assert!(works(&bench).await);
+}
+
+#[tokio::test]
+async fn a_rotation_that_goes_well_has_no_password_refused() {
+    let bench = ready(true).await;
+    for _ in 0..3 {
+        rotate(&bench).await.unwrap();
+    }
+    assert_eq!(bench.targets.inside(DB, |inside| inside.refused), 0);
+}
+
+#[tokio::test]
+async fn a_login_that_only_a_person_can_mend_is_asked_once_an_hour() {
+    let bench = ready(false).await;
+    bench.targets.inside(DB, |inside| inside.others.insert("ledger_a".to_owned(), b"by hand".to_vec()));
+    rotate(&bench).await.unwrap_err();
+    let before = bench.targets.inside(DB, |inside| inside.refused);
+    for _ in 0..10 {
+        advance(&bench, 300);
+        look_after(&bench).await;
+    }
+    assert_eq!(bench.targets.inside(DB, |inside| inside.refused), before);
+    advance(&bench, 700);
+    look_after(&bench).await;
+    assert!(bench.targets.inside(DB, |inside| inside.refused) > before);
+}
+
+#[tokio::test]
+async fn a_vault_that_is_sealed_begins_no_rotation() {
+    let bench = ready(false).await;
+    advance(&bench, 3_601);
+    let open = bench.opened();
+    let (vault, context) = (Arc::clone(&bench.vault), bench.context());
+    let sealing = tokio::spawn(async move { vault.seal(context).await });
+    while !open.closing() {
+        tokio::task::yield_now().await;
+    }
+    open.look_after_static_roles().await.unwrap();
+    assert_eq!(bench.targets.inside(DB, |inside| inside.others["ledger_a"].clone()), b"first");
+    drop(open);
+    sealing.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_login_is_one_servers_whatever_the_targets_are_called() {
+    let bench = ready(false).await;
+    put_target(&bench, "same-server", &[]).await.unwrap();
+    let op = PutStaticRole { name: name("twin"), target: name("same-server"), ..definition(false) };
+    assert_eq!(put(&bench, op).await.unwrap_err().reason(), "STATIC_LOGIN_TAKEN");
+    // Nor is it the admin login of another target there.
+    let logins = StaticLogins::Postgres { first: PgName::parse("ks_admin").unwrap(), second: None };
+    let op = PutStaticRole { name: name("admin"), logins, ..definition(false) };
+    assert_eq!(put(&bench, op).await.unwrap_err().reason(), "STATIC_LOGIN_TAKEN");
 }
 
 #[tokio::test]
