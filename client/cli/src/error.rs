@@ -66,7 +66,7 @@ pub(crate) enum CliError {
     UnknownKind { what: &'static str, name: String },
     #[error("the login is of a kind that this program does not know: use a newer one")]
     UnknownCredential,
-    #[error("a new target needs {option}")]
+    #[error("a new one needs {option}")]
     OptionNeeded { option: &'static str },
     #[error("{digest} is not accepted: `keystead target get` shows what is")]
     NotAccepted { digest: String },

@@ -93,7 +93,7 @@ impl EngineError {
     }
 }
 
-fn list(rights: &[Right]) -> String {
+pub(crate) fn list(rights: &[Right]) -> String {
     const SHOWN: usize = 8;
     let mut text: Vec<String> = rights.iter().take(SHOWN).map(ToString::to_string).collect();
     if rights.len() > SHOWN {

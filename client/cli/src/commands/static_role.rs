@@ -13,7 +13,7 @@ use keystead_client::v1::{
 use keystead_client::{Error, StaticPasswords};
 use serde_json::{Value, json};
 
-use super::{Connect, timestamp};
+use super::{Connect, timestamp, yes_or_no};
 use crate::args::named::{DeleteArgs, NameArgs};
 use crate::args::span::Span;
 use crate::error::CliError;
@@ -72,6 +72,9 @@ pub(crate) struct PutArgs {
     /// Take a login that can do more than a service needs, such as SUPERUSER
     #[arg(long)]
     allow_excess: bool,
+    /// Refuse such a login again, from the next password that is given
+    #[arg(long, conflicts_with = "allow_excess")]
+    refuse_excess: bool,
     /// File with the password that the login has now; "-" is standard input
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -101,7 +104,10 @@ pub(crate) async fn run(
             );
             prompt::confirm(&question, args.yes)?;
             connect.connect().await?.static_roles().delete(&args.name).await?;
-            let sentence = format!("Static role {} is forgotten; its logins are as they were.", args.name);
+            let sentence = format!(
+                "Static role {} is forgotten. Its logins are still there: give them other passwords, since nobody has theirs.",
+                args.name
+            );
             output.sentence(&sentence, &json!({ "deleted": args.name }))
         }
         StaticRoleCommand::Rotate(args) => {
@@ -173,10 +179,10 @@ fn record(args: PutArgs, old: Option<&StaticRole>) -> Result<StaticRole, CliErro
         },
     };
     let every = args.every.map(Span::to_wire);
-    let on_excess = if args.allow_excess {
-        ExcessHandling::Warn.into()
-    } else {
-        old.map_or(ExcessHandling::Refuse.into(), |old| old.on_excess)
+    let on_excess = match (args.allow_excess, args.refuse_excess) {
+        (true, _) => ExcessHandling::Warn.into(),
+        (false, true) => ExcessHandling::Refuse.into(),
+        (false, false) => old.map_or(ExcessHandling::Refuse.into(), |old| old.on_excess),
     };
     Ok(StaticRole {
         name: args.name,
@@ -202,7 +208,8 @@ fn show(role: &StaticRole, output: &Output) -> Result<(), CliError> {
             ("Second login", logins.second.clone()),
             ("Hands out", rotation.login.clone()),
             ("Version", rotation.version.to_string()),
-            ("Changes every", every(role)),
+            ("Changes", every(role)),
+            ("May do too much", yes_or_no(role.on_excess == i32::from(ExcessHandling::Warn))),
             ("Changed", timestamp(rotation.rotate_time.as_ref())),
             ("Next change", timestamp(rotation.next_rotate_time.as_ref())),
             ("Under way", under_way(&rotation)),
@@ -216,7 +223,7 @@ fn show(role: &StaticRole, output: &Output) -> Result<(), CliError> {
 
 fn every(role: &StaticRole) -> String {
     match &role.rotation_period {
-        Some(period) => Span::from_wire(Some(period)).to_string(),
+        Some(period) => format!("every {}", Span::from_wire(Some(period))),
         None => "by hand".to_owned(),
     }
 }
@@ -258,7 +265,7 @@ async fn list(connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
     };
     let rows: Vec<_> = roles.iter().map(row).collect();
     output.table(
-        &["NAME", "TARGET", "LOGIN", "VERSION", "EVERY", "NEXT CHANGE", "UNDER WAY"],
+        &["NAME", "TARGET", "LOGIN", "VERSION", "CHANGES", "NEXT CHANGE", "UNDER WAY"],
         &rows,
         &roles.iter().map(as_json).collect::<Vec<_>>(),
     )
@@ -306,6 +313,7 @@ mod tests {
             every: None,
             by_hand: false,
             allow_excess: false,
+            refuse_excess: false,
             password_file: None,
             second_password_file: None,
             etag: None,

@@ -1,8 +1,9 @@
 //! What can go wrong with targets, roles and leases.
 
 use keystead_domain::lease::LeaseError;
+use keystead_domain::rights::Right;
 
-use crate::engine::{EngineError, Finding};
+use crate::engine::{EngineError, Finding, list};
 
 /// Why a login was not issued, kept or removed.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +97,29 @@ pub enum CredentialError {
         /// The login.
         login: String,
     },
+    /// A password that was given for a static role is not taken.
+    #[error(
+        "login {login} is not let in to target {target} with the password that was given: it has another one, or none by SCRAM, or there is no such login"
+    )]
+    StaticLoginGiven {
+        /// The target.
+        target: String,
+        /// The login.
+        login: String,
+    },
+    /// The login of a static role can do what no service needs.
+    #[error(
+        "login {login} on target {target} can do more than a service needs: {}; take that away there, or take the login as it is (`--allow-excess`)",
+        list(.excess)
+    )]
+    StaticExcess {
+        /// The target.
+        target: String,
+        /// The login.
+        login: String,
+        /// What.
+        excess: Vec<Right>,
+    },
     /// A login belongs to one static role.
     #[error(
         "login {login} on target {target} is another static role's already; two would change its password behind each other"
@@ -178,7 +202,8 @@ impl CredentialError {
             Self::StillIssuing => "LEASE_BEING_ISSUED",
             Self::InUse { .. } => "IN_USE",
             Self::OtherTarget { .. } => "ROLE_OF_ANOTHER_TARGET",
-            Self::StaticLogin { .. } => "STATIC_LOGIN_REFUSED",
+            Self::StaticLogin { .. } | Self::StaticLoginGiven { .. } => "STATIC_LOGIN_REFUSED",
+            Self::StaticExcess { .. } => "RIGHTS_IN_EXCESS",
             Self::LoginTaken { .. } => "STATIC_LOGIN_TAKEN",
             Self::MayNotIssue { .. } => "LEASE_NOT_RENEWED",
             Self::ClockDoubted { .. } => "CLOCK_IN_DOUBT",

@@ -285,6 +285,7 @@ async fn made(
 ) -> Result<Undelivered, VaultError> {
     match ask(from, &stored.lease, &plan, vault.leases.clock.now()).await {
         Ok(issued) => {
+            vault.target_answers(stored.lease.target_id);
             fail_points::after(Step::IssueMade);
             activate(vault, permit, stored, issued).await
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use keystead_crypto::aad::label;
 use keystead_crypto::record;
@@ -191,13 +192,18 @@ impl UnsealedVault {
     }
 
     /// Removes the key of a login that is not used any more, from the store's files too. Its record has left already, and
-    /// what was asked for is done: a file that cannot go now goes with a later compaction.
+    /// what was asked for is done: nobody waits long for a file that cannot go now, which goes with a later compaction.
     pub(super) async fn forget_login(&self, login: &StoredLogin) {
+        const WAITED_FOR: Duration = Duration::from_secs(1);
         self.keys.forget_data_key(login.data_key);
-        let at = keyspace::data_key(login.data_key.as_bytes());
-        if let Err(error) = self.storage.purge(Keyspace::DataKeys, &at).await {
-            tracing::warn!(%error, "the key of a former password is still in the store's files");
-        }
+        let (storage, at) = (Arc::clone(&self.storage), keyspace::data_key(login.data_key.as_bytes()));
+        let purging = tokio::spawn(async move {
+            if let Err(error) = storage.purge(Keyspace::DataKeys, &at).await {
+                tracing::warn!(%error, "the key of a former password stays in the store's files until their next compaction");
+            }
+        });
+        // One that takes longer, or failed and said so, goes on by itself.
+        let _done = tokio::time::timeout(WAITED_FOR, purging).await;
         self.keys.forget_data_key(login.data_key);
     }
 }

@@ -24,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use super::links::{StoredLogin, Whose};
 use super::targets::{self, StoredTarget};
 use super::{CredentialError, ONE_CALL, TRIES, etag_matches, in_time, load, page_of, seal, target_at};
-use crate::engine::EngineError;
 use crate::error::VaultError;
 use crate::keys::{Keys, fresh_id};
 use crate::operation::{Detail, Effect, Operation};
@@ -225,15 +224,11 @@ async fn try_given(
     drop(snapshot);
     for (which, given) in [(Which::First, &op.first), (Which::Second, &op.second)] {
         let (Some(login), Some(given)) = (op.logins.name(which), given) else { continue };
-        let (name, target) = (op.name.to_string(), op.target.to_string());
-        match in_time(&op.target, ONE_CALL, link.try_login(login, given)).await? {
-            None => {
-                return Err(
-                    CredentialError::StaticLogin { role: name, target, login: login.to_owned() }.into()
-                );
-            }
+        let (target, login) = (op.target.to_string(), login.to_owned());
+        match in_time(&op.target, ONE_CALL, link.try_login(&login, given)).await? {
+            None => return Err(CredentialError::StaticLoginGiven { target, login }.into()),
             Some(excess) if !excess.is_empty() && op.on_excess == OnExcess::Refuse => {
-                return Err(CredentialError::from(EngineError::Excess { target, role: name, excess }).into());
+                return Err(CredentialError::StaticExcess { target, login, excess }.into());
             }
             Some(excess) if !excess.is_empty() => {
                 let excess: Vec<_> = excess.iter().map(ToString::to_string).collect();
@@ -475,7 +470,15 @@ impl Operation for PutStaticRole {
         let names: Vec<_> =
             [Which::First, Which::Second].into_iter().filter_map(|which| self.logins.name(which)).collect();
         let given = usize::from(self.first.is_some()) + usize::from(self.second.is_some());
-        vec![("logins", names.join(",")), ("passwords_given", given.to_string())]
+        let on_excess = match self.on_excess {
+            OnExcess::Refuse => "refuse",
+            OnExcess::Warn => "warn",
+        };
+        vec![
+            ("logins", names.join(",")),
+            ("passwords_given", given.to_string()),
+            ("on_excess", on_excess.to_owned()),
+        ]
     }
 
     async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<StaticRole, VaultError> {

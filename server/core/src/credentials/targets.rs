@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::links::{StoredLogin, Whose};
 use super::roles::StoredRole;
 use super::static_roles;
-use super::{CredentialError, TRIES, etag_matches, in_time, load, page, seal, target_at};
-use crate::engine::{AdminLogin, Link, Probe, Setup};
+use super::{CredentialError, ONE_CALL, TRIES, etag_matches, in_time, load, page, seal, target_at};
+use crate::engine::{AdminLogin, EngineError, Link, Probe, Setup};
 use crate::error::VaultError;
 use crate::keys::fresh_id;
 use crate::leases::counts;
@@ -472,8 +472,17 @@ impl Operation for ProbeTarget {
         let snapshot = vault.storage.snapshot().await?;
         let (stored, revision) = find(vault, snapshot.as_ref(), &self.name).await?;
         let link = vault.link(snapshot.as_ref(), &stored).await?;
+        let secret =
+            vault.open_login(snapshot.as_ref(), Whose::admin(stored.record.id), &stored.login).await?;
         drop(snapshot);
+        // The link's connections may be from before somebody changed the password.
+        if !in_time(&self.name, ONE_CALL, link.admin_secret_works(&secret)).await? {
+            let what = "the admin login's password is not taken; set one there (`\\password` in psql), and hand it over with `keystead target put --password-file`".to_owned();
+            let target = self.name.to_string();
+            return Err(CredentialError::from(EngineError::Admin { target, what }).into());
+        }
         let probe = in_time(&self.name, PROBE_AT_MOST, link.probe()).await?;
+        vault.target_answers(stored.record.id);
         Ok(Target { record: stored.record, etag: revision.to_string(), probe: Some(probe) })
     }
 

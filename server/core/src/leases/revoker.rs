@@ -92,6 +92,14 @@ impl UnderWay {
         now < on.not_before || on.leases.len() >= room
     }
 
+    /// A target answered to something else; says whether it was left alone until now.
+    fn answers(&self, target: RecordId) -> bool {
+        let mut all = self.all();
+        let Some(on) = all.get_mut(&target).filter(|on| on.away > 0) else { return false };
+        (on.away, on.not_before) = (0, Duration::ZERO);
+        true
+    }
+
     /// Whether nothing is under way.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
@@ -271,6 +279,13 @@ impl OpenVault {
 }
 
 impl UnsealedVault {
+    /// A target that was away answers: what waits for it waits no longer.
+    pub(crate) fn target_answers(&self, target: RecordId) {
+        if self.leases.under_way.answers(target) {
+            self.leases.wake.notify_one();
+        }
+    }
+
     /// Ends one lease: recorded before and after, and tried again later if the target did not confirm.
     ///
     /// # Errors

@@ -38,7 +38,10 @@ impl Engine for PostgresEngine {
 
     fn setup(&self, vault: VaultId, setup: &Setup) -> String {
         let Setup::Postgres { database, admin, roles } = setup;
+        // In the same transaction: pasted into another database, none of it is done.
+        const END: &str = "COMMIT;\n";
         let mut script = setup_script(vault, database, admin);
+        script.truncate(script.strip_suffix(END).map_or(script.len(), str::len));
         let mut given = BTreeSet::new();
         let statements = roles.iter().flat_map(|role| ceiling_statements(vault, database, role));
         // What two roles declare is granted once.
@@ -49,6 +52,7 @@ impl Engine for PostgresEngine {
         if !script.ends_with('\n') {
             script.push('\n');
         }
+        script.push_str(END);
         script
     }
 

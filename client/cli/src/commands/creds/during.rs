@@ -231,7 +231,7 @@ async fn keep(lease: &Lease, renew: bool, leases: &Leases, output: &Output) {
     loop {
         let rest = ends.saturating_duration_since(Instant::now());
         if rest < TOO_LATE {
-            output.remark("The lease is over: the login is gone.");
+            output.remark("The lease is over: its login is being removed.");
             return;
         }
         tokio::time::sleep(rest.mul_f64(2.0 / 3.0)).await;

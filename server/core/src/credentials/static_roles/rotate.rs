@@ -329,6 +329,9 @@ impl UnsealedVault {
     }
 
     async fn note_failure(&self, intent: Option<u64>, name: &Name, error: &VaultError) {
+        if matches!(error, VaultError::NotFound { .. }) {
+            return;
+        }
         let noted = async {
             let snapshot = self.storage.snapshot().await?;
             let (mut stored, revision) = find(self, snapshot.as_ref(), name).await?;

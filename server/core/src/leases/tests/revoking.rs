@@ -257,3 +257,19 @@ async fn revocations_do_not_wait_for_a_rotation_on_a_slow_target() {
     let round = tokio::time::timeout(Duration::from_secs(5), open.look_after_leases()).await;
     assert_eq!(round.unwrap().unwrap().begun, 1);
 }
+
+#[tokio::test]
+async fn a_target_that_answers_again_is_not_left_alone_any_longer() {
+    let bench = ready().await;
+    let old = issue(&bench).await;
+    bench.targets.inside(DB, |inside| inside.away = true);
+    let revoke = |id| RevokeLease { id, force: false };
+    operation::run(&bench.opened(), bench.context(), revoke(old.id)).await.unwrap();
+    look_after(&bench).await;
+    bench.targets.inside(DB, |inside| inside.away = false);
+    // It makes a login, so it is there: that login's end does not wait for the pause of the other.
+    let new = issue(&bench).await;
+    operation::run(&bench.opened(), bench.context(), revoke(new.id)).await.unwrap();
+    look_after(&bench).await;
+    assert_eq!(read(&bench, new.id).await.unwrap().state, LeaseState::Revoked);
+}
