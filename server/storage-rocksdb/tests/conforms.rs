@@ -110,6 +110,19 @@ async fn a_purged_value_is_in_no_file() {
     assert_eq!(snapshot.get(Keyspace::Policies, b"other").await.unwrap().unwrap().value, "stays");
 }
 
+#[tokio::test]
+async fn a_key_that_a_table_covers_and_does_not_hold_is_purged() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("store")).unwrap();
+    for key in [b"a", b"c"] {
+        store.commit(put(Keyspace::DataKeys, key, b"stays")).await.unwrap();
+    }
+    store.flush().await.unwrap();
+    store.purge(Keyspace::DataKeys, b"b").await.unwrap();
+    let snapshot = store.snapshot().await.unwrap();
+    assert_eq!(snapshot.get(Keyspace::DataKeys, b"c").await.unwrap().unwrap().value, "stays");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn purging_again_and_again_under_load_succeeds() {
     let directory = tempfile::tempdir().unwrap();
