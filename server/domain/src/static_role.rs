@@ -69,6 +69,11 @@ impl StaticLogins {
         }
     }
 
+    /// The names of all.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        [Which::First, Which::Second].into_iter().filter_map(|which| self.name(which))
+    }
+
     /// Whether two take turns.
     pub const fn alternate(&self) -> bool {
         let Self::Postgres { second, .. } = self;

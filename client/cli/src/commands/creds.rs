@@ -114,20 +114,28 @@ fn show_static(read: &StaticCredential, output: &Output) -> Result<(), CliError>
             credential: &read.credential,
         });
     }
-    let login = postgres(&read.credential)?;
-    output.facts(
-        &[
-            ("Version", read.version.to_string()),
-            ("Changes", time(read.next_rotation)),
-            ("Host", login.host.clone()),
-            ("Port", login.port.to_string()),
-            ("Server name", login.server_name.clone().unwrap_or_default()),
-            ("Database", login.database.clone()),
-            ("Login", login.username.clone()),
-        ],
-        &(),
-    )?;
-    output.secret_line("Password     ", &login.password)
+    let about = [("Version", read.version.to_string()), ("Changes", time(read.next_rotation))];
+    show_login(&about, &read.credential, output)
+}
+
+/// What is about a login, the login, and its password last.
+fn show_login(
+    about: &[(&'static str, String)],
+    credential: &Credential,
+    output: &Output,
+) -> Result<(), CliError> {
+    let login = postgres(credential)?;
+    let mut facts = about.to_vec();
+    facts.extend([
+        ("Host", login.host.clone()),
+        ("Port", login.port.to_string()),
+        ("Server name", login.server_name.clone().unwrap_or_default()),
+        ("Database", login.database.clone()),
+        ("Login", login.username.clone()),
+    ]);
+    output.facts(&facts, &())?;
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    output.secret_line(&format!("{:<width$}  ", "Password"), &login.password)
 }
 
 async fn issue(args: IssueArgs, connect: Connect<'_>, output: &Output) -> Result<ExitCode, CliError> {
@@ -181,21 +189,12 @@ pub(super) fn show(
             excess: rights::as_json(excess),
         });
     }
-    let login = postgres(credential)?;
-    output.facts(
-        &[
-            ("Lease", lease.id.clone()),
-            ("Ends", time(lease.expires)),
-            ("At the latest", time(lease.max_expires)),
-            ("Host", login.host.clone()),
-            ("Port", login.port.to_string()),
-            ("Server name", login.server_name.clone().unwrap_or_default()),
-            ("Database", login.database.clone()),
-            ("Login", login.username.clone()),
-        ],
-        &(),
-    )?;
-    output.secret_line("Password       ", &login.password)?;
+    let about = [
+        ("Lease", lease.id.clone()),
+        ("Ends", time(lease.expires)),
+        ("At the latest", time(lease.max_expires)),
+    ];
+    show_login(&about, credential, output)?;
     output.remark(
         "This is the only time that the password is shown. What is not needed any more is given back by:",
     );

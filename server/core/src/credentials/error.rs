@@ -120,9 +120,9 @@ pub enum CredentialError {
         /// What.
         excess: Vec<Right>,
     },
-    /// A login belongs to one static role.
+    /// A login belongs to one static role, and to no target as its admin login.
     #[error(
-        "login {login} on target {target} is another static role's already; two would change its password behind each other"
+        "login {login} on target {target} is another static role's already, or the admin login of a target; two would change its password behind each other"
     )]
     LoginTaken {
         /// The target.

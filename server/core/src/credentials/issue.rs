@@ -3,23 +3,26 @@
 //! Invariant: the lease is in the store, with what removes the login, before the target is asked. Whatever goes wrong after
 //! that, an answer that nobody takes included, ends in a revocation.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod delivery;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use keystead_domain::id::{RecordId, RequestId};
+use keystead_domain::id::RequestId;
 use keystead_domain::lease::{Closed, LeaseRecord, LeaseState, NewLease, Terms, Why};
 use keystead_domain::name::Name;
 use keystead_domain::policy::{Action, Resource};
-use keystead_domain::rights::Right;
 use keystead_domain::time::{Ttl, UnixMillis};
 use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, StorageError};
 
+use self::delivery::Turn;
+pub(crate) use self::delivery::{Abandoned, Turns};
+pub use self::delivery::{Delivered, Undelivered};
 use super::roles::{self, StoredRole};
 use super::targets::StoredTarget;
 use super::{CredentialError, ONE_CALL, in_time, role_at, target_at};
 use crate::auth;
-use crate::engine::{Credential, EngineError, Issued, Link, Order, Plan};
+use crate::engine::{EngineError, Issued, Link, Order, Plan};
 use crate::error::VaultError;
 use crate::fail_points::{self, Step};
 use crate::keys::{fresh_id, rng};
@@ -46,82 +49,6 @@ pub struct IssueCredential {
     pub ttl: Option<Ttl>,
     /// The same id with the same request answers the same lease again, with another password.
     pub request_id: Option<RequestId>,
-}
-
-/// A login that goes to its holder.
-pub struct Delivered {
-    /// Its lease.
-    pub lease: LeaseRecord,
-    /// What its holder logs in with.
-    pub credential: Credential,
-    /// What it can do beyond its role, where the role lets that pass.
-    pub excess: Vec<Right>,
-}
-
-/// A login that has not gone to its holder yet. Dropped as it is, its lease is revoked: nobody has the password.
-pub struct Undelivered {
-    content: Option<Delivered>,
-    lease: RecordId,
-    abandoned: Abandoned,
-    /// Until it goes, nobody sets another password.
-    turn: Option<Turn>,
-}
-
-/// Leases whose passwords are being set anew.
-#[derive(Clone, Default)]
-pub(crate) struct Turns(Arc<Mutex<HashSet<RecordId>>>);
-
-/// The only one who sets the password of a lease anew: of two repeats at once, the one that answers first would answer with
-/// a password that the other has replaced.
-struct Turn {
-    lease: RecordId,
-    turns: Turns,
-}
-
-impl Turns {
-    fn taken(&self) -> MutexGuard<'_, HashSet<RecordId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, lease: RecordId) -> Option<Turn> {
-        self.taken().insert(lease).then(|| Turn { lease, turns: self.clone() })
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.turns.taken().remove(&self.lease);
-    }
-}
-
-/// Leases whose logins nobody took, with how often they had been reissued then: whoever repeats the request has the login.
-#[derive(Clone, Default)]
-pub(crate) struct Abandoned(Arc<Mutex<Vec<(RecordId, u32)>>>);
-
-impl Abandoned {
-    pub(crate) fn take(&self) -> Vec<(RecordId, u32)> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(crate) fn add(&self, lease: RecordId, reissues: u32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((lease, reissues));
-    }
-}
-
-impl Undelivered {
-    /// It goes to its holder: to be called at the last moment.
-    pub fn deliver(mut self) -> Option<Delivered> {
-        self.turn = None;
-        self.content.take()
-    }
-}
-
-impl Drop for Undelivered {
-    fn drop(&mut self) {
-        if let Some(content) = &self.content {
-            self.abandoned.add(self.lease, content.lease.reissues);
-        }
-    }
 }
 
 /// Role and target, as one snapshot has them.
@@ -375,12 +302,8 @@ async fn activate(
 }
 
 fn undelivered(vault: &UnsealedVault, lease: LeaseRecord, issued: Issued, turn: Option<Turn>) -> Undelivered {
-    Undelivered {
-        turn,
-        lease: lease.id,
-        abandoned: vault.leases.abandoned.clone(),
-        content: Some(Delivered { lease, credential: issued.credential, excess: issued.excess }),
-    }
+    let content = Delivered { lease, credential: issued.credential, excess: issued.excess };
+    Undelivered::new(content, vault.leases.abandoned.clone(), turn)
 }
 
 /// A login that may be there is revoked; one that cannot be is no reason to keep its lease until the target is back.
@@ -511,17 +434,17 @@ impl Operation for IssueCredential {
     }
 
     fn detail(output: &Undelivered) -> Detail {
-        let mut detail = vec![("lease", output.lease.to_string())];
-        if let Some(delivered) = &output.content {
-            let lease = &delivered.lease;
-            detail.push(("login", lease.handle.name.clone()));
-            detail.push(("expires_ms", lease.expires.0.to_string()));
-            if lease.reissues > 0 {
-                detail.push(("reissued", lease.reissues.to_string()));
-            }
-            if !delivered.excess.is_empty() {
-                detail.push(("excess", delivered.excess.len().to_string()));
-            }
+        let Some(Delivered { lease, excess, .. }) = output.content() else { return Detail::new() };
+        let mut detail = vec![
+            ("lease", lease.id.to_string()),
+            ("login", lease.handle.name.clone()),
+            ("expires_ms", lease.expires.0.to_string()),
+        ];
+        if lease.reissues > 0 {
+            detail.push(("reissued", lease.reissues.to_string()));
+        }
+        if !excess.is_empty() {
+            detail.push(("excess", excess.len().to_string()));
         }
         detail
     }

@@ -67,11 +67,12 @@ fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
                 )
             })
         }
-        VaultError::Credential(CredentialError::Engine(EngineError::Excess { excess, .. })) => {
-            excess.iter().fold(parts, |parts, right| {
-                parts.precondition("RIGHTS_IN_EXCESS", right.object.clone(), right.to_string())
-            })
-        }
+        VaultError::Credential(
+            CredentialError::Engine(EngineError::Excess { excess, .. })
+            | CredentialError::StaticExcess { excess, .. },
+        ) => excess.iter().fold(parts, |parts, right| {
+            parts.precondition("RIGHTS_IN_EXCESS", right.object.clone(), right.to_string())
+        }),
         VaultError::Version(VersionError::Conflict { expected, current }) => {
             parts.with("expected_version", expected.to_string()).with("current_version", current.to_string())
         }

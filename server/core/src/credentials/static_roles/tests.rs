@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystead_crypto::secret::SecretBytes;
 use keystead_domain::rights::Right;
 use keystead_domain::rights::postgres::PgName;
+use keystead_domain::role::OnExcess;
+use keystead_domain::static_role::StaticLogins;
 use keystead_domain::static_role::Which::{First, Second};
 use keystead_storage::fault::CommitFault;
 use keystead_storage::{Range, Storage};
