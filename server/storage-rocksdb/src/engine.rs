@@ -18,6 +18,7 @@ use rocksdb::{
 
 use crate::directory::{self, Content};
 use crate::failure;
+use crate::rows::Rows;
 use crate::storage::Options;
 
 const MIB: usize = 1 << 20;
@@ -33,6 +34,7 @@ pub(crate) struct Engine {
     options: Options,
     /// At most as new as what a view that is taken afterwards shows.
     shown: AtomicU64,
+    rows: Rows,
     _lock: OwnedFd,
 }
 
@@ -49,7 +51,8 @@ impl Engine {
         let families =
             names.chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]).map(|name| (name, settings.clone()));
         let db = DB::open_cf_with_opts(&settings, path, families).map_err(failure::opening)?;
-        let engine = Self { db, path: path.to_owned(), options, shown: AtomicU64::new(0), _lock: lock };
+        let (shown, rows) = (AtomicU64::new(0), Rows::new());
+        let engine = Self { db, path: path.to_owned(), options, shown, rows, _lock: lock };
         if !made {
             engine.make()?;
         }
@@ -69,6 +72,11 @@ impl Engine {
 
     pub(crate) fn db(&self) -> &DB {
         &self.db
+    }
+
+    /// What was read and has not been written since.
+    pub(crate) fn rows(&self) -> &Rows {
+        &self.rows
     }
 
     pub(crate) fn path(&self) -> &Path {

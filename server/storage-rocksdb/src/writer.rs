@@ -150,6 +150,9 @@ impl Writer {
 
     /// Writes the group; what went wrong, if something did.
     fn write(&mut self, mut group: Group) -> Option<rocksdb::Error> {
+        for (keyspace, key) in group.written.keys() {
+            self.engine.rows().begin(*keyspace, key, group.newest);
+        }
         group.record.put(engine::REVISION_KEY, group.newest.to_be_bytes());
         match self.engine.write(group.record) {
             Ok(()) => {

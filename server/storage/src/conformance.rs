@@ -72,6 +72,7 @@ pub async fn run(engine: &dyn Engine) -> Result<(), Failure> {
         commits::a_dropped_commit_is_whole,
         views::snapshots_never_change,
         views::snapshots_show_whole_batches,
+        views::what_was_acknowledged_shows_while_others_read,
         views::ranges_are_ordered_and_bounded,
         views::pages_cover_a_range_once,
         views::keyspaces_are_apart,
