@@ -1,8 +1,9 @@
-//! AES-256-GCM under keys that seal one message. Invariant: a nonce is never chosen. It is zero, and the key is used
-//! up by sealing, since every key here was derived for one message (from a fresh salt or a fresh data key).
+//! AES-256-GCM (NIST SP 800-38D), done by AWS-LC, which wipes the key schedules that it makes.
+//!
+//! Invariant: no nonce is chosen by a caller's caller. That of a [`MessageKey`] is zero, and the key is used up by sealing,
+//! since every one was derived for one message (from a fresh salt or a fresh data key); the other user counts (`counter`).
 
-use aes_gcm::aead::{AeadInOut, KeyInit};
-use aes_gcm::{Aes256Gcm, Key, Nonce};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::CryptoError;
@@ -11,10 +12,75 @@ use crate::secret::SecretBytes;
 /// Length of the tag behind a ciphertext.
 pub(crate) const TAG_BYTES: usize = 16;
 
+/// GCM's own bound: 2^39 - 256 bits.
+const MAX_MESSAGE: usize = (1 << 36) - 32;
+
+/// Puts `ciphertext ‖ tag` behind what is in `out`. No nonce may come twice under a key.
+pub(crate) fn seal(
+    what: &'static str,
+    key: &[u8; 32],
+    nonce: [u8; NONCE_LEN],
+    bound: &[u8],
+    out: &mut Vec<u8>,
+    plaintext: &[u8],
+) -> Result<(), CryptoError> {
+    if plaintext.len() > MAX_MESSAGE {
+        return Err(CryptoError::TooLong { what, found: plaintext.len(), max: MAX_MESSAGE });
+    }
+    let key = cipher(what, key)?;
+    let start = out.len();
+    out.reserve_exact(plaintext.len().saturating_add(TAG_BYTES));
+    out.extend_from_slice(plaintext);
+    let message = out.get_mut(start..).unwrap_or_default();
+    match key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound), message) {
+        Ok(tag) => {
+            out.extend_from_slice(tag.as_ref());
+            Ok(())
+        }
+        Err(_) => {
+            message.zeroize();
+            Err(CryptoError::Cipher { what })
+        }
+    }
+}
+
+/// Opens `ciphertext ‖ tag`.
+pub(crate) fn open(
+    what: &'static str,
+    key: &[u8; 32],
+    nonce: [u8; NONCE_LEN],
+    bound: &[u8],
+    sealed: &[u8],
+) -> Result<Vec<u8>, CryptoError> {
+    let not_authentic = CryptoError::NotAuthentic { what };
+    let Some((ciphertext, tag)) = sealed.split_last_chunk::<TAG_BYTES>() else {
+        return Err(not_authentic);
+    };
+    let mut message = Zeroizing::new(vec![0; ciphertext.len()]);
+    cipher(what, key)?
+        .open_separate_gather(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(bound),
+            ciphertext,
+            tag,
+            &mut message,
+        )
+        .map_err(|_| not_authentic)?;
+    Ok(std::mem::take(&mut *message))
+}
+
+/// The key as the library wants it: on its own heap, which it wipes when it gives it back.
+fn cipher(what: &'static str, key: &[u8; 32]) -> Result<LessSafeKey, CryptoError> {
+    UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| CryptoError::Cipher { what })
+}
+
 /// A key for one message.
 pub(crate) struct MessageKey(Zeroizing<[u8; 32]>);
 
 impl MessageKey {
+    /// The one nonce of a key that seals one message.
+    const NONCE: [u8; NONCE_LEN] = [0; NONCE_LEN];
+
     /// Takes over a derived key.
     pub(crate) fn new(key: Zeroizing<[u8; 32]>) -> Self {
         Self(key)
@@ -28,43 +94,15 @@ impl MessageKey {
         plaintext: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
         let mut out = head;
-        let start = out.len();
-        out.reserve_exact(plaintext.len().saturating_add(TAG_BYTES));
-        out.extend_from_slice(plaintext);
-        let too_long = CryptoError::TooLong { what, found: plaintext.len(), max: MAX_MESSAGE };
-        let message = out.get_mut(start..).unwrap_or_default();
-        match self.cipher().encrypt_inout_detached(&Nonce::default(), &[], message.into()) {
-            Ok(tag) => {
-                out.extend_from_slice(&tag);
-                Ok(out)
-            }
-            Err(_) => {
-                out.zeroize();
-                Err(too_long)
-            }
-        }
+        seal(what, &self.0, Self::NONCE, &[], &mut out, plaintext)?;
+        Ok(out)
     }
 
     /// Opens the message.
     pub(crate) fn open(&self, what: &'static str, sealed: &[u8]) -> Result<SecretBytes, CryptoError> {
-        let not_authentic = CryptoError::NotAuthentic { what };
-        let Some((ciphertext, tag)) = sealed.split_last_chunk::<TAG_BYTES>() else {
-            return Err(not_authentic);
-        };
-        let mut message = Zeroizing::new(ciphertext.to_vec());
-        self.cipher()
-            .decrypt_inout_detached(&Nonce::default(), &[], message.as_mut_slice().into(), tag.into())
-            .map_err(|_| not_authentic)?;
-        Ok(SecretBytes::new(std::mem::take(&mut *message)))
-    }
-
-    fn cipher(&self) -> Aes256Gcm {
-        Aes256Gcm::new(<&Key<Aes256Gcm>>::from(&*self.0))
+        open(what, &self.0, Self::NONCE, &[], sealed).map(SecretBytes::new)
     }
 }
-
-/// GCM's own bound: 2^39 - 256 bits.
-const MAX_MESSAGE: usize = (1 << 36) - 32;
 
 #[cfg(test)]
 mod tests {

@@ -6,10 +6,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aes_gcm::aead::{Aead, KeyInit, Payload};
-use aes_gcm::{Aes256Gcm, Key, Nonce};
 use rand_core::CryptoRng;
 
+use crate::aead::{self, TAG_BYTES};
 use crate::arena::{LockedKey, arena};
 use crate::error::CryptoError;
 use crate::kdf;
@@ -45,9 +44,11 @@ impl BodyKey {
     /// Seals a body, bound to its entry's header.
     pub fn seal(&self, header: &[u8], body: &[u8]) -> Result<Vec<u8>, CryptoError> {
         let counter = self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let sealed = swept(|| cipher(&self.key).encrypt(&nonce(counter), Payload { msg: body, aad: header }))
-            .map_err(|_| CryptoError::NotAuthentic { what: WHAT })?;
-        Ok([counter.as_slice(), &sealed].concat())
+        let mut sealed =
+            Vec::with_capacity(counter.len().saturating_add(body.len()).saturating_add(TAG_BYTES));
+        sealed.extend_from_slice(&counter);
+        swept(|| aead::seal(WHAT, self.key.expose(), nonce(counter), header, &mut sealed, body))?;
+        Ok(sealed)
     }
 }
 
@@ -58,11 +59,11 @@ pub fn open_body(
     header: &[u8],
     sealed: &[u8],
 ) -> Result<Vec<u8>, CryptoError> {
-    let not_authentic = CryptoError::NotAuthentic { what: WHAT };
-    let Some((counter, message)) = sealed.split_first_chunk::<8>() else { return Err(not_authentic) };
+    let Some((counter, message)) = sealed.split_first_chunk::<8>() else {
+        return Err(CryptoError::NotAuthentic { what: WHAT });
+    };
     let key = subkey(day_key, salt);
-    swept(|| cipher(&key).decrypt(&nonce(*counter), Payload { msg: message, aad: header }))
-        .map_err(|_| not_authentic)
+    swept(|| aead::open(WHAT, key.expose(), nonce(*counter), header, message))
 }
 
 fn subkey(day_key: &LockedKey, salt: &[u8; SALT_BYTES]) -> LockedKey {
@@ -72,16 +73,10 @@ fn subkey(day_key: &LockedKey, salt: &[u8; SALT_BYTES]) -> LockedKey {
     })
 }
 
-fn cipher(key: &LockedKey) -> Aes256Gcm {
-    Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key.expose()))
-}
-
-fn nonce(counter: [u8; 8]) -> Nonce<<Aes256Gcm as aes_gcm::aead::AeadCore>::NonceSize> {
-    let mut nonce = Nonce::default();
-    for (to, from) in nonce.iter_mut().skip(4).zip(counter) {
-        *to = from;
-    }
-    nonce
+/// Four zero bytes and the counter.
+fn nonce(counter: [u8; 8]) -> [u8; 12] {
+    let [a, b, c, d, e, f, g, h] = counter;
+    [0, 0, 0, 0, a, b, c, d, e, f, g, h]
 }
 
 #[cfg(test)]

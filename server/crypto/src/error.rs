@@ -71,6 +71,12 @@ pub enum CryptoError {
         /// What was signed.
         what: &'static str,
     },
+    /// The cipher did not start, for want of memory.
+    #[error("{what}: the cipher did not start")]
+    Cipher {
+        /// The record.
+        what: &'static str,
+    },
     /// It could not be sealed for offline recovery.
     #[error("{what} could not be sealed for its recovery recipient")]
     Recovery {

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::error::CryptoError;
 use crate::ports::HsmSealed;
 use crate::secret::SecretBytes;
-use crate::stack::swept;
+use crate::stack::swept_deep;
 
 /// Mechanism 32 of docs/storage-format.md: age, X25519, no IV of ours.
 pub const MECHANISM_AGE: u8 = 32;
@@ -111,7 +111,7 @@ impl RecoveryIdentity {
     /// `Identity`.
     pub fn parse(text: &SecretBytes) -> Result<Self, RecoveryError> {
         let text = std::str::from_utf8(text.expose()).map_err(|_| RecoveryError::Identity)?;
-        swept(|| age::x25519::Identity::from_str(text)).map(Self).map_err(|_| RecoveryError::Identity)
+        swept_deep(|| age::x25519::Identity::from_str(text)).map(Self).map_err(|_| RecoveryError::Identity)
     }
 
     /// The public half.
@@ -133,7 +133,7 @@ impl RecoveryIdentity {
         if sealed.mechanism != MECHANISM_AGE || !sealed.iv.is_empty() {
             return Err(not_authentic);
         }
-        let opened = swept(|| age::decrypt(&self.0, &sealed.ciphertext));
+        let opened = swept_deep(|| age::decrypt(&self.0, &sealed.ciphertext));
         opened.ok().filter(|opened| opened.len() == length).ok_or(not_authentic)
     }
 }
@@ -170,7 +170,7 @@ pub fn seal_text(
     recipient: &RecoveryRecipient,
     text: &SecretBytes,
 ) -> Result<String, CryptoError> {
-    swept(|| age::encrypt_and_armor(&recipient.key, text.expose()))
+    swept_deep(|| age::encrypt_and_armor(&recipient.key, text.expose()))
         .map_err(|_| CryptoError::Recovery { what })
 }
 

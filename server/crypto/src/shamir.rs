@@ -13,7 +13,7 @@ use crate::arena::arena;
 use crate::error::CryptoError;
 use crate::secret::SecretKey;
 use crate::share::{Share, ShareError};
-use crate::stack::swept;
+use crate::stack::swept_deep;
 use crate::unseal_key::UnsealKey;
 
 /// What all shares of one split say alike.
@@ -42,7 +42,8 @@ pub fn split(
     if threshold < 2 || threshold > shares {
         return Err(no_quorum);
     }
-    let split = swept(|| Gf256::split_bytes(usize::from(threshold), usize::from(shares), key.expose(), rng));
+    let split =
+        swept_deep(|| Gf256::split_bytes(usize::from(threshold), usize::from(shares), key.expose(), rng));
     let points = split.map_err(|_| no_quorum.clone())?;
     let points: Vec<_> = points.into_iter().map(Zeroizing::new).collect();
     points
@@ -79,7 +80,7 @@ pub fn combine(shares: &[Share]) -> Result<UnsealKey, ShareError> {
     }
     // The library refuses only what was checked above.
     let secret = Zeroizing::new(
-        swept(|| Gf256::combine_bytes(points.as_slice()))
+        swept_deep(|| Gf256::combine_bytes(points.as_slice()))
             .map_err(|_| ShareError::TooFew { found: shares.len(), needed })?,
     );
     let mut whole = false;

@@ -13,7 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::base32::{self, Base32Error};
 use crate::codec::Writer;
 use crate::secret::{SecretBytes, SecretKey};
-use crate::stack::swept;
+use crate::stack::swept_deep;
 
 /// Scheme 1: Shamir over GF(256) with the polynomial 0x11b, byte by byte.
 pub const SCHEME_GF256: u8 = 1;
@@ -208,7 +208,7 @@ impl Share {
 
     /// What the seal header keeps of it. Of 32 random bytes a digest tells nothing.
     pub fn digest(&self) -> [u8; 32] {
-        swept(|| {
+        swept_deep(|| {
             Sha256::new()
                 .chain_update(DIGEST_LABEL)
                 .chain_update(self.vault)
@@ -222,7 +222,7 @@ impl Share {
 
     /// The text that its holder keeps: 135 characters, without a newline.
     pub fn to_text(&self) -> SecretBytes {
-        swept(|| self.write())
+        swept_deep(|| self.write())
     }
 
     fn write(&self) -> SecretBytes {
@@ -246,7 +246,7 @@ impl Share {
 
     /// Reads a share's text: exactly what `to_text` writes. A newline at its end is the caller's to take off.
     pub fn parse(text: &[u8]) -> Result<Self, ShareError> {
-        swept(|| Self::read(text))
+        swept_deep(|| Self::read(text))
     }
 
     fn read(text: &[u8]) -> Result<Self, ShareError> {

@@ -16,7 +16,7 @@ use crate::kdf;
 use crate::ports::{HsmError, HsmKey, HsmKeyPurpose, HsmSealed, KeyWrapper};
 use crate::recovery::RecoveryIdentity;
 use crate::secret::SecretBytes;
-use crate::stack::swept;
+use crate::stack::swept_deep;
 
 const PIN_LABEL: &str = "keystead/v1/unseal/pin";
 const Q_LABEL: &str = "keystead/v1/unseal/q";
@@ -169,7 +169,7 @@ impl UnsealKey {
     ) -> Result<Vec<u8>, CryptoError> {
         let mut salt = vec![0; 32];
         rng.fill_bytes(&mut salt);
-        swept(|| {
+        swept_deep(|| {
             let key = MessageKey::new(kdf::derive(self.expose(), &salt, label, context));
             key.seal(what, salt, plaintext)
         })
@@ -183,7 +183,7 @@ impl UnsealKey {
         sealed: &[u8],
     ) -> Result<SecretBytes, CryptoError> {
         let (salt, message) = sealed.split_first_chunk::<32>().ok_or(CryptoError::NotAuthentic { what })?;
-        swept(|| MessageKey::new(kdf::derive(self.expose(), salt, label, context)).open(what, message))
+        swept_deep(|| MessageKey::new(kdf::derive(self.expose(), salt, label, context)).open(what, message))
     }
 }
 
