@@ -7,6 +7,7 @@
 mod body;
 mod future;
 mod metadata;
+mod pieces;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use keystead_domain::id::RequestId;
 use tokio::time::Instant;
@@ -27,6 +29,7 @@ use crate::telemetry::ServerMetrics;
 pub use body::CountedBody;
 pub use future::FrontFuture;
 pub use metadata::PresentedToken;
+pub use pieces::Pieces;
 
 /// What is known of a request besides its message; in its extensions.
 #[derive(Debug, Clone)]
@@ -76,9 +79,9 @@ const MARGIN: Duration = Duration::from_millis(5);
 impl<S, B, R> Service<Request<B>> for Front<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    R: http_body::Body + Default,
+    R: http_body::Body<Data = Bytes> + Default,
 {
-    type Response = Response<CountedBody<R>>;
+    type Response = Response<Pieces<CountedBody<R>>>;
     type Error = S::Error;
     type Future = FrontFuture<S::Future>;
 

@@ -130,29 +130,12 @@ impl AsyncRead for Connection {
     }
 }
 
+// Not vectored: HTTP/2 would send larger frames by themselves, each in a TLS record and a write of its own.
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().io {
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Io::Local(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Io::Local(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Tls(stream) => stream.is_write_vectored(),
-            Io::Local(stream) => stream.is_write_vectored(),
         }
     }
 
