@@ -62,7 +62,11 @@ pub enum EngineError {
         what: String,
     },
     /// A login could do more than its role declares; it was not given out.
-    #[error("target {target} gives role {role} more than it declares: {}", list(.excess))]
+    #[error(
+        "target {target} gives role {role} more than it declares: {}; close it there or declare it; for what everybody may do \
+         `keystead target check {target}` has the statement, and the digest to accept it by",
+        list(.excess)
+    )]
     Excess {
         /// Which.
         target: String,
@@ -84,6 +88,15 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// The admin login is not let in with its password. Targets do not tell that from a login that is not there.
+    pub fn admin_password(target: String) -> Self {
+        let what = format!(
+            "the admin login's password is not taken; give the right one with `keystead target put {target} --password-file`; \
+             if nobody has it, set another one there first (`\\password` in psql)"
+        );
+        Self::Admin { target, what }
+    }
+
     /// What went wrong, whether it was asked or not.
     pub fn cause(&self) -> &Self {
         match self {

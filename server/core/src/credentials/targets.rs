@@ -312,9 +312,7 @@ impl Operation for ProbeTarget {
         drop(snapshot);
         // The link's connections may be from before somebody changed the password.
         if !in_time(&self.name, ONE_CALL, link.admin_secret_works(&secret)).await? {
-            let what = "the admin login's password is not taken; set one there (`\\password` in psql), and hand it over with `keystead target put --password-file`".to_owned();
-            let target = self.name.to_string();
-            return Err(CredentialError::from(EngineError::Admin { target, what }).into());
+            return Err(CredentialError::from(EngineError::admin_password(self.name.to_string())).into());
         }
         let probe = in_time(&self.name, PROBE_AT_MOST, link.probe()).await?;
         vault.target_answers(stored.record.id);

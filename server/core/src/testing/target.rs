@@ -132,8 +132,7 @@ impl MemoryLink {
         }
         let taken = self.targets.inside(&self.name, |inside| inside.admin.clone());
         if taken.as_deref().unwrap_or(b"admin") != self.admin.lock().unwrap().as_slice() {
-            let what = "the admin login's password is not taken".to_owned();
-            return Err(EngineError::Admin { target: self.name.clone(), what });
+            return Err(EngineError::admin_password(self.name.clone()));
         }
         Ok(())
     }

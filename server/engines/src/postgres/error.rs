@@ -38,9 +38,7 @@ impl Failure {
             Self::Unavailable(what) | Self::Locked(what) => EngineError::Unavailable { target, what },
             Self::Refused(what) => EngineError::Refused { target, what },
             Self::Admin(what) => EngineError::Admin { target, what },
-            Self::Password => {
-                EngineError::Admin { target, what: "the admin login's password is not taken".to_owned() }
-            }
+            Self::Password => EngineError::admin_password(target),
             Self::Identity(what) => EngineError::Identity { target, what },
             Self::Definition(what) => EngineError::Definition { target, role: role.to_owned(), what },
             Self::Excess(excess) => EngineError::Excess { target, role: role.to_owned(), excess },

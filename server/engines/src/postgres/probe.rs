@@ -38,6 +38,8 @@ const PLACE: &str = "SELECT pg_get_userbyid(n.nspowner)::text AS owner, \
 const OWNER: &str = "SELECT r.rolcreaterole AND pg_has_role(r.oid, 'pg_signal_backend', 'USAGE') AS able, \
       r.rolsuper OR r.rolcanlogin OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls AS strong \
     FROM pg_roles r WHERE r.rolname = $1";
+/// Then a set-up that lacks is not the first thing to say.
+const SUPERUSER: &str = "SELECT rolsuper FROM pg_roles WHERE rolname = session_user";
 
 /// What the server says it is; older ones are refused.
 pub(super) async fn version(client: &ClientWrapper) -> Result<String, Failure> {
@@ -51,11 +53,17 @@ pub(super) async fn version(client: &ClientWrapper) -> Result<String, Failure> {
 
 /// Compares the set-up functions with ours, byte by byte.
 pub(super) async fn set_up(client: &ClientWrapper, names: &Names) -> Result<(), Failure> {
+    let is_superuser: bool = client.query_one(SUPERUSER, &[]).await?.try_get(0)?;
     let wrong = |what: &str| {
-        Err(Failure::Admin(format!(
-            "set-up in schema {}: {what}; run the set-up statements again, as a superuser",
-            names.schema()
-        )))
+        let what = format!("set-up in schema {}: {what}", names.schema());
+        Err(Failure::Admin(if is_superuser {
+            format!(
+                "the admin login is a superuser, and must not be: name one that the vault has to itself, and run what \
+                 `keystead target setup-sql` prints for it ({what})"
+            )
+        } else {
+            format!("{what}; run the set-up statements again, as a superuser")
+        }))
     };
     let rows = client.query(SET_UP, &[&names.schema()]).await?;
     let mut missing: BTreeSet<&str> = FUNCTIONS.iter().map(|function| function.name).collect();

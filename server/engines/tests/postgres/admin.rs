@@ -61,6 +61,13 @@ async fn the_set_up_can_be_pasted_again_and_a_changed_one_is_found() {
     site.run(&format!("DROP SCHEMA {SCHEMA} CASCADE")).await;
     let (_, issued) = site.issue(&role).await;
     assert!(matches!(issued.err().unwrap(), EngineError::Admin { .. }));
+    // Whoever named a superuser is told that first.
+    site.run(&format!("ALTER ROLE {ADMIN} SUPERUSER")).await;
+    let error = site.new_link().probe().await.err().unwrap();
+    assert!(
+        matches!(&error, EngineError::Admin { what, .. } if what.starts_with("the admin login is a superuser")),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -281,7 +281,11 @@ async fn rights_in_excess_refuse_the_login_and_remove_it() {
     bench.targets.inside(DB, |inside| inside.excess.push(excess));
     let refused = try_issue(&bench, ROLE, None).await.err().unwrap();
     assert_eq!(refused.reason(), "RIGHTS_IN_EXCESS");
-    assert!(refused.to_string().contains("DELETE on table t"), "{refused}");
+    let said = refused.to_string();
+    assert!(
+        said.contains("DELETE on table t; ") && said.contains("`keystead target check shop-db`"),
+        "{said}"
+    );
     look_after(&bench).await;
     assert_eq!(bench.targets.logins(DB), 0);
 }

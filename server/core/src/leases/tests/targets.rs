@@ -177,7 +177,9 @@ async fn an_issue_between_two_passwords_of_the_admin_login_is_asked_to_come_agai
     issue(&bench).await;
     // A password that is really another one is told as it is.
     bench.targets.inside(DB, |inside| inside.admin = Some(b"set by hand".to_vec()));
-    assert_eq!(try_issue(&bench, ROLE, None).await.err().unwrap().reason(), "TARGET_ADMIN_LOGIN");
+    let refused = try_issue(&bench, ROLE, None).await.err().unwrap();
+    assert_eq!(refused.reason(), "TARGET_ADMIN_LOGIN");
+    assert!(refused.to_string().contains("`keystead target put shop-db --password-file`"), "{refused}");
 }
 
 #[tokio::test]
