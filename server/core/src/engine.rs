@@ -97,6 +97,20 @@ impl EngineError {
         Self::Admin { target, what }
     }
 
+    /// The same with what becomes of what was asked for.
+    #[must_use]
+    pub(crate) fn then(mut self, then: &str) -> Self {
+        if let Self::Unavailable { what, .. }
+        | Self::Refused { what, .. }
+        | Self::Admin { what, .. }
+        | Self::Identity { what, .. } = &mut self
+        {
+            what.push_str("; ");
+            what.push_str(then);
+        }
+        self
+    }
+
     /// What went wrong, whether it was asked or not.
     pub fn cause(&self) -> &Self {
         match self {

@@ -26,6 +26,9 @@ use crate::unsealed::UnsealedVault;
 use crate::vault::OpenVault;
 
 const PAGE: usize = 64;
+/// What becomes of a rotation that did not come to its end.
+const GOES_ON: &str =
+    "the rotation goes on by itself: `keystead target get` shows when the password was changed";
 
 /// The job that ends a rotation that was cut off.
 enum SettleLogin {}
@@ -107,7 +110,7 @@ impl UnsealedVault {
                 // The target was changed meanwhile, or somebody else finished it.
                 Err(VaultError::Storage(StorageError::Conflict { .. })) => {}
                 Err(VaultError::Credential(error)) => {
-                    return Err(error.then("the rotation goes on by itself").into());
+                    return Err(error.all_the_same(GOES_ON).into());
                 }
                 done => return done,
             }

@@ -166,6 +166,15 @@ impl CredentialError {
         self
     }
 
+    /// The same, whatever the target said.
+    #[must_use]
+    pub(crate) fn all_the_same(self, then: &'static str) -> Self {
+        match self {
+            Self::Engine(error) => Self::Engine(error.then(then)),
+            other => other.then(then),
+        }
+    }
+
     /// Whether it is the target as a whole, so that whatever else it is asked now fails too: it does not answer, is not the
     /// one that was configured, or does not take the vault's login.
     pub(crate) fn is_of_target(&self) -> bool {

@@ -250,7 +250,8 @@ async fn a_target_that_cannot_be_rotated_yet_is_settled_although_another_one_was
 async fn a_rotation_on_a_target_that_stays_away_is_tried_less_and_less_often() {
     let bench = ready().await;
     bench.targets.inside(DB, |inside| inside.away = true);
-    rotate_login(&bench).await.unwrap_err();
+    let away = rotate_login(&bench).await.unwrap_err();
+    assert!(away.to_string().contains("the rotation goes on by itself"), "{away}");
     let recorded = |bench: &Bench| bench.vault.audit().status().head.size;
     let before = recorded(&bench);
     for _ in 0..600 {
