@@ -95,10 +95,11 @@ pub(crate) struct PutArgs {
     /// File with the password of the admin login; "-" is standard input
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Let something be that everybody may do there; may be repeated
+    /// Let something be that everybody may do there: its digest, as a refused `target put` and `target check` print it; may
+    /// be repeated
     #[arg(long = "accept", value_name = "DIGEST")]
     accept: Vec<String>,
-    /// Accept something no longer; may be repeated
+    /// Accept something no longer: its digest, as `target get` prints it; may be repeated
     #[arg(long = "unaccept", value_name = "DIGEST", conflicts_with = "replace")]
     unaccept: Vec<String>,
     /// Take nothing over from the target as it is

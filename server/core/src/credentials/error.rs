@@ -30,14 +30,17 @@ pub enum CredentialError {
     },
     /// Everybody may do things there that nobody accepted. There may be many: the answer's details list them.
     #[error(
-        "on target {target} everybody may do what no role declares ({} findings); close each with its statement, or accept it by its digest",
-        .findings.len()
+        "on target {target} everybody may do what no role declares ({} findings); close each with its statement, or accept it by its digest{}",
+        .findings.len(),
+        but_not(.unmatched)
     )]
     Baseline {
         /// Which.
         target: String,
         /// What.
         findings: Vec<Finding>,
+        /// Digests that were to be accepted, and are of nothing there.
+        unmatched: Vec<String>,
     },
     /// There are as many live leases as there may be.
     #[error("{of} has {}, as many as it may; let some end, or raise {setting}", counted(.limit, "live leases"))]
@@ -154,6 +157,11 @@ fn counted(count: &u64, of: &str) -> String {
         (1, Some(one)) => format!("1 {one}"),
         _ => format!("{count} {of}"),
     }
+}
+
+/// Digests that were given for others.
+fn but_not(digests: &[String]) -> String {
+    if digests.is_empty() { String::new() } else { format!(", which is not {}", digests.join(" or ")) }
 }
 
 impl CredentialError {

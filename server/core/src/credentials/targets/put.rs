@@ -15,7 +15,7 @@ use keystead_storage::{Batch, Keyspace, Precondition, Revision, StorageError, ke
 use super::super::links::Whose;
 use super::super::{CredentialError, TRIES, etag_matches, in_time, load, seal, static_roles, target_at};
 use super::{PROBE_AT_MOST, StoredTarget, Target, live_on};
-use crate::engine::AdminLogin;
+use crate::engine::{AdminLogin, Finding, Probe};
 use crate::error::VaultError;
 use crate::keys::fresh_id;
 use crate::operation::{Detail, Effect, Operation};
@@ -91,9 +91,10 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
             .map_err(|error| error.then("the target is not stored"))?;
         let findings: Vec<_> =
             probe.baseline.iter().filter(|found| !op.accept.contains(&found.digest)).cloned().collect();
-        if !findings.is_empty() {
+        let unmatched = unmatched(&op.accept, &probe, old.as_ref().map(|(old, _)| old));
+        if !findings.is_empty() || !unmatched.is_empty() {
             vault.keys.forget_data_key(stored.login.data_key);
-            return Err(CredentialError::Baseline { target: op.name.to_string(), findings }.into());
+            return Err(not_accepted(op.name.to_string(), findings, unmatched));
         }
         let unchanged =
             old.as_ref().map_or(Precondition::Absent, |(_, revision)| Precondition::Revision(*revision));
@@ -126,6 +127,24 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         }
     }
     Err(VaultError::Contention { what })
+}
+
+/// Digests that are of nothing there: a slip, unless what was accepted before is closed by now.
+fn unmatched(accept: &[String], probe: &Probe, old: Option<&StoredTarget>) -> Vec<String> {
+    let there = |digest: &String| probe.baseline.iter().any(|found| found.digest == *digest);
+    let before = |digest: &String| old.is_some_and(|old| old.record.accepted.contains(digest));
+    accept.iter().filter(|digest| !there(digest) && !before(digest)).cloned().collect()
+}
+
+fn not_accepted(target: String, findings: Vec<Finding>, unmatched: Vec<String>) -> VaultError {
+    if findings.is_empty() {
+        let rule = format!(
+            "nothing that everybody may do there has the digest {}; leave it out, since nothing is left to accept",
+            unmatched.join(" or ")
+        );
+        return VaultError::Invalid { field: "target.accepted", rule };
+    }
+    CredentialError::Baseline { target, findings, unmatched }.into()
 }
 
 /// A password goes only where it was meant to go: who may change a target, and does not know its password, does not send it

@@ -109,12 +109,20 @@ async fn a_target_whose_baseline_nobody_accepted_is_not_added() {
         closed_by: "REVOKE CREATE ON SCHEMA public FROM PUBLIC;".to_owned(),
     };
     bench.targets.inside(DB, |inside| inside.baseline.push(finding));
-    let refused = put_target(&bench, DB, &[]).await.unwrap_err();
-    assert_eq!(refused.reason(), "BASELINE_NOT_ACCEPTED");
-    let VaultError::Credential(CredentialError::Baseline { findings, .. }) = refused else {
-        panic!("{refused}")
-    };
-    assert_eq!(findings[0].closed_by, "REVOKE CREATE ON SCHEMA public FROM PUBLIC;");
+    for accept in [&[][..], &["b2"]] {
+        let refused = put_target(&bench, DB, accept).await.unwrap_err();
+        assert_eq!(refused.reason(), "BASELINE_NOT_ACCEPTED");
+        assert_eq!(refused.to_string().ends_with("by its digest, which is not b2"), !accept.is_empty());
+        let VaultError::Credential(CredentialError::Baseline { findings, .. }) = refused else {
+            panic!("{refused}")
+        };
+        assert_eq!(findings[0].closed_by, "REVOKE CREATE ON SCHEMA public FROM PUBLIC;");
+    }
+    let refused = put_target(&bench, DB, &["b1", "b2"]).await.unwrap_err();
+    assert!(matches!(&refused, VaultError::Invalid { rule, .. } if rule.contains("digest b2;")), "{refused}");
+    assert_eq!(put_target(&bench, DB, &["b1"]).await.unwrap().record.accepted, ["b1"]);
+    // What was accepted may be closed since.
+    bench.targets.inside(DB, |inside| inside.baseline.clear());
     assert_eq!(put_target(&bench, DB, &["b1"]).await.unwrap().record.accepted, ["b1"]);
 }
 
