@@ -255,7 +255,7 @@ impl Leases {
         })
     }
 
-    /// Begins another period, of the length `ttl` or as before; the lease's longest life bounds it.
+    /// Begins another period, of the length `ttl` or else of the first one; the lease's longest life bounds it.
     pub async fn renew(&self, id: &str, ttl: Option<Duration>) -> Result<Renewed, Error> {
         let request = v1::RenewLeaseRequest { id: id.to_owned(), ttl: ttl.map(span).transpose()? };
         let answer = self

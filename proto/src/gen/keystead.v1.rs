@@ -2584,7 +2584,7 @@ pub struct RenewLeaseRequest {
     /// The id.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// How long the period is to be, in whole seconds; not set means as before.
+    /// How long this period is to be, in whole seconds; not set means as long as the first one.
     #[prost(message, optional, tag = "2")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
 }

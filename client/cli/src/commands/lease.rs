@@ -21,6 +21,12 @@ Examples:
   keystead lease watch 0f1e2d3c4b5a69788796a5b4c3d2e1f0 -o json | jq --unbuffered -r .state
 
 It ends well when the login is gone, and fails if it could not follow for so long. What comes too fast to be read is one change.";
+const RENEW: &str = "\
+Examples:
+  keystead lease renew 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --ttl 1h
+  keystead lease renew 0f1e2d3c4b5a69788796a5b4c3d2e1f0             as long as the first period
+
+The period begins now. It is cut to what role, target and configuration allow today, and ends with the lease's longest life.";
 const REVOKE: &str = "\
 Examples:
   keystead lease revoke 0f1e2d3c4b5a69788796a5b4c3d2e1f0
@@ -45,7 +51,7 @@ pub(crate) enum LeaseCommand {
     #[command(after_help = WATCH)]
     Watch(IdArgs),
     /// Begin another period
-    #[command(after_help = "Example:\n  keystead lease renew 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --ttl 1h")]
+    #[command(after_help = RENEW)]
     Renew(RenewArgs),
     /// Remove the login of a lease, or of many
     #[command(after_help = REVOKE)]
@@ -108,7 +114,7 @@ pub(crate) struct IdArgs {
 pub(crate) struct RenewArgs {
     /// Its id, as `keystead lease list` shows it
     id: String,
-    /// How long the period is to be, as in 15m; without it, as before
+    /// How long this period is to be, as in 15m; without it, as long as the first one, whatever was asked for since
     #[arg(long, value_name = "SPAN")]
     ttl: Option<Span>,
 }
