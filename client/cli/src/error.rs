@@ -66,8 +66,8 @@ pub(crate) enum CliError {
     UnknownKind { what: &'static str, name: String },
     #[error("the login is of a kind that this program does not know: use a newer one")]
     UnknownCredential,
-    #[error("a new one needs {option}")]
-    OptionNeeded { option: &'static str },
+    #[error("a new one needs {}", .options.join(", "))]
+    OptionsNeeded { options: Vec<&'static str> },
     #[error("{digest} is not accepted: `keystead target get` shows what is")]
     NotAccepted { digest: String },
     #[error("there is no address of {host}")]

@@ -14,7 +14,7 @@ use keystead_client::{Error, StaticPasswords};
 use serde_json::{Value, json};
 
 use super::{Connect, timestamp, yes_or_no};
-use crate::args::named::{DeleteArgs, NameArgs};
+use crate::args::named::{DeleteArgs, NameArgs, Needed};
 use crate::args::span::Span;
 use crate::error::CliError;
 use crate::output::Output;
@@ -166,12 +166,13 @@ fn record(args: PutArgs, old: Option<&StaticRole>) -> Result<StaticRole, CliErro
         Some(Some(Logins::Postgres(logins))) => Some(logins),
         Some(None) => return Err(CliError::UnknownKind { what: "static role", name: args.name }),
     };
-    let needed = |given: Option<String>, had: Option<&String>, option: &'static str| {
-        given.or_else(|| had.cloned()).ok_or(CliError::OptionNeeded { option })
-    };
+    let mut needed = Needed::default();
     let named = args.login.is_some();
+    let target = needed.of(args.target.or_else(|| old.map(|old| old.target.clone())), "--target");
+    let first = needed.of(args.login.or_else(|| had.map(|had| had.first.clone())), "--login");
+    needed.none_is_missing()?;
     let logins = PostgresStaticLogins {
-        first: needed(args.login, had.map(|had| &had.first), "--login")?,
+        first,
         second: match (args.second_login, had) {
             (Some(second), _) => second,
             (None, Some(had)) if !named => had.second.clone(),
@@ -186,7 +187,7 @@ fn record(args: PutArgs, old: Option<&StaticRole>) -> Result<StaticRole, CliErro
     };
     Ok(StaticRole {
         name: args.name,
-        target: needed(args.target, old.map(|old| &old.target), "--target")?,
+        target,
         logins: Some(Logins::Postgres(logins)),
         rotation_period: every.or_else(|| old.and_then(|old| old.rotation_period)).filter(|_| !args.by_hand),
         on_excess,
@@ -333,10 +334,14 @@ mod tests {
 
     #[test]
     fn a_new_static_role_needs_its_target_and_its_login() {
-        let without = record(PutArgs { login: Some("a".into()), ..args() }, None).unwrap_err();
-        assert!(matches!(without, CliError::OptionNeeded { option: "--target" }), "{without}");
-        let without = record(PutArgs { target: Some("t".into()), ..args() }, None).unwrap_err();
-        assert!(matches!(without, CliError::OptionNeeded { option: "--login" }), "{without}");
+        for (given, lacking) in [
+            (PutArgs { login: Some("a".into()), ..args() }, "--target"),
+            (PutArgs { target: Some("t".into()), ..args() }, "--login"),
+            (args(), "--target, --login"),
+        ] {
+            let error = record(given, None).unwrap_err();
+            assert_eq!(error.to_string(), format!("a new one needs {lacking}"));
+        }
     }
 
     #[test]
