@@ -70,7 +70,7 @@ impl Connect<'_> {
     pub(crate) async fn connect(self) -> Result<Client, CliError> {
         let mut builder = self.builder()?;
         if let Some(file) = &self.0.token_file {
-            builder = builder.token(prompt::short_secret("the token", Some(file))?);
+            builder = builder.token(prompt::short_secret("the token", "--token-file", Some(file))?);
         }
         Ok(builder.build().await?)
     }

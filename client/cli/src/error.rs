@@ -30,6 +30,12 @@ pub(crate) enum CliError {
     Terminal { what: String, source: io::Error },
     #[error("{what} is empty")]
     Empty { what: &'static str },
+    #[error("{option} {} is empty: it should hold {what}", .path.display())]
+    EmptyFile { what: &'static str, option: &'static str, path: PathBuf },
+    #[error(
+        "{what} is needed: there is no terminal to ask on, and standard input is empty; name its file with {option}"
+    )]
+    NobodyToAsk { what: &'static str, option: &'static str },
     #[error("{what} is larger than {limit} bytes")]
     TooLarge { what: &'static str, limit: usize },
     #[error("{what} is not UTF-8 text")]

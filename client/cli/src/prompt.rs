@@ -15,24 +15,35 @@ use crate::error::CliError;
 /// More than any share, PIN or token.
 const MAX_LINE_BYTES: usize = 4096;
 
-/// A short secret (a share, a PIN): from the file if one is named (`-` is standard input), else asked for on the
+/// A short secret (a share, a PIN): from the file if `option` names one (`-` is standard input), else asked for on the
 /// terminal, else the first line of standard input. One line ending is taken off.
-pub(crate) fn short_secret(what: &'static str, file: Option<&Path>) -> Result<SecretBytes, CliError> {
-    let secret = match file {
-        Some(path) => without_line_ending(bytes(what, path, MAX_LINE_BYTES)?),
-        None if can_ask() => ask(what)?,
-        None => match lines(what, 1)?.pop() {
-            Some(line) => line,
-            None => return Err(CliError::Empty { what }),
-        },
+pub(crate) fn short_secret(
+    what: &'static str,
+    option: &'static str,
+    file: Option<&Path>,
+) -> Result<SecretBytes, CliError> {
+    let Some(path) = file else {
+        return asked_or_lines(what, option, 1)?.pop().ok_or(CliError::Empty { what });
     };
-    if secret.is_empty() { Err(CliError::Empty { what }) } else { Ok(secret) }
+    let secret = without_line_ending(bytes(what, path, MAX_LINE_BYTES)?);
+    if secret.is_empty() {
+        return Err(CliError::EmptyFile { what, option, path: path.to_owned() });
+    }
+    Ok(secret)
 }
 
 /// One secret asked for on the terminal or, without one, as many as standard input has lines.
-pub(crate) fn asked_or_lines(what: &'static str, most: usize) -> Result<Vec<SecretBytes>, CliError> {
-    let secrets = if can_ask() { vec![ask(what)?] } else { lines(what, most)? };
-    if secrets.iter().all(SecretBytes::is_empty) { Err(CliError::Empty { what }) } else { Ok(secrets) }
+pub(crate) fn asked_or_lines(
+    what: &'static str,
+    option: &'static str,
+    most: usize,
+) -> Result<Vec<SecretBytes>, CliError> {
+    if can_ask() {
+        let secret = ask(what)?;
+        return if secret.is_empty() { Err(CliError::Empty { what }) } else { Ok(vec![secret]) };
+    }
+    let secrets = lines(what, most)?;
+    if secrets.is_empty() { Err(CliError::NobodyToAsk { what, option }) } else { Ok(secrets) }
 }
 
 /// Lines of standard input that are not empty, at most `most`.
@@ -65,10 +76,14 @@ pub(crate) fn ask(what: &str) -> Result<SecretBytes, CliError> {
         .map_err(|source| CliError::Terminal { what: what.to_owned(), source })
 }
 
-/// A new secret: from the file if one is named (`-` is standard input), else asked for twice on the terminal, else the
-/// first line of standard input.
-pub(crate) fn new_secret(what: &'static str, file: Option<&Path>) -> Result<SecretBytes, CliError> {
-    let secret = short_secret(what, file)?;
+/// A new secret: from the file if `option` names one (`-` is standard input), else asked for twice on the terminal, else
+/// the first line of standard input.
+pub(crate) fn new_secret(
+    what: &'static str,
+    option: &'static str,
+    file: Option<&Path>,
+) -> Result<SecretBytes, CliError> {
+    let secret = short_secret(what, option, file)?;
     if file.is_none() && can_ask() {
         let again = ask(&format!("{what}, again"))?;
         if !bool::from(secret.expose().ct_eq(again.expose())) {
@@ -159,8 +174,9 @@ mod tests {
         assert_eq!(bytes("the value", &path, 5).unwrap().as_slice(), b"12345");
         assert!(matches!(bytes("the value", &path, 4), Err(CliError::TooLarge { limit: 4, .. })));
         assert!(matches!(bytes("the value", &dir.path().join("no"), 4), Err(CliError::Read { .. })));
-        assert_eq!(short_secret("the PIN", Some(&path)).unwrap().expose(), b"12345");
+        assert_eq!(short_secret("the PIN", "--pin-file", Some(&path)).unwrap().expose(), b"12345");
         std::fs::write(&path, "\n").unwrap();
-        assert!(matches!(short_secret("the PIN", Some(&path)), Err(CliError::Empty { .. })));
+        let error = short_secret("the PIN", "--pin-file", Some(&path)).unwrap_err().to_string();
+        assert_eq!(error, format!("--pin-file {} is empty: it should hold the PIN", path.display()));
     }
 }

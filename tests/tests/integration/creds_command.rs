@@ -156,7 +156,9 @@ async fn an_operator_adds_a_target_and_a_role_and_sees_what_they_are() {
     assert_eq!(desk.line("target get shop-db -o json").await.json()["accepted"], Value::Array(Vec::new()));
     // The kept password goes nowhere else.
     let moved = desk.run(&["target", "put", "shop-db", "--host", "127.0.0.2"], "").await;
-    assert!(moved.code == Some(1) && moved.stderr.contains("the password of the admin login"), "{moved:?}");
+    let needed = "the password of the admin login is needed: there is no terminal";
+    assert!(moved.code == Some(1) && moved.stderr.contains(needed), "{moved:?}");
+    assert!(moved.stderr.contains("name its file with --password-file"), "{moved:?}");
 
     assert_eq!(desk.line("target delete shop-db --yes").await.code, Some(2), "a role needs it");
     desk.line("role delete orders-rw --yes").await.good();

@@ -150,7 +150,8 @@ pub(crate) async fn run(
         CeremonyCommand::Rekey(args) => Purpose::Rekey(rekey(args)?),
         CeremonyCommand::ChangePin(args) => {
             let system = connect.connect().await?.system();
-            let pin = prompt::new_secret("the new PIN of the HSM token", args.pin_file.as_deref())?;
+            let pin =
+                prompt::new_secret("the new PIN of the HSM token", "--pin-file", args.pin_file.as_deref())?;
             return begin(
                 &system,
                 Purpose::ChangePin(v1::ChangePin {
@@ -169,7 +170,7 @@ pub(crate) async fn run(
         }
         CeremonyCommand::AddToken(args) => {
             let system = connect.connect().await?.system();
-            let pin = prompt::short_secret("the PIN of that token", args.pin_file.as_deref())?;
+            let pin = prompt::short_secret("the PIN of that token", "--pin-file", args.pin_file.as_deref())?;
             let add = v1::AddToken { serial: args.serial, pin: pin.expose().to_vec() };
             return begin(&system, Purpose::AddToken(add), output).await;
         }

@@ -92,7 +92,7 @@ async fn make(args: InitArgs, connect: Connect<'_>) -> Result<Initialized, CliEr
     let request = InitRequest {
         shares: args.shares,
         threshold: args.threshold,
-        hsm_pin: prompt::short_secret("the PIN of the HSM token", args.pin_file.as_deref())?,
+        hsm_pin: prompt::short_secret("the PIN of the HSM token", "--pin-file", args.pin_file.as_deref())?,
         operators: args.operators.into_iter().map(Into::into).collect(),
         accept_total_loss: args.accept_total_loss,
         token_backup_statement: args.token_backup_statement.unwrap_or_default(),

@@ -47,7 +47,7 @@ pub(crate) async fn run(
     let ShareCommand::Check(args) = command;
     let status = connect.connect().await?.system().status().await?;
     let header = verified_header(&status)?;
-    let text = prompt::short_secret("the share", args.share_file.as_deref())?;
+    let text = prompt::short_secret("the share", "--share-file", args.share_file.as_deref())?;
     let origin = args.share_file.as_deref().map_or_else(|| ENTERED.to_owned(), of_file);
     let share = checked(&header, &text, &origin)?;
     let (number, vault, epoch) = (share.number(), HEXLOWER.encode(&header.vault), header.epoch);
@@ -93,10 +93,10 @@ pub(super) fn read_shares(files: &[PathBuf]) -> Result<Vec<(String, SecretBytes)
     if !files.is_empty() {
         return files
             .iter()
-            .map(|file| Ok((of_file(file), prompt::short_secret("the share", Some(file))?)))
+            .map(|file| Ok((of_file(file), prompt::short_secret("the share", "--share-file", Some(file))?)))
             .collect();
     }
-    let shares = prompt::asked_or_lines("the share", MAX_SHARES)?;
+    let shares = prompt::asked_or_lines("the share", "--share-file", MAX_SHARES)?;
     let several = shares.len() > 1;
     let origin = |line: usize| if several { format!("line {line}") } else { ENTERED.to_owned() };
     Ok(shares.into_iter().enumerate().map(|(index, share)| (origin(index + 1), share)).collect())

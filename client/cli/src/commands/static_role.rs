@@ -134,14 +134,14 @@ async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(),
     let role = record(args, old.as_ref())?;
     let second = matches!(&role.logins, Some(Logins::Postgres(logins)) if !logins.second.is_empty());
     let [first_file, second_file] = files;
-    let given = |what, file: Option<PathBuf>, wanted: bool| match (&file, &old) {
+    let given = |what, option, file: Option<PathBuf>, wanted: bool| match (&file, &old) {
         (None, Some(_)) => Ok(None),
         (None, None) if !wanted => Ok(None),
-        _ => prompt::short_secret(what, file.as_deref()).map(Some),
+        _ => prompt::short_secret(what, option, file.as_deref()).map(Some),
     };
     let passwords = StaticPasswords {
-        first: given(FIRST, first_file, true)?,
-        second: given(SECOND, second_file, second)?,
+        first: given(FIRST, "--password-file", first_file, true)?,
+        second: given(SECOND, "--second-password-file", second_file, second)?,
     };
     let stored = roles.put(role, passwords).await?;
     output.sentence(&format!("Static role {} is stored.", stored.name), &as_json(&stored))?;

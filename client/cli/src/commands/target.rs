@@ -169,7 +169,7 @@ async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(),
     let kept = old.as_ref().is_some_and(|old| keeps_password(old, &target));
     let password = match &password_file {
         None if kept => None,
-        file => Some(prompt::short_secret(PASSWORD, file.as_deref())?),
+        file => Some(prompt::short_secret(PASSWORD, "--password-file", file.as_deref())?),
     };
     let stored = credentials.put_target(target, password).await?;
     let version = stored.probe.as_ref().map(|probe| format!(": {}", probe.version)).unwrap_or_default();
