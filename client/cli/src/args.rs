@@ -5,11 +5,11 @@
 
 pub(crate) mod named;
 pub(crate) mod span;
+pub(crate) mod usage;
 pub(crate) mod values;
 
 use std::path::PathBuf;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
@@ -37,16 +37,6 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// The error without an argument that has no place: it may be a value or a share.
-pub(crate) fn discreet(mut error: clap::Error) -> clap::Error {
-    let stray = error.kind() == ErrorKind::UnknownArgument
-        && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(text)) if !text.starts_with('-'));
-    if stray {
-        error.remove(ContextKind::InvalidArg);
-    }
-    error
 }
 
 /// What holds for every command.
@@ -147,6 +137,7 @@ pub(crate) enum Command {
 mod tests {
     use clap::CommandFactory as _;
 
+    use super::usage::discreet;
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {

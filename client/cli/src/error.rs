@@ -14,6 +14,8 @@ const REFUSED: u8 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
+    #[error("{said}")]
+    Usage { said: String },
     #[error(transparent)]
     Client(#[from] keystead_client::Error),
     #[error("cannot start the runtime")]

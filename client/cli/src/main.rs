@@ -16,25 +16,21 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::Cli;
+use crate::args::{Cli, Format, usage};
+use crate::error::CliError;
 use crate::output::Output;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(usage) => {
-            let usage = args::discreet(usage);
-            // Help and version are no errors. When even this cannot be printed, the exit code has to do.
-            let _printed = usage.print();
-            return if usage.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return wrong_use(usage::discreet(error)),
     };
     let Cli { global, command } = cli;
     let output = Output::new(global.output);
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(error::CliError::Runtime)
+        .map_err(CliError::Runtime)
         .and_then(|runtime| runtime.block_on(commands::run(&global, command, &output)));
     match ended {
         Ok(code) => code,
@@ -44,4 +40,17 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Help and version are no errors, and are text whatever is asked for.
+fn wrong_use(error: clap::Error) -> ExitCode {
+    if error.use_stderr() && usage::wants_json(std::env::args_os()) {
+        let (said, usage) = usage::parted(&error);
+        let error = CliError::Usage { said };
+        Output::new(Format::Json).failure(&error, Some(usage.as_str()).filter(|usage| !usage.is_empty()));
+        return ExitCode::from(error.exit_code());
+    }
+    // When even this cannot be printed, the exit code has to do.
+    let _printed = error.print();
+    if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
