@@ -127,6 +127,9 @@ async fn an_operator_adds_a_target_and_a_role_and_sees_what_they_are() {
     shop.run(&format!("ALTER ROLE {ADMIN} PASSWORD '{ADMIN_PASSWORD}'")).await;
     desk.run(&["target", "put", "shop-db", "--password-file", "-"], ADMIN_PASSWORD).await.good();
 
+    // A role is the same object in a list.
+    let listed = desk.line("role list -o json").await.json();
+    assert_eq!(listed[0], desk.line("role get orders-rw -o json").await.json());
     // A role comes back as the file that it was.
     let text = desk.line("role get orders-rw").await.good();
     desk.run(&["role", "put", "orders-rw", "--file", "-"], &text).await.good();
@@ -228,6 +231,7 @@ async fn a_login_is_shown_once_and_given_back() {
     no_login_is_left(&shop).await;
     let ended = desk.line(&format!("lease get {id} -o json")).await.json();
     assert_eq!((&ended["state"], &ended["ending"]["reason"]), (&"revoked".into(), &"asked".into()));
+    assert_eq!(ended["ending"]["forced_by"], "");
 }
 
 #[tokio::test]

@@ -243,7 +243,7 @@ struct ShownPostgres<'a> {
     username: &'a str,
     password: &'a str,
     ca_pem: &'a str,
-    server_name: Option<&'a str>,
+    server_name: &'a str,
 }
 
 fn credential<S: Serializer>(credential: &Credential, serializer: S) -> Result<S::Ok, S::Error> {
@@ -260,7 +260,7 @@ fn credential<S: Serializer>(credential: &Credential, serializer: S) -> Result<S
             username: &login.username,
             password: password.ok_or_else(|| S::Error::custom("the password is not text"))?,
             ca_pem: &login.ca_pem,
-            server_name: login.server_name.as_deref(),
+            server_name: login.server_name.as_deref().unwrap_or_default(),
         },
     )?;
     map.end()

@@ -387,9 +387,9 @@ pub(super) fn as_json(lease: &Lease) -> Value {
             "start_time": time(ending.since),
             "failures": ending.failures,
             "next_try_time": time(ending.next_try),
-            "last_error": ending.last_error,
+            "last_error": ending.last_error.as_deref().unwrap_or_default(),
             "close_time": time(ending.closed),
-            "forced_by": ending.forced_by,
+            "forced_by": ending.forced_by.as_deref().unwrap_or_default(),
         })
     };
     json!({

@@ -141,6 +141,9 @@ async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(),
 async fn list(connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
     let mut roles = connect.connect().await?.credentials().roles().collect().await?;
     roles.sort_by(|a, b| a.name.cmp(&b.name));
+    if output.is_json() {
+        return output.json(&roles.iter().map(Shown::of).collect::<Result<Vec<_>, _>>()?);
+    }
     let row = |role: &Role| {
         vec![
             role.name.clone(),
@@ -151,22 +154,7 @@ async fn list(connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
         ]
     };
     let rows: Vec<_> = roles.iter().map(row).collect();
-    let json = |role: &Role| {
-        json!({
-            "name": role.name,
-            "target": role.target,
-            "default_ttl": Span::from_wire(role.default_ttl.as_ref()),
-            "max_ttl": Span::from_wire(role.max_ttl.as_ref()),
-            "max_live": role.max_live,
-            "update_time": timestamp(role.update_time.as_ref()),
-            "etag": role.etag,
-        })
-    };
-    output.table(
-        &["NAME", "TARGET", "TTL", "MAX TTL", "WRITTEN"],
-        &rows,
-        &roles.iter().map(json).collect::<Vec<_>>(),
-    )
+    output.table(&["NAME", "TARGET", "TTL", "MAX TTL", "WRITTEN"], &rows, &())
 }
 
 fn verify(role: &DefinedRole, output: &Output) -> Result<(), CliError> {

@@ -43,7 +43,8 @@ pub(crate) async fn run(args: UnsealArgs, connect: Connect<'_>, output: &Output)
     }
     let header = verified_header(&status)?;
     if status.state() == SealState::Unsealed {
-        return output.sentence("The vault is unsealed already.", &json!({ "state": "unsealed" }));
+        return output
+            .sentence("The vault is unsealed already.", &json!({ "state": "unsealed", "ceremony": null }));
     }
     if let Some(under_way) = &status.ceremony
         && !output.is_json()
