@@ -11,6 +11,7 @@ mod pieces;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -135,9 +136,34 @@ fn never_indexed(mut value: HeaderValue) -> HeaderValue {
     value
 }
 
+/// Random bytes of ids to come: drawing them costs as much for 64 ids as for one.
+struct Drawn {
+    bytes: [u8; 64 * ID_BYTES],
+    used: usize,
+}
+
+const ID_BYTES: usize = 16;
+
+thread_local! {
+    static DRAWN: RefCell<Drawn> = const { RefCell::new(Drawn { bytes: [0; 64 * ID_BYTES], used: 64 * ID_BYTES }) };
+}
+
+impl Drawn {
+    /// The next ones. None comes twice.
+    fn next(&mut self) -> Option<[u8; ID_BYTES]> {
+        if self.used >= self.bytes.len() {
+            getrandom::fill(&mut self.bytes).ok()?;
+            self.used = 0;
+        }
+        let next = *self.bytes.get(self.used..)?.first_chunk()?;
+        self.used = self.used.saturating_add(ID_BYTES);
+        Some(next)
+    }
+}
+
 fn fresh_id() -> Option<RequestId> {
-    let (mut bytes, mut digits) = ([0; 16], [0; 32]);
-    getrandom::fill(&mut bytes).ok()?;
+    let bytes = DRAWN.with_borrow_mut(Drawn::next)?;
+    let mut digits = [0; 2 * ID_BYTES];
     RequestId::parse(data_encoding::HEXLOWER.encode_mut_str(&bytes, &mut digits)).ok()
 }
 

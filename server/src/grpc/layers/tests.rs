@@ -199,3 +199,12 @@ async fn every_request_is_counted_once() {
         assert!(text.contains(&line), "{line} not in {text}");
     }
 }
+
+#[test]
+fn no_id_is_made_twice() {
+    let draw = || (0..200).map(|_| super::fresh_id().unwrap().to_string()).collect::<Vec<_>>();
+    let (here, there) = (draw(), std::thread::spawn(draw).join().unwrap());
+    let all: std::collections::HashSet<_> = here.iter().chain(&there).collect();
+    assert_eq!(all.len(), 400);
+    assert!(all.iter().all(|id| id.len() == 32));
+}
