@@ -5,6 +5,7 @@
 
 mod accept;
 mod connection;
+mod joined;
 mod unix;
 
 #[cfg(test)]

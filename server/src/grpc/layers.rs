@@ -7,7 +7,6 @@
 mod body;
 mod future;
 mod metadata;
-mod pieces;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +15,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use keystead_domain::id::RequestId;
 use tokio::time::Instant;
@@ -30,7 +28,6 @@ use crate::telemetry::ServerMetrics;
 pub use body::CountedBody;
 pub use future::FrontFuture;
 pub use metadata::PresentedToken;
-pub use pieces::Pieces;
 
 /// What is known of a request besides its message; in its extensions.
 #[derive(Debug, Clone)]
@@ -80,9 +77,9 @@ const MARGIN: Duration = Duration::from_millis(5);
 impl<S, B, R> Service<Request<B>> for Front<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    R: http_body::Body<Data = Bytes> + Default,
+    R: http_body::Body + Default,
 {
-    type Response = Response<Pieces<CountedBody<R>>>;
+    type Response = Response<CountedBody<R>>;
     type Error = S::Error;
     type Future = FrontFuture<S::Future>;
 

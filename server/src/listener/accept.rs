@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Connection, Greeting, Io, Peer};
+use super::joined::Joined;
 use super::unix::LocalSocket;
 use crate::telemetry::ServerMetrics;
 use crate::tls::TlsReloader;
@@ -82,7 +83,12 @@ async fn bring_in(acceptor: Acceptor, stream: TcpStream, address: SocketAddr, pl
         Ok((io, peer)) => {
             // An error says that the server has stopped taking connections.
             let greeting = Some(Greeting::within(acceptor.handshake_timeout));
-            drop(acceptor.sender.send(Ok(Connection { io, peer, greeting, _place: place })).await);
+            drop(
+                acceptor
+                    .sender
+                    .send(Ok(Connection { io: Joined::over(io), peer, greeting, _place: place }))
+                    .await,
+            );
         }
         Err(refused) => {
             acceptor.metrics.handshakes_failed.increment(1);
@@ -136,7 +142,8 @@ pub(super) async fn local(
         let Some(uid) = allowed_uid(&stream, own) else { continue };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let peer = Peer::Local { uid };
-        let connection = Connection { io: Io::Local(stream), peer, greeting: None, _place: place };
+        let connection =
+            Connection { io: Joined::over(Io::Local(stream)), peer, greeting: None, _place: place };
         if sender.send(Ok(connection)).await.is_err() {
             return;
         }

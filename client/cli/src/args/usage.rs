@@ -5,12 +5,17 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// The error without an argument that has no place.
+/// The error without words that have no place.
 pub(crate) fn discreet(mut error: clap::Error) -> clap::Error {
     let stray = error.kind() == ErrorKind::UnknownArgument
         && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(text)) if !text.starts_with('-'));
     if stray {
         error.remove(ContextKind::InvalidArg);
+    }
+    // Where a command belongs, a slip of it would be worth repeating; a share or a token is not, and looks like one.
+    error.remove(ContextKind::InvalidSubcommand);
+    if error.kind() == ErrorKind::TooManyValues {
+        error.remove(ContextKind::InvalidValue);
     }
     error
 }
@@ -74,6 +79,20 @@ mod tests {
             "keystead creds issue --exec=psql --output json",
         ] {
             assert!(!asks(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn words_that_have_no_place_are_not_repeated() {
+        for line in [
+            "keystead KSH1-secret",
+            "keystead share KSH1-secret",
+            "keystead unseal KSH1-secret",
+            "keystead init --accept-total-loss=KSH1-secret",
+        ] {
+            let error = discreet(Cli::try_parse_from(line.split_whitespace()).unwrap_err());
+            assert!(!error.to_string().contains("KSH1"), "{line}: {error}");
+            assert!(error.to_string().contains("error: "), "{line}: {error}");
         }
     }
 

@@ -7,7 +7,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{HeaderValue, Response};
 use http_body::Body;
 use metrics::Counter;
@@ -18,7 +17,6 @@ use tracing::Span;
 
 use super::body::{Count, CountedBody};
 use super::metadata::REQUEST_ID;
-use super::pieces::Pieces;
 use crate::grpc::status::{ErrorParts, log_failure, status};
 
 /// What surrounds a running request.
@@ -61,9 +59,9 @@ impl<F> FrontFuture<F> {
 impl<F, R, E> Future for FrontFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
-    R: Body<Data = Bytes> + Default,
+    R: Body + Default,
 {
-    type Output = Result<Response<Pieces<CountedBody<R>>>, E>;
+    type Output = Result<Response<CountedBody<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -99,7 +97,7 @@ where
         if let Some(value) = request_id {
             response.headers_mut().insert(REQUEST_ID, value);
         }
-        Poll::Ready(Ok(response.map(|body| Pieces::of(CountedBody::new(body, count)))))
+        Poll::Ready(Ok(response.map(|body| CountedBody::new(body, count))))
     }
 }
 

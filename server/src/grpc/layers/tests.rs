@@ -30,7 +30,7 @@ fn request(headers: &[(&'static str, &str)]) -> Request<Body> {
     request.body(Body::empty()).unwrap()
 }
 
-async fn call<F, T>(request: Request<Body>, handler: F) -> Response<super::Pieces<super::CountedBody<Body>>>
+async fn call<F, T>(request: Request<Body>, handler: F) -> Response<super::CountedBody<Body>>
 where
     F: FnMut(Request<Body>) -> T,
     T: Future<Output = Result<Response<Body>, Infallible>>,
