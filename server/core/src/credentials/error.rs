@@ -125,7 +125,7 @@ pub enum CredentialError {
     },
     /// A login belongs to one static role, and to no target as its admin login.
     #[error(
-        "login {login} on target {target} is another static role's already, or the admin login of a target; two would change its password behind each other"
+        "login {login} on target {target} is a static role's already, or the admin login of a target; two would change its password behind each other"
     )]
     LoginTaken {
         /// The target.

@@ -120,6 +120,27 @@ fn login_at(keys: &Keys, place: &str, login: &str) -> Vec<u8> {
     keyspace::static_login(&keys.lookup.tag("static-login", &[place.as_bytes(), login.as_bytes()]))
 }
 
+/// Has a batch require that a login is no static role's; tells where that would be.
+pub(super) async fn require_free(
+    vault: &UnsealedVault,
+    snapshot: &dyn Snapshot,
+    target: &Name,
+    settings: &TargetSettings,
+    login: &str,
+    batch: &mut Batch,
+) -> Result<Vec<u8>, VaultError> {
+    let whose = login_at(&vault.keys, &place(settings), login);
+    if snapshot.get(Keyspace::StaticRoles, &whose).await?.is_some() {
+        return Err(taken(target, login).into());
+    }
+    batch.require(Keyspace::StaticRoles, whose.clone(), Precondition::Absent);
+    Ok(whose)
+}
+
+fn taken(target: &Name, login: &str) -> CredentialError {
+    CredentialError::LoginTaken { target: target.to_string(), login: login.to_owned() }
+}
+
 /// The static role of a name.
 async fn find(
     vault: &UnsealedVault,

@@ -16,7 +16,7 @@ use keystead_storage::{Batch, Keyspace, Precondition, Revision, Snapshot, Storag
 use super::super::links::{StoredLogin, Whose};
 use super::super::targets::{self, StoredTarget};
 use super::super::{CredentialError, ONE_CALL, TRIES, etag_matches, in_time, load, seal, target_at};
-use super::{StaticRole, StoredStaticRole, described, login_at, place, role_at};
+use super::{StaticRole, StoredStaticRole, described, place, require_free, role_at, taken};
 use crate::error::VaultError;
 use crate::keys::fresh_id;
 use crate::operation::{Detail, Effect, Operation};
@@ -64,6 +64,21 @@ fn keeps_its_logins(op: &PutStaticRole, old: &StoredStaticRole, target: RecordId
     }
     let rule = "a static role keeps its target and its logins; delete it, and define it anew".to_owned();
     Err(VaultError::Invalid { field: "logins", rule })
+}
+
+/// None of its logins is one by which the vault works in that server.
+async fn no_admins(
+    vault: &UnsealedVault,
+    snapshot: &dyn Snapshot,
+    target: &StoredTarget,
+    op: &PutStaticRole,
+) -> Result<(), VaultError> {
+    for login in op.logins.names() {
+        if targets::is_admin_of_any(vault, snapshot, target, login).await? {
+            return Err(taken(&op.target, login).into());
+        }
+    }
+    Ok(())
 }
 
 /// Tries the passwords that were given.
@@ -136,14 +151,11 @@ async fn put_once(
         }
         None => {
             batch.require(Keyspace::StaticRoles, at.clone(), Precondition::Absent);
+            no_admins(vault, snapshot.as_ref(), &target, op).await?;
+            let settings = &target.record.settings;
             for login in op.logins.names() {
-                let whose = login_at(&vault.keys, &place(&target.record.settings), login);
-                let admin = targets::is_admin_of_any(vault, snapshot.as_ref(), &target, login).await?;
-                if admin || snapshot.get(Keyspace::StaticRoles, &whose).await?.is_some() {
-                    let (target, login) = (op.target.to_string(), login.to_owned());
-                    return Err(CredentialError::LoginTaken { target, login }.into());
-                }
-                batch.require(Keyspace::StaticRoles, whose.clone(), Precondition::Absent);
+                let whose =
+                    require_free(vault, snapshot.as_ref(), &op.target, settings, login, &mut batch).await?;
                 let owner = seal(&vault.keys, Keyspace::StaticRoles, &whose, &op.name)?;
                 batch.put(Keyspace::StaticRoles, whose, owner);
             }
@@ -152,6 +164,7 @@ async fn put_once(
     let target_key = target_at(&vault.keys, &op.target);
     batch.require(Keyspace::Targets, target_key, Precondition::Revision(target_revision));
     let old = old.map(|(old, _)| old);
+    let created = old.is_none();
     let id = old.as_ref().map_or_else(fresh_id, |old| old.record.id);
     let given = Given {
         first: keep(vault, &mut batch, id, op.first.as_ref()).await?,
@@ -165,8 +178,11 @@ async fn put_once(
             batch.delete(Keyspace::DataKeys, keyspace::data_key(password.data_key.as_bytes()));
         }
         batch.put(Keyspace::StaticRoles, at.clone(), seal(&vault.keys, Keyspace::StaticRoles, &at, &stored)?);
-        // So that its target neither moves nor goes meanwhile.
+        // So that its target neither moves nor goes meanwhile, and no other one comes that works by its login.
         let _begun = vault.links.begun.read().await;
+        if created {
+            no_admins(vault, vault.storage.snapshot().await?.as_ref(), &target, op).await?;
+        }
         let revision = vault.commit(permit.intent(), batch).await?;
         Ok((stored, gone, revision))
     };

@@ -10,15 +10,16 @@ use keystead_domain::rights::postgres::PgName;
 use keystead_domain::role::OnExcess;
 use keystead_domain::static_role::StaticLogins;
 use keystead_domain::static_role::Which::{First, Second};
+use keystead_domain::target::PostgresSettings;
 use keystead_storage::fault::CommitFault;
 use keystead_storage::{Range, Storage};
 
 use super::credential::{ReadStaticCredential, StaticCredential};
 use super::rotate::RotateStaticRole;
 use super::*;
-use crate::credentials::targets::DeleteTarget;
-use crate::engine::Field;
-use crate::leases::tests::{DB, name, put_target, put_target_at, secs};
+use crate::credentials::targets::{DeleteTarget, PutTarget, Target};
+use crate::engine::{AdminLogin, Field};
+use crate::leases::tests::{DB, name, put_target, put_target_at, secs, settings};
 use crate::operation;
 use crate::rotation::{Beside, RotationOptions};
 use crate::testing::Bench;
@@ -96,6 +97,17 @@ async fn look_after(bench: &Bench) {
 
 fn advance(bench: &Bench, seconds: u64) {
     bench.clock.advance(Duration::from_secs(seconds));
+}
+
+fn slow(bench: &Bench, target: &str, takes: Duration) {
+    bench.targets.inside(target, |inside| (inside.takes, inside.asked) = (takes, 0));
+}
+
+/// Comes back while the first call to a slow target is under way.
+async fn asked(bench: &Bench, target: &str) {
+    while bench.targets.inside(target, |inside| inside.asked) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn data_keys(bench: &Bench) -> BTreeSet<Vec<u8>> {
@@ -318,6 +330,61 @@ async fn a_login_is_one_servers_whatever_the_targets_are_called() {
     let logins = StaticLogins::Postgres { first: PgName::parse("ks_admin").unwrap(), second: None };
     let op = PutStaticRole { name: name("admin"), logins, ..definition(false) };
     assert_eq!(put(&bench, op).await.unwrap_err().reason(), "STATIC_LOGIN_TAKEN");
+}
+
+async fn put_target_of(bench: &Bench, target: &str, admin: &str) -> Result<Target, VaultError> {
+    let TargetSettings::Postgres(settings) = settings();
+    let put = PutTarget {
+        name: name(target),
+        settings: TargetSettings::Postgres(PostgresSettings {
+            admin: PgName::parse(admin).unwrap(),
+            ..settings
+        }),
+        login: Some(AdminLogin { secret: SecretBytes::copy_from(b"admin") }),
+        max_ttl: secs(7_200),
+        accept: Vec::new(),
+        etag: None,
+    };
+    operation::run(&bench.opened(), bench.context(), put).await
+}
+
+#[tokio::test]
+async fn no_target_works_by_the_login_of_a_static_role() {
+    let bench = ready(true).await;
+    for (target, admin) in [("new-db", "ledger_a"), ("new-db", "ledger_b"), (DB, "ledger_a")] {
+        let refused = put_target_of(&bench, target, admin).await.err().unwrap();
+        assert_eq!(refused.reason(), "STATIC_LOGIN_TAKEN", "{target}");
+    }
+    put_target_of(&bench, "new-db", "ks_other").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_target_and_a_static_role_that_come_together_do_not_get_one_login() {
+    for target_first in [false, true] {
+        let bench = Bench::open(&["one"], RotationOptions::default()).await;
+        put_target(&bench, DB, &[]).await.unwrap();
+        bench.targets.inside(DB, |inside| inside.others.insert("ledger_a".to_owned(), b"first".to_vec()));
+        // Whoever is second has looked already, and waits for a target.
+        let second = if target_first { DB } else { "new-db" };
+        slow(&bench, second, Duration::from_millis(200));
+        let target = async {
+            if target_first {
+                asked(&bench, second).await;
+            }
+            put_target_of(&bench, "new-db", "ledger_a").await
+        };
+        let role = async {
+            if !target_first {
+                asked(&bench, second).await;
+            }
+            put(&bench, definition(false)).await
+        };
+        let (target, role) = tokio::join!(target, role);
+        let (taken, refused) =
+            if target_first { (target.is_ok(), role.err()) } else { (role.is_ok(), target.err()) };
+        assert_eq!(refused.unwrap().reason(), "STATIC_LOGIN_TAKEN");
+        assert!(taken);
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Adding a target, or changing it.
 //!
 //! Invariant: it is used once before it is stored; while logins of the vault's, or passwords that it keeps, are in it, it does not
-//! move, and a password that somebody else knows goes nowhere else.
+//! move, and a password that somebody else knows goes nowhere else. Its admin login is no static role's.
 
 use std::sync::atomic::Ordering;
 
@@ -51,6 +51,10 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
             check_moves(vault, old, &op).await?;
         }
         let mut batch = Batch::new();
+        let TargetSettings::Postgres(at_server) = &op.settings;
+        let admin = at_server.admin.as_str();
+        static_roles::require_free(vault, snapshot.as_ref(), &op.name, &op.settings, admin, &mut batch)
+            .await?;
         let (id, created) = match &old {
             Some((old, _)) => (old.record.id, old.record.created),
             None => (fresh_id(), vault.clock.now()),
