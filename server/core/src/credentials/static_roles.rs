@@ -228,7 +228,7 @@ fn described(record: &StaticRoleRecord) -> Detail {
     vec![
         ("static_role_id", record.id.to_string()),
         ("target", record.target.to_string()),
-        ("version", record.schedule.version.to_string()),
+        ("version", record.schedule.handed_out_version().to_string()),
     ]
 }
 

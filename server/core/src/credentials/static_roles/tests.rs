@@ -271,6 +271,9 @@ async fn a_target_that_forgot_the_new_password_is_given_it_again() {
         read(&bench).await.record.schedule.under_way.unwrap().step,
         keystead_domain::static_role::Step::Set
     );
+    assert!(works(&bench).await, "the new one is handed out");
+    let recorded = ReadStaticCredential::detail(&credential(&bench).await);
+    assert!(recorded.contains(&("version", "1".to_owned())), "{recorded:?}");
     // It came back from a copy.
     bench.targets.inside(DB, |inside| inside.others.insert("ledger_a".to_owned(), b"first".to_vec()));
     advance(&bench, 61);
