@@ -213,6 +213,7 @@ async fn delete(vault: &UnsealedVault, permit: &Permit<DeleteTarget>, name: &Nam
             Ok(_) => {
                 vault.links.forget(id);
                 vault.links.settling.end(id);
+                vault.links.static_pauses.end(id);
                 for login in &logins {
                     vault.forget_login(login).await;
                 }

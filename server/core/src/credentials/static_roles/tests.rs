@@ -408,6 +408,56 @@ async fn one_target_that_is_away_keeps_no_other_waiting() {
     assert_eq!(read(&bench).await.record.schedule.version, 0);
 }
 
+/// Two static roles of one target, both due while it is away: one of them was tried.
+async fn two_due_on_a_target_that_is_away() -> Bench {
+    let bench = ready(false).await;
+    let logins = StaticLogins::Postgres { first: PgName::parse("ledger_b").unwrap(), second: None };
+    let other = PutStaticRole { name: name("other"), logins, first: given("second"), ..definition(false) };
+    put(&bench, other).await.unwrap();
+    bench.targets.inside(DB, |inside| inside.away = true);
+    advance(&bench, 3_601);
+    look_after(&bench).await;
+    bench
+}
+
+async fn both(bench: &Bench) -> Vec<StaticRoleRecord> {
+    let list = ListStaticRoles { limit: 10, after: None };
+    let page = operation::run(&bench.opened(), bench.context(), list).await.unwrap();
+    page.roles.into_iter().map(|role| role.record).collect()
+}
+
+#[tokio::test]
+async fn a_target_that_is_away_is_not_asked_for_each_of_its_static_roles() {
+    let bench = two_due_on_a_target_that_is_away().await;
+    look_after(&bench).await;
+    let tried = both(&bench).await.into_iter().filter(|role| role.schedule.under_way.is_some());
+    assert_eq!(tried.count(), 1);
+}
+
+#[tokio::test]
+async fn a_target_that_was_mended_is_not_left_alone_any_longer() {
+    let bench = two_due_on_a_target_that_is_away().await;
+    bench.targets.inside(DB, |inside| inside.away = false);
+    put_target(&bench, DB, &[]).await.unwrap();
+    look_after(&bench).await;
+    let changed = both(&bench).await.into_iter().filter(|role| role.schedule.version == 1);
+    assert_eq!(changed.count(), 1, "the one that was tried has its own pause");
+    // Nor is one that is gone remembered.
+    bench.targets.inside(DB, |inside| inside.away = true);
+    advance(&bench, 3_700);
+    look_after(&bench).await;
+    let open = bench.opened();
+    let paused = both(&bench).await[0].target_id;
+    let is_paused = || open.links.static_pauses.holds(paused, Duration::ZERO);
+    assert!(is_paused());
+    for role in [ROLE, "other"] {
+        let delete = DeleteStaticRole { name: name(role) };
+        operation::run(&open, bench.context(), delete).await.unwrap();
+    }
+    operation::run(&open, bench.context(), DeleteTarget { name: name(DB) }).await.unwrap();
+    assert!(!is_paused());
+}
+
 #[tokio::test]
 async fn a_password_that_somebody_else_changed_is_named_and_mended_by_giving_it() {
     for alternate in [false, true] {

@@ -118,6 +118,7 @@ async fn put(vault: &UnsealedVault, permit: &Permit<PutTarget>, op: PutTarget) -
         match committed {
             Ok(revision) => {
                 vault.links.settling.end(id);
+                vault.links.static_pauses.end(id);
                 if stored.pending.is_some() {
                     vault.links.logins_unsettled.store(true, Ordering::Release);
                 }
