@@ -240,9 +240,9 @@ async fn a_target_that_is_away_is_tried_again_later_and_later() {
 async fn whoever_changes_or_deletes_it_waits_for_a_rotation() {
     for deletes in [false, true] {
         let bench = ready(false).await;
-        bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(50));
+        slow(&bench, DB, Duration::from_millis(50));
         let changing = async {
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            asked(&bench, DB).await;
             let open = bench.opened();
             if deletes {
                 let delete = DeleteStaticRole { name: name(ROLE) };
@@ -566,6 +566,8 @@ async fn a_target_is_neither_moved_nor_deleted_under_its_static_roles() {
 #[tokio::test]
 async fn another_period_takes_effect_without_asking_the_target() {
     let bench = ready(false).await;
+    // From here on it is not looked at again before it is due.
+    look_after(&bench).await;
     bench.targets.inside(DB, |inside| inside.away = true);
     let op = PutStaticRole { first: None, period: Some(secs(60)), ..definition(false) };
     put(&bench, op).await.unwrap();
