@@ -85,7 +85,23 @@ pub enum Error {
     Randomness,
 }
 
+/// Refusals that pass: other writers were first, other leases end, a target's clock settles what the server's is in doubt of, a
+/// full disk gets room.
+const PASSING: [&str; 5] = ["CONFLICT", "CONTENTION", "LEASE_LIMIT", "CLOCK_IN_DOUBT", "STORAGE_FULL"];
+
 impl Error {
+    /// Whether the same call may succeed later as it is: something is away, or failed, or somebody was first.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { .. }
+            | Self::Unavailable { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::Sealed(_)
+            | Self::Server(_) => true,
+            _ => PASSING.contains(&self.reason()),
+        }
+    }
+
     /// What the server said, if it was the server that said no.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {

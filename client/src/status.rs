@@ -129,6 +129,29 @@ mod tests {
     }
 
     #[test]
+    fn what_may_pass_is_what_the_same_call_may_meet_no_more() {
+        let rows = [
+            (Code::Aborted, "CONFLICT", true),
+            (Code::Aborted, "CONTENTION", true),
+            (Code::Aborted, "ETAG_MISMATCH", false),
+            (Code::AlreadyExists, "REQUEST_ID_REUSED", false),
+            (Code::ResourceExhausted, "LEASE_LIMIT", true),
+            (Code::ResourceExhausted, "STORAGE_FULL", true),
+            (Code::ResourceExhausted, "LIMIT", false),
+            (Code::FailedPrecondition, "CLOCK_IN_DOUBT", true),
+            (Code::FailedPrecondition, "LEASE_AT_ITS_LONGEST", false),
+            (Code::FailedPrecondition, "SEALED", true),
+            (Code::Unavailable, "TARGET_UNAVAILABLE", true),
+            (Code::Unknown, "OUTCOME_UNRECORDED", true),
+            (Code::PermissionDenied, "DENIED", false),
+            (Code::Unauthenticated, "UNAUTHENTICATED", false),
+        ];
+        for (code, reason, passes) in rows {
+            assert_eq!(of(code, reason, |_| ()).may_pass(), passes, "{reason}");
+        }
+    }
+
+    #[test]
     fn details_arrive() {
         let after = Duration::from_millis(2500);
         let error = of(Code::Unavailable, "HSM_UNAVAILABLE", |details| {

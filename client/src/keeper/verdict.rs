@@ -11,9 +11,6 @@ const PASSING: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// Waits after a no that somebody has to change.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
 
-/// Refusals that pass without anybody's doing: other leases end, and a target's clock settles what the server's is in doubt of.
-const PASS_BY_THEMSELVES: [&str; 2] = ["LEASE_LIMIT", "CLOCK_IN_DOUBT"];
-
 /// Whether a failure passes by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -33,16 +30,9 @@ pub(super) enum Unrenewed {
 }
 
 pub(super) fn failure(error: &Error) -> Failure {
-    match error {
-        Error::Connect { .. }
-        | Error::Unavailable { .. }
-        | Error::DeadlineExceeded { .. }
-        | Error::Sealed(_)
-        | Error::Conflict(_)
-        | Error::Server(_) => Failure::Passing,
-        _ if PASS_BY_THEMSELVES.contains(&error.reason()) => Failure::Passing,
-        _ => Failure::Refused,
-    }
+    // The next issue has a request id of its own.
+    let other_id = error.reason() == "REQUEST_ID_REUSED";
+    if error.may_pass() || other_id { Failure::Passing } else { Failure::Refused }
 }
 
 pub(super) fn unrenewed(error: &Error) -> Unrenewed {

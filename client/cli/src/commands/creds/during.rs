@@ -251,7 +251,7 @@ async fn keep(lease: &Lease, renew: bool, leases: &Leases, output: &Output) {
             Err(Error::Precondition(refusal)) if refusal.reason == "LEASE_AT_ITS_LONGEST" => {
                 return output.remark(&at_its_longest(lease));
             }
-            Err(error) if may_pass(&error) => {}
+            Err(error) if error.may_pass() => {}
             Err(error) => return output.remark(&format!("The lease cannot be renewed: {error}")),
         }
     }
@@ -259,17 +259,6 @@ async fn keep(lease: &Lease, renew: bool, leases: &Leases, output: &Output) {
 
 fn at_its_longest(lease: &Lease) -> String {
     format!("The lease is not renewed any more: it ends at {} at the latest.", super::time(lease.max_expires))
-}
-
-fn may_pass(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Unavailable { .. }
-            | Error::Connect { .. }
-            | Error::DeadlineExceeded { .. }
-            | Error::LimitExceeded { .. }
-            | Error::Sealed(_)
-    ) || error.reason() == "CLOCK_IN_DOUBT"
 }
 
 /// A file of mode 0600 that goes when it is dropped.
