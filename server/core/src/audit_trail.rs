@@ -219,8 +219,11 @@ impl Entry {
         self.write(&mut reserved, EntryKind::StreamItem, self.reads).await.map(drop)
     }
 
-    pub(crate) async fn record_stream_end(&mut self, outcome: &'static str) -> Result<(), VaultError> {
-        let mut reserved = self.reserve(1).await?;
+    pub(crate) async fn record_stream_end(
+        &mut self,
+        mut reserved: Reserved,
+        outcome: &'static str,
+    ) -> Result<(), VaultError> {
         self.body.outcome = outcome.into();
         self.write(&mut reserved, EntryKind::StreamEnd, self.reads).await.map(drop)
     }

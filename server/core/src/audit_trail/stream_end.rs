@@ -36,9 +36,12 @@ impl StreamEnd {
     }
 
     pub(crate) async fn record(&mut self, outcome: &'static str) -> Result<(), VaultError> {
-        self.recorded = true;
         let Ok(open) = self.vault.unsealed() else { return Ok(()) };
-        self.entry(&open).record_stream_end(outcome).await
+        let mut entry = self.entry(&open);
+        let reserved = entry.reserve(1).await;
+        // Not before: a caller may hang up while there is no place for it. What has its place is written whoever waits.
+        self.recorded = true;
+        entry.record_stream_end(reserved?, outcome).await
     }
 
     fn entry(&self, vault: &UnsealedVault) -> Entry {
@@ -58,7 +61,11 @@ impl Drop for StreamEnd {
         };
         let mut entry = self.entry(&open);
         runtime.spawn(async move {
-            if let Err(error) = entry.record_stream_end(HUNG_UP).await {
+            let recorded = match entry.reserve(1).await {
+                Ok(reserved) => entry.record_stream_end(reserved, HUNG_UP).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = recorded {
                 tracing::warn!(%error, "the end of a stream could not be recorded");
             }
             drop(open);

@@ -235,6 +235,28 @@ async fn a_watch_ends_with_the_vault() {
 }
 
 #[tokio::test]
+async fn whoever_hangs_up_while_the_log_is_full_leaves_the_end_of_a_watch_behind() {
+    let bench = ready().await;
+    let lease = issue(&bench).await;
+    let mut seen = watch(&bench, lease.id).await;
+    next(&mut seen).await;
+    let log = bench.vault.audit();
+    let full: Vec<_> = std::iter::from_fn(|| log.reserve().ok()).collect();
+    let before = log.size();
+    bench.vault.end_streams();
+    assert!(is_quiet(&mut seen).await, "its end has no place in the log");
+    drop(seen);
+    drop(full);
+    let recorded = async {
+        while log.size() == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(SOON, recorded).await.expect("it is not recorded");
+    assert_eq!(log.size(), before + 1);
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_when_the_vault_was_sealed_and_opened_while_nobody_read() {
     let bench = ready().await;
     let lease = issue(&bench).await;
