@@ -122,6 +122,9 @@ async fn cut_off_at(work: Work, nth: u64, fault: CommitFault) -> bool {
     pass(&b).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     b.put("b").await.unwrap();
     assert!(b.tokens[0].could_come_back(), "{what}");
+    if !matches!(work, Work::Retirement) {
+        assert!(b.opened().keys.token("two").is_ok(), "its PIN is known, {what}");
+    }
     reached
 }
 
