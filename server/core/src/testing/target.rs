@@ -14,6 +14,7 @@ use keystead_domain::role::RoleRecord;
 use keystead_domain::target::{TargetKind, TargetSettings};
 use keystead_domain::time::UnixMillis;
 use rand_core::CryptoRng;
+use tokio::sync::Notify;
 
 use crate::engine::{
     AdminLogin, Credential, Definition, Engine, EngineError, Engines, Field, Finding, Found, Issued, Link,
@@ -38,6 +39,8 @@ pub(crate) struct Inside {
     /// It makes the login, and the answer is lost.
     pub(crate) silent: bool,
     pub(crate) takes: Duration,
+    /// Calls that need the admin login are not answered before this.
+    pub(crate) waits_for: Option<Arc<Notify>>,
     pub(crate) excess: Vec<Right>,
     pub(crate) baseline: Vec<Finding>,
     pub(crate) clock: Option<UnixMillis>,
@@ -117,11 +120,14 @@ impl MemoryLink {
         &self,
         look: impl FnOnce(&mut Inside) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
-        let (away, takes) = self.targets.inside(&self.name, |inside| {
+        let (away, takes, waits_for) = self.targets.inside(&self.name, |inside| {
             inside.asked += 1;
-            (inside.away, inside.takes)
+            (inside.away, inside.takes, inside.waits_for.clone())
         });
         tokio::time::sleep(takes).await;
+        if let Some(waits_for) = waits_for {
+            waits_for.notified().await;
+        }
         self.let_in(away)?;
         self.targets.inside(&self.name, look)
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::{Stream, StreamExt as _};
 use keystead_domain::principal::PrincipalName;
+use tokio::sync::Notify;
 
 use super::*;
 use crate::credentials::CredentialError;
@@ -58,7 +59,8 @@ async fn revoke(bench: &Bench, id: RecordId) {
 #[tokio::test]
 async fn a_watcher_sees_the_whole_life_of_a_lease() {
     let bench = ready().await;
-    bench.targets.inside(DB, |inside| inside.takes = Duration::from_millis(300));
+    let go_on = Arc::new(Notify::new());
+    bench.targets.inside(DB, |inside| inside.waits_for = Some(Arc::clone(&go_on)));
     let request = Some(RequestId::parse("deploy-1").unwrap());
     let op = IssueCredential { role: name(ROLE), ttl: None, request_id: request };
     let (open, context) = (bench.opened(), bench.context());
@@ -73,9 +75,10 @@ async fn a_watcher_sees_the_whole_life_of_a_lease() {
     };
     let mut seen = watch(&bench, begun.id).await;
     assert_eq!(next(&mut seen).await.state, LeaseState::Issuing);
+    bench.targets.inside(DB, |inside| inside.waits_for = None);
+    go_on.notify_one();
     assert_eq!(next(&mut seen).await.state, LeaseState::Active);
     let lease = issuing.await.unwrap().unwrap();
-    bench.targets.inside(DB, |inside| inside.takes = Duration::ZERO);
 
     advance(&bench, 10);
     renew(&bench, lease.id).await;
