@@ -1,8 +1,9 @@
 //! What a role holds in the server: everything that names it, and what everybody has, in one query over all catalogs that
 //! keep access lists.
 //!
-//! Invariant: nothing that the server records as naming the role is left out: ownership and rights in other databases are
-//! taken from the catalog that `DROP ROLE` itself relies on. What every PostgreSQL gives to everybody (`pg_init_privs`,
+//! Invariant: nothing that the server records as naming the role is left out but what anybody can make without a right (large
+//! objects, default privileges, temporary tables): ownership and rights in other databases are taken from the catalog that
+//! `DROP ROLE` itself relies on. What every PostgreSQL gives to everybody (`pg_init_privs`,
 //! `USAGE` on languages and types, `EXECUTE` on functions that run as their caller) is left out.
 
 use data_encoding::HEXLOWER;
