@@ -20,6 +20,8 @@ pub(crate) struct Link {
     /// The token.
     pub(crate) hsm: Arc<dyn Hsm>,
     clone_of: Option<String>,
+    /// The serial that it said last, where nobody knows it otherwise: a clone has its own.
+    said: Mutex<Option<String>>,
     state: Mutex<State>,
     /// The box of the PIN that it took, where its way had several.
     took: Mutex<Option<Vec<u8>>>,
@@ -35,6 +37,8 @@ pub(crate) struct Pin {
     pub(crate) pin: LockedBytes,
     /// Its box in the seal record, if the way has others too: a change of the PIN was cut off.
     pub(crate) one_of_several: Option<Vec<u8>>,
+    /// Serials of tokens that are not to hear it.
+    pub(crate) kept_from: Vec<String>,
 }
 
 /// On whose word a PIN is sent.
@@ -71,13 +75,13 @@ pub struct LinkStatus {
 impl Link {
     /// A token that is logged in to.
     pub(crate) fn ready(hsm: Arc<dyn Hsm>, clone_of: Option<String>, way: String) -> Self {
-        Self { hsm, clone_of, state: Mutex::new(State::Ready { way }), took: Mutex::default() }
+        Self::in_state(hsm, clone_of, State::Ready { way })
     }
 
     /// A token that refused its PIN.
     pub(crate) fn refused(hsm: Arc<dyn Hsm>, clone_of: Option<String>, error: &HsmError) -> Self {
         let state = State::Refused { way: clone_of.clone(), error: error.clone() };
-        Self { hsm, clone_of, state: Mutex::new(state), took: Mutex::default() }
+        Self::in_state(hsm, clone_of, state)
     }
 
     /// A further token, logged in to if it can be.
@@ -93,12 +97,11 @@ impl Link {
     }
 
     fn with_pins(further: &FurtherHsm, pins: Pins, reason: String) -> Self {
-        Self {
-            hsm: Arc::clone(&further.hsm),
-            clone_of: further.clone_of.clone(),
-            state: Mutex::new(State::Waiting { pins, reason }),
-            took: Mutex::default(),
-        }
+        Self::in_state(Arc::clone(&further.hsm), further.clone_of.clone(), State::Waiting { pins, reason })
+    }
+
+    fn in_state(hsm: Arc<dyn Hsm>, clone_of: Option<String>, state: State) -> Self {
+        Self { hsm, clone_of, said: Mutex::default(), state: Mutex::new(state), took: Mutex::default() }
     }
 
     /// The serial of the token that it is a clone of.
@@ -130,12 +133,28 @@ impl Link {
         LinkStatus { way, ready: reason.is_none(), reason }
     }
 
-    /// The way whose PIN it refused.
-    pub(crate) fn refused_way(&self) -> Option<String> {
-        match &*self.state() {
-            State::Refused { way, error: HsmError::PinRefused } => way.clone(),
-            _ => None,
+    /// Its own serial, if it refused its PIN.
+    pub(crate) fn refused_serial(&self) -> Option<String> {
+        let refused = matches!(&*self.state(), State::Refused { error: HsmError::PinRefused, .. });
+        self.serial().filter(|_| refused)
+    }
+
+    /// Its own serial, while it answers.
+    pub(crate) fn ready_serial(&self) -> Option<String> {
+        let ready = self.ready_way().is_some();
+        self.serial().filter(|_| ready)
+    }
+
+    fn serial(&self) -> Option<String> {
+        match self.clone_of {
+            Some(_) => self.said.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            None => self.way(),
         }
+    }
+
+    /// It said its serial.
+    pub(crate) fn set_said(&self, serial: String) {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(serial);
     }
 
     /// It became a way, and is logged in to.
@@ -153,7 +172,7 @@ impl Link {
         };
         pins.retain(|pin| pin.way != way);
         let pin = LockedBytes::copy_from(pin.expose());
-        pins.push(Pin { way: way.to_owned(), pin, one_of_several: None });
+        pins.push(Pin { way: way.to_owned(), pin, one_of_several: None, kept_from: Vec::new() });
         *state = State::Waiting { pins, reason };
     }
 
@@ -219,13 +238,14 @@ impl Link {
     /// The way of the token there, told by its serial before a PIN is sent.
     async fn log_in(&self, header: &SealHeader, pins: &Pins, care: Care) -> Result<(), Failure> {
         let serial = self.hsm.probe().await.map_err(|error| Failure::of(error, None))?.serial;
+        self.set_said(serial.clone());
         let name = self.clone_of.clone().unwrap_or_else(|| serial.clone());
         let strange = |what: String| Failure::of(HsmError::Misconfigured { what }, None);
         let Some(way) = header.ways.iter().filter_map(Way::token).find(|way| way.serial == name) else {
             return Err(strange(format!("the vault knows no token {name}; add it first")));
         };
         let mut refused = strange(format!("there is no PIN for token {name}"));
-        for pin in pins.iter().filter(|pin| pin.way == name) {
+        for pin in pins.iter().filter(|pin| pin.way == name && !pin.kept_from.contains(&serial)) {
             let pin_copy = SecretBytes::copy_from(pin.pin.expose());
             let logged_in = match care {
                 Care::ByPerson => self.hsm.login(pin_copy).await,
@@ -300,5 +320,6 @@ fn copy(pin: &Pin) -> Pin {
         way: pin.way.clone(),
         pin: LockedBytes::copy_from(pin.pin.expose()),
         one_of_several: pin.one_of_several.clone(),
+        kept_from: pin.kept_from.clone(),
     }
 }

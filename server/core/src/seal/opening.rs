@@ -86,7 +86,8 @@ async fn try_open(vault: &Vault, seal: &TrustedSeal, shares: &[Share]) -> Result
                 let took = (way.boxes.pins.len() > 1).then(|| pin_box.to_vec());
                 let pin_place = header.box_place(&way.token.serial);
                 let pin = unseal_key.pin_box_open(pin_place, pin_box).map_err(seal_error)?;
-                opened = Some((Opener { place, way: way.token.serial.clone(), qs, took }, pin));
+                let (name, serial) = (way.token.serial.clone(), way.serial);
+                opened = Some((Opener { place, way: name, serial, qs, took }, pin));
                 break;
             }
             Err(error) => failed.push((place, error)),
@@ -116,6 +117,8 @@ struct Opener {
     place: usize,
     /// The name of its way.
     way: String,
+    /// Its own serial.
+    serial: String,
     /// What it gave up.
     qs: Vec<Arc<Q>>,
     /// The box of the PIN that it took, if its way has several.
@@ -161,6 +164,7 @@ async fn with_the_others(
             _ if place == opener.place => {
                 hsm = Arc::clone(&token.hsm);
                 let link = Link::ready(Arc::clone(&token.hsm), token.clone_of.clone(), opener.way.clone());
+                link.set_said(opener.serial.clone());
                 link.set_took(opener.took.clone());
                 link
             }
@@ -210,6 +214,7 @@ fn pins(record: &SealRecord, header: &SealHeader, unseal_key: &UnsealKey) -> Res
                 way: name.clone(),
                 pin: LockedBytes::copy_from(pin.expose()),
                 one_of_several: (boxes.pins.len() > 1).then(|| pin_box.clone()),
+                kept_from: Vec::new(),
             });
         }
     }
@@ -276,6 +281,8 @@ pub(super) fn empty_keys(vault: VaultId, hsm: Arc<dyn Hsm>, ways: Ways) -> Resul
 pub(super) struct OpenWay<'a> {
     pub(super) token: &'a TokenWay,
     pub(super) boxes: &'a WayBoxes,
+    /// The serial that the token itself says: a clone's is not that of its way.
+    serial: String,
 }
 
 /// The way that goes through this token. Asked before a PIN is sent: a PIN belongs to one token.
@@ -284,14 +291,17 @@ async fn find_way<'a>(
     record: &'a SealRecord,
     header: &'a SealHeader,
 ) -> Result<OpenWay<'a>, VaultError> {
-    let found = token.hsm.probe().await?.serial;
-    let found = token.clone_of.clone().unwrap_or(found);
+    let serial = token.hsm.probe().await?.serial;
+    let found = token.clone_of.clone().unwrap_or_else(|| serial.clone());
     let ways = header.ways.iter().zip(&record.boxes);
-    let mut tokens = ways.filter_map(|(way, boxes)| way.token().map(|token| OpenWay { token, boxes }));
-    tokens.find(|way| way.token.serial == found).ok_or_else(|| VaultError::OtherToken {
-        expected: header.ways.iter().filter_map(Way::token).map(|token| token.serial.clone()).collect(),
-        found,
-    })
+    let mut tokens = ways.filter_map(|(way, boxes)| way.token().map(|token| (token, boxes)));
+    match tokens.find(|(token, _)| token.serial == found) {
+        Some((token, boxes)) => Ok(OpenWay { token, boxes, serial }),
+        None => Err(VaultError::OtherToken {
+            expected: header.ways.iter().filter_map(Way::token).map(|token| token.serial.clone()).collect(),
+            found,
+        }),
+    }
 }
 
 /// Logs in with the PIN that the shares open, and says which box had it: while a PIN is being changed there are two, and

@@ -29,6 +29,16 @@ pub(super) async fn is_there(storage: &dyn Storage, serial: &str) -> Result<bool
     Ok(storage.snapshot().await?.get(Keyspace::Meta, &at).await?.is_some())
 }
 
+/// The serials of all tokens that did.
+pub(super) async fn all(storage: &dyn Storage) -> Result<Vec<String>, StorageError> {
+    let begin = keyspace::meta_refused_pins();
+    let range = Range::prefix(begin.clone(), None);
+    let notes = storage.snapshot().await?.range(Keyspace::Meta, range, TOKENS).await?;
+    let serial =
+        |key: &[u8]| key.get(begin.len()..).map(|serial| String::from_utf8_lossy(serial).into_owned());
+    Ok(notes.iter().filter_map(|(key, _)| serial(key)).collect())
+}
+
 /// Remembers that a token refused the PIN. What cannot be written is remembered by the port until the process ends.
 pub(super) async fn note(storage: &dyn Storage, serial: &str) {
     let mut batch = Batch::new();
@@ -40,7 +50,7 @@ pub(super) async fn note(storage: &dyn Storage, serial: &str) {
 
 /// The same for each token that did.
 pub(super) async fn note_all(storage: &dyn Storage, links: &[Arc<Link>]) {
-    for serial in links.iter().filter_map(|link| link.refused_way()) {
+    for serial in links.iter().filter_map(|link| link.refused_serial()) {
         match is_there(storage, &serial).await {
             Ok(true) => {}
             _ => note(storage, &serial).await,
@@ -68,7 +78,8 @@ pub(super) async fn look_at_source(vault: &Vault, open: &UnsealedVault) -> Resul
     let range = Range::prefix(keyspace::meta_refused_pins(), None);
     for (key, _) in storage.snapshot().await?.range(Keyspace::Meta, range, TOKENS).await? {
         let took = |link: &Arc<Link>| {
-            link.ready_way().is_some_and(|way| keyspace::meta_refused_pin(&way).as_slice() == key.as_ref())
+            link.ready_serial()
+                .is_some_and(|serial| keyspace::meta_refused_pin(&serial).as_slice() == key.as_ref())
         };
         if links.iter().any(took) {
             batch.delete(Keyspace::Meta, key);

@@ -29,25 +29,24 @@ pub(super) async fn try_open(
     let storage = vault.parts.storage.as_ref();
     for (place, token) in configured(vault).iter().enumerate() {
         match open_by_auto_key(storage, token, seal, auto, &pin).await {
-            Ok((way, qs)) => {
-                opened = Some(Opener { place, way, qs, took: None });
+            Ok((way, serial, qs)) => {
+                opened = Some(Opener { place, way, serial, qs, took: None });
                 break;
             }
             Err(error) => failed.push((place, error)),
         }
     }
     let Some(opener) = opened else { return Err(worth_waiting_for(failed)) };
-    let mut hear_it = Vec::new();
-    for boxes in &auto.boxes {
-        if !refused_pins::is_there(storage, &boxes.token).await? {
-            hear_it.push(boxes.token.clone());
-        }
-    }
+    let refused = refused_pins::all(storage).await?;
     // One PIN is all that there is, and the quorum that allowed this found it to be that of these tokens.
     let pins = || {
-        let tokens = hear_it.iter().cloned();
-        let pin = |way| Pin { way, pin: LockedBytes::copy_from(pin.expose()), one_of_several: None };
-        Ok(tokens.map(pin).collect())
+        let pin = |way| Pin {
+            way,
+            pin: LockedBytes::copy_from(pin.expose()),
+            one_of_several: None,
+            kept_from: refused.clone(),
+        };
+        Ok(auto.boxes.iter().map(|boxes| pin(boxes.token.clone())).collect())
     };
     let others = with_the_others(vault, header, opener, &failed, pins, Care::Unattended).await?;
     refused_pins::note_all(storage, &others.links).await;
@@ -64,37 +63,38 @@ fn worth_waiting_for(mut failed: Vec<(usize, VaultError)>) -> VaultError {
     if away < failed.len() { failed.swap_remove(away).1 } else { broken("there is no token") }
 }
 
-/// Logs in to one token with the PIN of the configuration and has it open its boxes of Q. Answers the name of its way too.
+/// Logs in to one token with the PIN of the configuration and has it open its boxes of Q. Answers the name of its way and its own
+/// serial too.
 async fn open_by_auto_key(
     storage: &dyn Storage,
     token: &FurtherHsm,
     seal: &TrustedSeal,
     auto: &AutoSeal,
     pin: &SecretBytes,
-) -> Result<(String, Vec<Arc<Q>>), VaultError> {
+) -> Result<(String, String, Vec<Arc<Q>>), VaultError> {
     let header = &seal.header;
     let way = find_way(token, &seal.record, header).await?;
-    let serial = &way.token.serial;
+    let name = &way.token.serial;
     let not_allowed = || broken("it does not let this token open it by itself");
     // Before the PIN is sent: it is that of the tokens in the record.
-    let boxes = auto.boxes.iter().find(|boxes| boxes.token == *serial).ok_or_else(not_allowed)?;
+    let boxes = auto.boxes.iter().find(|boxes| boxes.token == *name).ok_or_else(not_allowed)?;
     let hsm = token.hsm.as_ref();
-    if refused_pins::is_there(storage, serial).await? {
+    if refused_pins::is_there(storage, &way.serial).await? {
         return Err(HsmError::PinRefused.into());
     }
     let logged_in = hsm.login_unattended(SecretBytes::copy_from(pin.expose())).await;
     if let Err(HsmError::PinRefused) = logged_in {
-        refused_pins::note(storage, serial).await;
+        refused_pins::note(storage, &way.serial).await;
     }
     logged_in?;
     let auto_key = HsmKey { purpose: HsmKeyPurpose::Auto, version: auto.version };
     bind(hsm, header, &way, &[auto_key]).await?;
-    let place = AutoPlace { vault: header.vault, version: auto.version, token: serial };
+    let place = AutoPlace { vault: header.vault, version: auto.version, token: name };
     let mut qs = Vec::new();
     for version in header.q_versions() {
         let sealed = boxes.q.iter().find(|q| q.version == version).ok_or_else(not_allowed)?;
         let q = auto_seal::open(hsm, place, version, &sealed.sealed).await.map_err(seal_error)?;
         qs.push(Arc::new(q));
     }
-    Ok((serial.clone(), qs))
+    Ok((name.clone(), way.serial, qs))
 }

@@ -308,6 +308,56 @@ async fn a_further_token_that_refused_the_pin_of_an_unattended_start_hears_it_no
 }
 
 #[tokio::test]
+async fn a_clone_that_refused_the_pin_of_an_unattended_start_is_not_taken_for_its_original() {
+    let mut b = with_a_clone().await;
+    let shares = old(&b);
+    quorum(&b, Wish::EnableAutoUnseal, &shares).await.unwrap();
+    *b.tokens[1].keys.lock().unwrap() = b.tokens[0].keys.lock().unwrap().clone();
+    b.tokens[1].shows_count.store(false, Ordering::SeqCst);
+    *b.tokens[1].pin.lock().unwrap() = b"another".to_vec();
+    let sent = |b: &Bench| b.tokens[1].logins.load(Ordering::SeqCst);
+    let before = sent(&b);
+    // Found out by whoever opens, and by upkeep.
+    for original_away in [true, false, false] {
+        b.kill();
+        b.tokens[0].away.store(original_away, Ordering::SeqCst);
+        assert_eq!(b.vault.unseal_by_itself().await.is_ok(), !original_away);
+        b.tokens[0].away.store(false, Ordering::SeqCst);
+        for _ in 0..2 {
+            b.vault.upkeep().await.unwrap();
+        }
+    }
+    assert_eq!(sent(&b), before + 1);
+
+    // Put right, it is heard again once a quorum opened the vault, and opens it alone.
+    *b.tokens[1].pin.lock().unwrap() = b"1234".to_vec();
+    b.kill();
+    b.unseal().await.unwrap();
+    b.vault.upkeep().await.unwrap();
+    b.kill();
+    b.tokens[0].away.store(true, Ordering::SeqCst);
+    assert!(b.vault.unseal_by_itself().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_clone_that_refused_the_pin_behind_its_original_hears_it_no_more() {
+    let mut b = with_a_clone().await;
+    let shares = old(&b);
+    quorum(&b, Wish::EnableAutoUnseal, &shares).await.unwrap();
+    b.tokens[1].shows_count.store(false, Ordering::SeqCst);
+    *b.tokens[1].pin.lock().unwrap() = b"another".to_vec();
+    let before = b.tokens[1].logins.load(Ordering::SeqCst);
+    for _ in 0..3 {
+        b.kill();
+        assert!(b.vault.unseal_by_itself().await.unwrap());
+        for _ in 0..2 {
+            b.vault.upkeep().await.unwrap();
+        }
+    }
+    assert_eq!(b.tokens[1].logins.load(Ordering::SeqCst), before + 1);
+}
+
+#[tokio::test]
 async fn a_master_key_is_not_said_to_be_destroyed_while_a_clone_that_is_away_has_it() {
     let b = with_a_clone().await;
     b.tokens[1].away.store(true, Ordering::SeqCst);
