@@ -73,14 +73,28 @@ async fn from(vault: &UnsealedVault, snapshot: &dyn Snapshot, name: &Name) -> Re
 async fn issue(
     vault: &UnsealedVault,
     permit: &Permit<IssueCredential>,
-    op: IssueCredential,
+    op: &IssueCredential,
 ) -> Result<Undelivered, VaultError> {
+    for _ in 0..TRIES {
+        if let Some(issued) = try_issue(vault, permit, op).await? {
+            return Ok(issued);
+        }
+    }
+    Err(VaultError::Contention { what: format!("role {}", op.role) })
+}
+
+/// Nothing if role, target or caller changed before there was a lease: nothing was made then.
+async fn try_issue(
+    vault: &UnsealedVault,
+    permit: &Permit<IssueCredential>,
+    op: &IssueCredential,
+) -> Result<Option<Undelivered>, VaultError> {
     let snapshot = vault.storage.snapshot().await?;
     let from = from(vault, snapshot.as_ref(), &op.role).await?;
     let mut answered = None;
     let unanswered = match &op.request_id {
         None => None,
-        Some(id) => match look_up(vault, snapshot.as_ref(), permit, id, &op).await? {
+        Some(id) => match look_up(vault, snapshot.as_ref(), permit, id, op).await? {
             Seen::New(unanswered) => Some(unanswered),
             Seen::Answered(Answer::Lease(lease), unanswered) => {
                 // None: it ended so long ago that nobody remembers it, nobody ever had it, or it was another's.
@@ -96,7 +110,7 @@ async fn issue(
     drop(snapshot);
     vault.leases.check_clock(&from.target.record.name, from.link.as_ref()).await?;
     if let Some(stored) = answered {
-        return again(vault, permit, from, stored).await;
+        return again(vault, permit, from, stored).await.map(Some);
     }
     let limits = limits(vault, permit, &from.role);
     let place =
@@ -104,7 +118,7 @@ async fn issue(
             Ok(place) => place,
             Err(full) => return Err(limit_reached(permit, &from.role, &limits, full).into()),
         };
-    let (lease, plan) = begin(vault, permit, &op, &from).await?;
+    let (lease, plan) = begin(vault, permit, op, &from).await?;
     let mut batch = Batch::new();
     store::put(vault, &mut batch, &lease, None)?;
     batch.require(
@@ -127,9 +141,13 @@ async fn issue(
     if matches!(&committed, Ok(_) | Err(VaultError::Storage(StorageError::UnknownOutcome { .. }))) {
         place.keep();
     }
-    let revision = committed?;
+    let revision = match committed {
+        Ok(revision) => revision,
+        Err(VaultError::Storage(StorageError::Conflict { .. })) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     fail_points::after(Step::IssueLeased);
-    made(vault, permit, &from, Stored { lease, revision }, plan).await
+    made(vault, permit, &from, Stored { lease, revision }, plan).await.map(Some)
 }
 
 fn limits(vault: &UnsealedVault, permit: &Permit<IssueCredential>, role: &StoredRole) -> [(Vec<u8>, u64); 2] {
@@ -430,7 +448,7 @@ impl Operation for IssueCredential {
     }
 
     async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Undelivered, VaultError> {
-        issue(vault, &permit, self).await
+        issue(vault, &permit, &self).await
     }
 
     fn detail(output: &Undelivered) -> Detail {
