@@ -26,6 +26,10 @@ pub(crate) enum CliError {
     Json(#[source] serde_json::Error),
     #[error("cannot read {what} from {}", .path.display())]
     Read { what: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "{what} was given where the name of a file belongs that holds it; whoever sees this shell's history, or this machine's processes, may have it now"
+    )]
+    NoFileName { what: &'static str },
     #[error("cannot read {what} from standard input")]
     Stdin { what: &'static str, source: io::Error },
     #[error("cannot ask for {what} on the terminal")]

@@ -119,8 +119,18 @@ pub(crate) fn bytes(what: &'static str, path: &Path, limit: usize) -> Result<Zer
         return all(what, limit, io::stdin().lock(), |source| CliError::Stdin { what, source });
     }
     let unreadable = |source| CliError::Read { what, path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
-    all(what, limit, file, unreadable)
+    match File::open(path) {
+        Ok(file) => all(what, limit, file, unreadable),
+        // The name would be repeated.
+        Err(_) if is_no_name(path) => Err(CliError::NoFileName { what }),
+        Err(source) => Err(unreadable(source)),
+    }
+}
+
+/// Whether this is a share or a token, and no file's name.
+fn is_no_name(path: &Path) -> bool {
+    let text = path.to_string_lossy().to_ascii_lowercase();
+    ["ks1-share-", "kst_"].into_iter().any(|prefix| text.starts_with(prefix))
 }
 
 fn all(
@@ -163,6 +173,15 @@ mod tests {
         ] {
             let bytes = Zeroizing::new(given.as_bytes().to_vec());
             assert_eq!(without_line_ending(bytes).expose_str().unwrap(), left);
+        }
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_a_files_name_is_not_repeated() {
+        for secret in ["ks1-share-canary", "KS1-SHARE-CANARY", "kst_canary"] {
+            let error = short_secret("the share", "--share-file", Some(Path::new(secret))).unwrap_err();
+            let said = format!("{error} {error:?}").to_ascii_lowercase();
+            assert!(!said.contains("canary") && said.contains("name of a file"), "{said}");
         }
     }
 
