@@ -20,15 +20,17 @@ struct Generations<K, V> {
     old: HashMap<u64, (K, V)>,
 }
 
-impl<K, V: Clone> Cache<K, V> {
-    pub(super) fn new() -> Self {
+impl<K, V> Default for Cache<K, V> {
+    fn default() -> Self {
         Self {
             shards: std::array::from_fn(|_| {
                 Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() })
             }),
         }
     }
+}
 
+impl<K, V: Clone> Cache<K, V> {
     /// The value whose key has this hash and is the one asked for.
     pub(super) fn find(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<V> {
         let mut shard = self.shard(hash)?.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_collision_of_hashes_is_a_miss() {
-        let cache = Cache::new();
+        let cache = Cache::default();
         cache.insert(7, "a/b,c", 1);
         assert_eq!(cache.find(7, |key| *key == "a/b,c"), Some(1));
         assert_eq!(cache.find(7, |key| *key == "a,b/c"), None);
@@ -80,7 +82,7 @@ mod tests {
 
     #[test]
     fn it_stays_bounded_and_keeps_what_is_used() {
-        let cache = Cache::new();
+        let cache = Cache::default();
         for hash in 0..10_000_u64 {
             cache.insert(hash, hash, hash);
             assert_eq!(cache.find(3, |key| *key == 3), (hash >= 3).then_some(3));

@@ -79,7 +79,7 @@ impl Policies {
                 index.add(statement);
             }
         }
-        Ok(Self { index, hasher: RandomState::new(), slices: Cache::new(), decisions: Cache::new() })
+        Ok(Self { index, hasher: RandomState::new(), slices: Cache::default(), decisions: Cache::default() })
     }
 
     /// Checks a document before it is stored. Stricter than [`Policies::compile`]: what can never hold, or

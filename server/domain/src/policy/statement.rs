@@ -43,6 +43,8 @@ pub(super) struct Statement {
     pub(super) principal: PrincipalScope,
     pub(super) actions: ActionSet,
     pub(super) resource: ResourceScope,
+    /// Whether it holds for all that its scopes hold for: it has no condition, and `resource` is as narrow as its own scope.
+    pub(super) unconditional: bool,
 }
 
 /// Whom a statement can hold for. May be wider than the statement, never narrower.
@@ -219,6 +221,9 @@ impl Document<'_> {
             }
         }
         let id = format!("{}#{index}", self.name);
+        let constraint = policy.resource_constraint();
+        let resource = resource_scope(&constraint);
+        let as_narrow = resource != ResourceScope::Any || constraint == ResourceConstraint::Any;
         Ok(Statement {
             policy: policy.new_id(PolicyId::new(&id)),
             id,
@@ -227,7 +232,8 @@ impl Document<'_> {
             reads: Reads::of_source(source),
             principal,
             actions: action_scope(&policy.action_constraint()),
-            resource: resource_scope(&policy.resource_constraint()),
+            resource,
+            unconditional: as_narrow && !policy.has_non_scope_constraint(),
         })
     }
 }

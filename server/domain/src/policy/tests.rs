@@ -109,6 +109,30 @@ fn a_service_reads_its_own_tree_and_no_namesake() {
     }
 }
 
+/// The same statements are selected for every path below; who asked first must not decide for who asks next.
+#[test]
+fn a_condition_on_the_resource_is_asked_for_each() {
+    for (condition, others) in [
+        (r#"resource in Keystead::Folder::"shop/eu""#, Verdict::Deny),
+        (r#"Keystead::Secret::"shop/eu/db" in Keystead::Folder::"shop""#, Verdict::Deny),
+        (r#"Keystead::Secret::"shop/us/db" in Keystead::Folder::"shop" || true"#, Verdict::Allow),
+    ] {
+        let permit = format!(
+            r#"permit (principal == Keystead::Service::"api", action, resource in Keystead::Folder::"shop")
+            when {{ {condition} }};"#
+        );
+        for paths in [["secret/shop/eu/db", "secret/shop/us/db"], ["secret/shop/us/db", "secret/shop/eu/db"]]
+        {
+            let policies = compile(&[("shop", &permit)]);
+            for path in paths {
+                let expected = if path.contains("/eu/") { Verdict::Allow } else { others };
+                let decision = ask(&policies, "service/api", &[], Action::SecretsRead, path);
+                assert_eq!(decision.verdict, expected, "{condition}: {path}");
+            }
+        }
+    }
+}
+
 #[test]
 fn groups_of_callers_and_of_actions_count() {
     let policies = compile(&[("shop", SHOP)]);

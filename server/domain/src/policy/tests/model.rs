@@ -53,6 +53,8 @@ fn statement() -> impl Strategy<Value = String> {
     ];
     let condition = prop_oneof![
         6 => Just(""),
+        1 => Just(r#"when { resource in Keystead::Folder::"x/y" }"#),
+        1 => Just(r#"unless { Keystead::Secret::"x/y" in Keystead::Folder::"x" }"#),
         1 => Just(r#"when { context.method == Keystead::Method::"token" }"#),
         1 => Just(r#"unless { context has mfa_age_secs && context.mfa_age_secs < 60 }"#),
         1 => Just(r#"when { context has mfa_age_secs && context.mfa_age_secs * 9223372036854775807 > 0 }"#),
