@@ -117,12 +117,16 @@ impl Engine {
         self.shown.store(newest, Ordering::Release);
     }
 
-    /// The commit that put a key's current value.
+    /// The commit that put a key's current value, for the writer, whose newest commit is named.
     pub(crate) fn revision_of(
         &self,
         keyspace: Keyspace,
         key: &[u8],
+        newest: u64,
     ) -> Result<Option<Revision>, StorageError> {
+        if let Some(row) = self.rows.get(keyspace, key, Revision::from_engine(newest)) {
+            return Ok(Some(row.revision));
+        }
         let stored = self.db.get_pinned_cf(self.family(keyspace)?, key).map_err(failure::reading)?;
         stored.map(|stored| split(keyspace, &stored).map(|(revision, _)| revision)).transpose()
     }
@@ -219,6 +223,9 @@ fn settings(options: Options) -> rocksdb::Options {
     settings.set_max_total_wal_size(64 << 20);
     settings.set_db_write_buffer_size(64 * MIB);
     settings.set_write_buffer_size(16 * MIB);
+    // Most keys that a change looks for and does not find are fresh ids: a filter says so without a search.
+    settings.set_memtable_prefix_bloom_ratio(0.005);
+    settings.set_memtable_whole_key_filtering(true);
     settings.set_max_open_files(512);
     settings.set_skip_stats_update_on_db_open(true);
     settings.set_log_level(LogLevel::Warn);

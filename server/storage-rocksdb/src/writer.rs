@@ -123,11 +123,11 @@ impl Writer {
         batch.check_requirements(|keyspace, key| {
             // The map's key is owned; a group has few entries, and an empty one needs no look.
             if group.written.is_empty() {
-                return self.engine.revision_of(keyspace, key);
+                return self.engine.revision_of(keyspace, key, self.newest);
             }
             match group.written.get(&(keyspace, Bytes::copy_from_slice(key))) {
                 Some(written) => Ok(*written),
-                None => self.engine.revision_of(keyspace, key),
+                None => self.engine.revision_of(keyspace, key, self.newest),
             }
         })?;
         if batch.operations().is_empty() {
