@@ -50,6 +50,9 @@ pub struct OpenOptions {
     pub segment_bytes: u64,
     /// How long an entry that did not ask for it may stay unsynced.
     pub sync_interval: Duration,
+    /// How long entries that want a sync let others come where many do, so that one sync is enough for all. About as long
+    /// as a fast disk takes for one: a sync costs as much of a processor as several entries.
+    pub gather: Duration,
     /// How often a log that cannot be written tries again.
     pub probe_interval: Duration,
 }
@@ -64,6 +67,7 @@ impl OpenOptions {
             reserve_bytes: 8 << 20,
             segment_bytes: 64 << 20,
             sync_interval: Duration::from_secs(1),
+            gather: Duration::from_micros(300),
             probe_interval: Duration::from_millis(250),
         })
     }
@@ -127,6 +131,7 @@ impl AuditLog {
             segment_bytes: options.segment_bytes,
             reserve_bytes: options.reserve_bytes,
             sync_interval: options.sync_interval,
+            gather: options.gather,
             probe_interval: options.probe_interval,
         };
         let writer = Writer::new(Arc::clone(&shared), disk(files), settings, edge, length);

@@ -284,6 +284,15 @@ impl Shared {
         nudged || !queue.pending.is_empty() || !queue.closing
     }
 
+    /// Lets more records come that the next sync can make durable, where one waits for it already.
+    pub(crate) fn gather(&self, patience: Duration) {
+        let queue = lock(&self.queue);
+        if queue.needs_thread {
+            // Nobody who queues wakes the thread from this; closing does.
+            drop(self.queued.wait_timeout_while(queue, patience, |queue| !queue.closing));
+        }
+    }
+
     /// Moves everything queued to the end of `batch`. Only for who has the writer, so that the order stays.
     pub(crate) fn take(&self, batch: &mut Vec<Pending>) {
         let mut queue = lock(&self.queue);

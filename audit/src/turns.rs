@@ -52,15 +52,17 @@ fn end(shared: &Shared) {
 pub(crate) fn run(mut writer: Writer) {
     let ended = Ended(Arc::clone(writer.shared()));
     let shared = &ended.0;
-    writer.begin();
-    let mut patience = writer.patience();
+    let mut rest = writer.begin();
     *shared.seat.wait() = Some(writer);
     loop {
-        let goes_on = shared.wait(patience);
+        let goes_on = shared.wait(rest.patience);
+        if !rest.gather.is_zero() {
+            shared.gather(rest.gather);
+        }
         let mut writer = shared.seat.wait();
         // It is gone where a sealer panicked on a caller's thread.
         let Some(writer) = writer.as_mut() else { break };
-        patience = writer.turn();
+        rest = writer.turn();
         if !goes_on {
             writer.end();
             break;

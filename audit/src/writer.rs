@@ -32,6 +32,9 @@ const QUICK_ROOM_BYTES: usize = QUICK_ROUND_BYTES + (66 << 10);
 /// How much room must be free before a full disk counts as usable again, where no reserve is kept.
 const PROBE_BYTES: u64 = 1 << 20;
 
+/// As many records behind one sync show that more are on their way.
+const CROWD: usize = 6;
+
 /// How much of the reserve is given up at a time.
 const RELEASE_BYTES: u64 = 256 << 10;
 
@@ -41,7 +44,16 @@ pub(crate) struct Settings {
     pub(crate) segment_bytes: u64,
     pub(crate) reserve_bytes: u64,
     pub(crate) sync_interval: Duration,
+    pub(crate) gather: Duration,
     pub(crate) probe_interval: Duration,
+}
+
+/// What the thread does until its next turn.
+pub(crate) struct Rest {
+    /// How long it may sleep where nothing comes; for good where that is nothing.
+    pub(crate) patience: Option<Duration>,
+    /// How long it lets records come once the first is there.
+    pub(crate) gather: Duration,
 }
 
 /// What must be done to the file before it is written again.
@@ -118,18 +130,20 @@ impl Writer {
     }
 
     /// Makes the log ready; the thread does this before anybody writes.
-    pub(crate) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) -> Rest {
         // What the previous process wrote without syncing becomes durable before anything builds on it.
         if let Err(failure) = self.sync() {
             self.note(&failure);
         } else if let Err(error) = self.disk.set_ballast(self.settings.reserve_bytes) {
             self.note(&write_failed(error));
         }
+        Rest { patience: self.patience(), gather: Duration::ZERO }
     }
 
-    /// Writes whatever is queued, and does what is due; how long the thread may then sleep.
-    pub(crate) fn turn(&mut self) -> Option<Duration> {
+    /// Writes whatever is queued, and does what is due.
+    pub(crate) fn turn(&mut self) -> Rest {
         self.shared.take(&mut self.batch);
+        let synced = self.batch.iter().filter(|pending| pending.durability == Durability::Fsync).count();
         if self.shared.state() != State::Ready {
             self.probe_when_due();
         }
@@ -138,7 +152,8 @@ impl Writer {
         self.batch = batch;
         let interval = if self.has_room() { self.settings.sync_interval } else { Duration::ZERO };
         self.sync_when_due(interval);
-        self.patience()
+        let gather = if synced < CROWD { Duration::ZERO } else { self.settings.gather };
+        Rest { patience: self.patience(), gather }
     }
 
     /// Makes durable what was written, at the end.
@@ -176,7 +191,7 @@ impl Writer {
         goes_on
     }
 
-    pub(crate) fn patience(&self) -> Option<Duration> {
+    fn patience(&self) -> Option<Duration> {
         if self.is_broken() {
             return Some(self.settings.probe_interval);
         }

@@ -1,5 +1,6 @@
 //! The log as a whole: what is acknowledged stays, what does not fit is refused, what failed is undone.
 
+mod crowd;
 mod full_disk;
 mod history;
 mod quick;
