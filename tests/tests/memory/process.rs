@@ -85,7 +85,8 @@ fn connections(server: &ServerProcess) -> usize {
     let id = server.id();
     let table = |name: &str| fs::read_to_string(format!("/proc/{id}/net/{name}")).unwrap();
     let (tcp, unix) = (table("tcp"), table("unix"));
-    let local = server.socket().display().to_string();
+    // As it was bound, before it was given its name.
+    let local = format!("{}.new", server.socket().display());
     // The columns are the kernel's: a state and an inode, flags and an inode.
     let tcp = tcp.lines().filter_map(|line| {
         let columns: Vec<&str> = line.split_ascii_whitespace().collect();
