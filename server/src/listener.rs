@@ -1,11 +1,13 @@
-//! Where callers come in: TCP with TLS, and a Unix socket for local administration. Invariant: a connection that comes
-//! out has finished its handshake and carries who is at its other end; no peer can stop the accepting of others.
+//! Where callers come in: TCP with TLS, and a Unix socket for local administration; and how they are served until their
+//! connection ends. Invariant: a connection that is served has finished its handshake and carries who is at its other end;
+//! no peer can stop the accepting of others.
 //!
 //! Absent on purpose: the PROXY protocol and any trust in headers; a plain-text TCP port.
 
 mod accept;
 mod connection;
 mod joined;
+mod serve;
 mod unix;
 
 #[cfg(test)]
@@ -15,7 +17,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -30,6 +31,8 @@ use accept::{Acceptor, local, tcp};
 use unix::LocalSocket;
 
 pub use connection::{Connection, Peer};
+pub(crate) use serve::LAST_ANSWERS;
+pub use serve::{Ends, serve};
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -72,12 +75,12 @@ pub struct Listener {
     local: LocalSocket,
 }
 
-/// What [`tonic::transport::Server::serve_with_incoming_shutdown`] takes.
+/// What [`serve`] takes.
 pub type Incoming = ReceiverStream<io::Result<Connection>>;
 
 // Local administration must find a place when the network has taken every other.
 const LOCAL_CONNECTIONS: usize = 16;
-// Finished handshakes that wait for tonic to take them.
+// Finished handshakes that wait to be served.
 const WAITING: usize = 64;
 
 impl Listener {
@@ -118,17 +121,4 @@ impl Listener {
         tasks.spawn(local(self.local, Arc::new(Semaphore::new(LOCAL_CONNECTIONS)), sender, stop));
         ReceiverStream::new(receiver)
     }
-}
-
-/// tonic's server with the limits set; layers and services are the caller's.
-pub fn transport(limits: &Limits) -> tonic::transport::Server {
-    tonic::transport::Server::builder()
-        .max_concurrent_streams(limits.max_concurrent_streams)
-        .http2_max_header_list_size(limits.max_header_bytes)
-        // A peer that resets streams faster than they are taken up loses its connection (CVE-2023-44487).
-        .http2_max_pending_accept_reset_streams(Some(20))
-        .http2_max_local_error_reset_streams(Some(64))
-        // A peer that is gone gives its place back within half a minute.
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
 }

@@ -1,5 +1,5 @@
-//! What runs beside requests: upkeep of the open vault, and telling health checks and metrics of each change. Ends with
-//! the server; an open vault's own work ends when it seals.
+//! What runs beside requests: upkeep of the open vault, telling health checks and metrics of each change, and ending
+//! connections at a sealing. Ends with the server; an open vault's own work ends when it seals.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,11 @@ use keystead_core::rotation::Alarm;
 use keystead_core::vault::Vault;
 use keystead_domain::time::UnixMillis;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::listener::{Ends, LAST_ANSWERS};
 use crate::telemetry::{LeaseJob, ServerMetrics};
 
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -79,6 +81,44 @@ pub(crate) async fn run(
                 keep_up(&vault).await;
             }
         }
+    }
+}
+
+/// Ends connections when the vault seals, so that what passed through them is not kept in memory by callers who stay. Runs
+/// until `stop`.
+pub(crate) async fn end_connections(
+    vault: Arc<Vault>,
+    ends: Arc<Ends>,
+    beside: TaskTracker,
+    stop: CancellationToken,
+) {
+    let mut state = vault.state_changes();
+    let mut open = *state.borrow_and_update();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = state.changed() => if changed.is_err() {
+                return;
+            },
+        }
+        let was_open = std::mem::replace(&mut open, *state.borrow_and_update());
+        // Only what was sealed can open: one that was open before was sealed in between.
+        if open && !was_open {
+            continue;
+        }
+        let cut = ends.end();
+        let (vault, stop) = (Arc::clone(&vault), stop.clone());
+        beside.spawn(async move {
+            let answered = async {
+                // Sealing waits for what runs in the vault, and its own caller for the end of it.
+                vault.closed().await;
+                tokio::time::sleep(LAST_ANSWERS).await;
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = answered => cut.cancel(),
+            }
+        });
     }
 }
 

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,17 +32,17 @@ use keystead_proto::v1::static_roles_service_server::StaticRolesServiceServer;
 use keystead_proto::v1::system_service_server::SystemServiceServer;
 use keystead_storage::{Storage, StorageError};
 use keystead_storage_rocksdb::{Options as RocksOptions, RocksStorage};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::Router;
-use tower::layer::util::{Identity, Stack};
+use tonic::service::Routes;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::Layer;
 
 use crate::auto_pin::ConfiguredPin;
 use crate::config::{Config, Limits, ReadDurability};
 use crate::grpc::Api;
-use crate::grpc::layers::FrontLayer;
-use crate::listener::{ListenError, Listener, transport};
+use crate::grpc::layers::{Front, FrontLayer};
+use crate::listener::{Ends, ListenError, Listener, serve};
 use crate::telemetry::{MetricsListener, ScrapeError, ServerMetrics, methods_of};
 use crate::tls::{TlsError, TlsReloader};
 use crate::{tasks, tls};
@@ -92,9 +93,6 @@ pub enum StartError {
     /// Reflection.
     #[error("reflection cannot be set up")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// Serving ended.
-    #[error("serving failed")]
-    Serve(#[from] tonic::transport::Error),
     /// A task was ended.
     #[error("a start-up task was ended")]
     Ended(#[from] tokio::task::JoinError),
@@ -220,8 +218,16 @@ impl Server {
         if let Some(listener) = self.metrics_listener {
             background.spawn(listener.serve(Arc::clone(&self.metrics), cancel.clone()));
         }
+        let ends = Arc::new(Ends::new(stopping.clone()));
+        let beside = background.clone();
+        background.spawn(tasks::end_connections(
+            Arc::clone(&self.vault),
+            Arc::clone(&ends),
+            beside,
+            cancel.clone(),
+        ));
         let limits = &self.config.limits;
-        let router = router(self.api, limits, &self.metrics)?.add_service(health_service);
+        let services = services(self.api, limits, &self.metrics, health_service)?;
         let incoming = self.listener.accept(limits, self.tls, Arc::clone(&self.metrics), stopping.clone());
 
         let told = stopping.clone();
@@ -230,9 +236,8 @@ impl Server {
             told.cancel();
             why
         });
-        let drain = stopping.clone().cancelled_owned();
-        let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, drain));
-        let served = until_drained(serving, &stopping, limits.drain_timeout).await;
+        let serving = serve(incoming, services, limits, &ends);
+        until_drained(serving, &stopping, limits.drain_timeout, &ends).await;
         stopping.cancel();
         cancel.cancel();
         let why = if why.is_finished() { why.await? } else { "serving ended" };
@@ -244,7 +249,7 @@ impl Server {
         drop(self.sink);
         self.storage.close().await?;
         self.audit.close();
-        served
+        Ok(())
     }
 }
 
@@ -302,15 +307,14 @@ fn engines() -> Engines {
 }
 
 /// The services behind their layer.
-fn router(
+fn services(
     api: Api,
     limits: &Limits,
     metrics: &Arc<ServerMetrics>,
-) -> Result<Router<Stack<FrontLayer, Identity>>, StartError> {
+    health: HealthServer<impl Health>,
+) -> Result<Front<Routes>, StartError> {
     let largest = limits.max_message_bytes;
-    Ok(transport(limits)
-        .layer(FrontLayer::new(limits.request_timeout, Arc::clone(metrics)))
-        .add_service(descriptors().build_v1()?)
+    let routes = Routes::new(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)
         .add_service(SystemServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(SecretsServiceServer::new(api.clone()).max_decoding_message_size(largest))
@@ -320,26 +324,27 @@ fn router(
         .add_service(LeasesServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(KeysServiceServer::new(api.clone()).max_decoding_message_size(largest))
         .add_service(PoliciesServiceServer::new(api.clone()).max_decoding_message_size(largest))
-        .add_service(AuditServiceServer::new(api).max_decoding_message_size(largest)))
+        .add_service(AuditServiceServer::new(api).max_decoding_message_size(largest))
+        .add_service(health);
+    Ok(FrontLayer::new(limits.request_timeout, Arc::clone(metrics)).layer(routes.prepare()))
 }
 
 /// Waits until serving ends: by itself, or once it is `stopping` and open requests have ended or had their time.
 async fn until_drained(
-    mut serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    serving: impl Future<Output = ()>,
     stopping: &CancellationToken,
     patience: Duration,
-) -> Result<(), StartError> {
-    let ended = tokio::select! {
-        ended = &mut serving => Ok(ended),
+    ends: &Ends,
+) {
+    let mut serving = pin!(serving);
+    let drained = tokio::select! {
+        () = &mut serving => return,
         () = stopping.cancelled() => tokio::time::timeout(patience, &mut serving).await,
     };
-    match ended {
-        Ok(served) => Ok(served??),
-        Err(_) => {
-            tracing::warn!("open requests did not end in time and are cut off");
-            serving.abort();
-            Ok(())
-        }
+    if drained.is_err() {
+        tracing::warn!("open requests did not end in time and are cut off");
+        ends.cut_off();
+        serving.await;
     }
 }
 

@@ -227,7 +227,7 @@ impl Vault {
     }
 
     /// Waits until an earlier sealing has forgotten its keys: it would log out whoever logs in meanwhile.
-    pub(crate) async fn closed(&self) {
+    pub async fn closed(&self) {
         self.closing.wait().await;
     }
 

@@ -50,7 +50,7 @@ pub struct FrontLayer {
 }
 
 impl FrontLayer {
-    /// A layer for `tonic::transport::Server::layer`. The timeout bounds every request until its first byte of answer.
+    /// A layer around all services. The timeout bounds every request until its first byte of answer.
     pub fn new(request_timeout: Duration, metrics: Arc<ServerMetrics>) -> Self {
         Self { request_timeout, metrics }
     }

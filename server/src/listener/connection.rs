@@ -16,7 +16,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
 use super::joined::Joined;
 use crate::tls::PeerIdentity;
@@ -144,14 +143,6 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
         }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
     }
 }
 

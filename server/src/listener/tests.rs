@@ -10,9 +10,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
-use super::{Incoming, ListenError, Listener, Peer, transport};
+use super::{Ends, Incoming, ListenError, Listener, Peer, serve};
 use crate::config::Config;
 use crate::telemetry::ServerMetrics;
 use crate::tls::TlsReloader;
@@ -56,14 +55,14 @@ async fn both_sockets_say_who_came() {
     let mut running = start(dir.path(), |_| {}).await;
     assert_ne!(running.address.port(), 0);
     let _named = running.connect(true).await.unwrap();
-    let peer = running.incoming.next().await.unwrap().unwrap().connect_info();
+    let peer = running.incoming.next().await.unwrap().unwrap().peer.clone();
     assert_eq!(peer.identity().unwrap().sans()[0].as_str(), "spiffe://test/service/shop");
     assert!(peer.ip().unwrap().is_loopback());
     let _anonymous = running.connect(false).await.unwrap();
-    let peer = running.incoming.next().await.unwrap().unwrap().connect_info();
+    let peer = running.incoming.next().await.unwrap().unwrap().peer.clone();
     assert!(matches!(peer, Peer::Tls { identity: None, .. }));
     let _local = UnixStream::connect(dir.path().join("socket")).await.unwrap();
-    let peer = running.incoming.next().await.unwrap().unwrap().connect_info();
+    let peer = running.incoming.next().await.unwrap().unwrap().peer.clone();
     assert!(matches!(peer, Peer::Local { uid } if uid == rustix::process::geteuid().as_raw()));
 }
 
@@ -161,16 +160,16 @@ async fn the_unix_socket_is_private_and_only_one() {
 }
 
 #[tokio::test]
-async fn tonic_serves_over_both_and_drains() {
+async fn services_are_served_and_drained() {
     let dir = tempfile::tempdir().unwrap();
     let running = start(dir.path(), |_| {}).await;
     let (_reporter, health) = tonic_health::server::health_reporter();
     let stop = running.stop.clone();
-    let serving = tokio::spawn(
-        transport(&running.config.limits)
-            .add_service(health)
-            .serve_with_incoming_shutdown(running.incoming, stop.cancelled_owned()),
-    );
+    let serving = tokio::spawn(async move {
+        let services = tonic::service::Routes::new(health);
+        let ends = Ends::new(stop);
+        serve(running.incoming, services, &running.config.limits, &ends).await;
+    });
     let path = dir.path().join("socket");
     let channel = tonic::transport::Endpoint::from_static("http://localhost")
         .connect_with_connector(tower::service_fn(move |_| {
@@ -183,5 +182,5 @@ async fn tonic_serves_over_both_and_drains() {
     let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
     assert!(health.check(request).await.is_ok());
     running.stop.cancel();
-    tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
 }

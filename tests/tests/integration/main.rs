@@ -25,6 +25,7 @@ mod principals;
 mod quorum;
 mod recover;
 mod requests;
+mod sealing;
 mod secrets;
 mod services;
 mod shares;

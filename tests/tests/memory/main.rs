@@ -11,6 +11,7 @@
 )]
 
 mod held;
+mod idle;
 mod namespace;
 mod needles;
 mod process;

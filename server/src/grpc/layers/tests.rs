@@ -1,4 +1,4 @@
-//! The front, driven as tonic drives it.
+//! The front, driven as the listener drives it.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
