@@ -40,8 +40,8 @@ use tower::Layer;
 
 use crate::auto_pin::ConfiguredPin;
 use crate::config::{Config, Limits, ReadDurability};
-use crate::grpc::Api;
 use crate::grpc::layers::{Front, FrontLayer};
+use crate::grpc::{Api, system};
 use crate::listener::{Ends, ListenError, Listener, serve};
 use crate::telemetry::{MetricsListener, ScrapeError, ServerMetrics, methods_of};
 use crate::tls::{TlsError, TlsReloader};
@@ -236,7 +236,7 @@ impl Server {
             told.cancel();
             why
         });
-        let serving = serve(incoming, services, limits, &ends);
+        let serving = serve(incoming, services, system::brings_shares_or_pins, limits, &ends);
         until_drained(serving, &stopping, limits.drain_timeout, &ends).await;
         stopping.cancel();
         cancel.cancel();

@@ -23,6 +23,12 @@ use super::{Api, convert};
 /// A statement in the audit log at most.
 const MAX_STATEMENT: usize = 1024;
 
+/// Whether a call of this path brings shares or PINs: they lie in the buffers of its connection until that ends.
+pub fn brings_shares_or_pins(path: &str) -> bool {
+    let method = path.strip_prefix("/keystead.v1.SystemService/");
+    matches!(method, Some("Initialize" | "StartCeremony" | "SubmitShare"))
+}
+
 fn progress(progress: Progress) -> v1::CeremonyProgress {
     let purpose = match progress.purpose {
         Purpose::Unseal => v1::CeremonyPurpose::Unseal,
@@ -284,5 +290,29 @@ impl SystemService for Api {
         let (context, _) = self.open(request)?;
         self.vault().seal(context).await.map_err(refuse)?;
         Ok(Response::new(v1::SealResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    #[test]
+    fn each_call_brings_shares_or_pins_or_is_known_not_to() {
+        const BRING_NONE: [&str; 4] = ["GetStatus", "CancelCeremony", "ExportSealRecord", "Seal"];
+        let files = FileDescriptorSet::decode(keystead_proto::FILE_DESCRIPTOR_SET).unwrap().file;
+        let services = files.iter().flat_map(|file| &file.service);
+        let system = services.filter(|service| service.name() == "SystemService");
+        let methods: Vec<&str> =
+            system.flat_map(|service| &service.method).map(|method| method.name()).collect();
+        assert_eq!(methods.len(), 7);
+        for method in methods {
+            let brings = brings_shares_or_pins(&format!("/keystead.v1.SystemService/{method}"));
+            assert_ne!(brings, BRING_NONE.contains(&method), "{method}");
+        }
+        assert!(!brings_shares_or_pins("/keystead.v1.SecretsService/SubmitShare"));
     }
 }

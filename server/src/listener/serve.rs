@@ -1,5 +1,6 @@
 //! Serves connections, each in a task of its own, and ends them. Invariant: no connection outlives for long the sealing of
-//! the vault: what passed through it lies in the buffers of TLS and HTTP/2 until they are freed, and wiped.
+//! the vault, or a call that brought a share or a PIN: what passed through it lies in the buffers of TLS and HTTP/2 until
+//! they are freed, and wiped.
 //!
 //! A connection ends as HTTP/2 has it: its caller is told to make new calls elsewhere, and calls under way get their
 //! answers. What does not end so is cut off.
@@ -28,6 +29,10 @@ use crate::config::Limits;
 /// How long answers have to leave once nothing works on them any more: a caller who takes none by then is away, or
 /// follows a stream that has no end.
 pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Who enters several shares in a row does so over one connection: a call that is made at the very moment at which one ends
+/// may be lost on the way.
+const AFTER_LAST_CALL: Duration = Duration::from_secs(1);
 
 /// Ends connections.
 pub struct Ends {
@@ -71,9 +76,15 @@ impl Term {
     }
 }
 
-/// Serves what comes in, until it ends and no connection is left.
-pub async fn serve<S, B>(mut incoming: Incoming, service: S, limits: &Limits, ends: &Ends)
-where
+/// Serves what comes in, until it ends and no connection is left. Soon after a call of a path that `is_last` says so of,
+/// its connection ends.
+pub async fn serve<S, B>(
+    mut incoming: Incoming,
+    service: S,
+    is_last: fn(&str) -> bool,
+    limits: &Limits,
+    ends: &Ends,
+) where
     S: Service<Request<hyper::body::Incoming>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send,
@@ -81,11 +92,13 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let http2 = http2(limits);
+    // Whatever else is under way on a connection is answered by then, but streams.
+    let patience = limits.request_timeout;
     let tasks = TaskTracker::new();
     while let Some(connection) = incoming.next().await {
         let Ok(connection) = connection else { continue };
         let term = ends.term.load_full();
-        tasks.spawn(serve_one(connection, service.clone(), http2.clone(), term));
+        tasks.spawn(serve_one(connection, service.clone(), is_last, http2.clone(), term, patience));
     }
     tasks.close();
     tasks.wait().await;
@@ -94,8 +107,10 @@ where
 async fn serve_one<S, B>(
     connection: Connection,
     service: S,
+    is_last: fn(&str) -> bool,
     http2: http2::Builder<TokioExecutor>,
     term: Arc<Term>,
+    patience: Duration,
 ) where
     S: Service<Request<hyper::body::Incoming>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
@@ -103,15 +118,27 @@ async fn serve_one<S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let over = term.over.child_token();
-    let peer = connection.peer.clone();
+    let (over, was_last) = (term.over.child_token(), CancellationToken::new());
+    let (peer, last) = (connection.peer.clone(), was_last.clone());
     let answer = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer.clone());
-        service.clone().oneshot(request)
+        // Dropped with the answer, or without one.
+        let last = is_last(request.uri().path()).then(|| last.clone().drop_guard());
+        let answer = service.clone().oneshot(request);
+        async move {
+            let answer = answer.await;
+            drop(last);
+            answer
+        }
     });
     let mut serving = pin!(http2.serve_connection(TokioIo::new(connection), answer));
+    let soon_after = async {
+        was_last.cancelled().await;
+        tokio::time::sleep(AFTER_LAST_CALL).await;
+    };
     let ended = tokio::select! {
         () = over.cancelled() => None,
+        () = soon_after => None,
         ended = &mut serving => Some(ended),
     };
     let ended = match ended {
@@ -121,6 +148,7 @@ async fn serve_one<S, B>(
             tokio::select! {
                 ended = &mut serving => ended,
                 () = term.cut.cancelled() => return,
+                () = tokio::time::sleep(patience), if !term.over.is_cancelled() => return,
             }
         }
     };

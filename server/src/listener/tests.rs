@@ -168,7 +168,7 @@ async fn services_are_served_and_drained() {
     let serving = tokio::spawn(async move {
         let services = tonic::service::Routes::new(health);
         let ends = Ends::new(stop);
-        serve(running.incoming, services, &running.config.limits, &ends).await;
+        serve(running.incoming, services, |_| false, &running.config.limits, &ends).await;
     });
     let path = dir.path().join("socket");
     let channel = tonic::transport::Endpoint::from_static("http://localhost")

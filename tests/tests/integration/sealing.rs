@@ -1,10 +1,11 @@
 //! What sealing does to connections: all end, with the answers that are due, and callers come back by themselves.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use keystead_client::{RetryPolicy, SecretBytes};
-use keystead_tests::{TestVault, raw};
+use keystead_client::{RetryPolicy, SecretBytes, v1};
+use keystead_tests::{TestVault, cli, raw};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -57,6 +58,23 @@ async fn calls_that_are_made_meanwhile_are_answered() {
     for caller in callers {
         assert_ne!(caller.await.unwrap(), 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_command_enters_several_shares() {
+    let vault = TestVault::builder().sealed().start().await;
+    let mut command = Command::new(cli());
+    command.env_clear().args(["--addr", &format!("unix://{}", vault.socket().display()), "unseal"]);
+    for (number, share) in vault.shares().iter().take(vault.threshold()).enumerate() {
+        let file = vault.dir().join(format!("share-{number}"));
+        std::fs::write(&file, share).unwrap();
+        command.arg("--share-file").arg(file);
+    }
+    let done = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("The vault is unsealed."), "{said} {done:?}");
+    let status = vault.local().system().status().await.unwrap();
+    assert_eq!(status.state(), v1::SealState::Unsealed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

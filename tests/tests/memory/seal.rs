@@ -31,13 +31,7 @@ fn shares_pin_and_token_leave_no_copy() {
         needles.add("unseal key", &unseal_key);
         needles.add("PIN", server.token().pin.as_bytes());
         needles.add("token", token.expose());
-        for (number, (share, text)) in (1..).zip(shares.iter().zip(server.shares())) {
-            needles.add(&format!("share {number}"), share);
-            // From the first group that holds nothing but the key on.
-            let secret = text.get(SHARE_NAME.len() + 7 * 9..).unwrap();
-            needles.add_as_it_is(&format!("text of share {number}"), secret.as_bytes());
-            needles.add_as_it_is(&format!("text of share {number}"), secret.replace('-', "").as_bytes());
-        }
+        look_for_shares(&mut needles, &server.shares());
         assert_eq!(search_after_closing(&server, &needles).await, [], "after init");
 
         let local = server.local();
@@ -111,6 +105,17 @@ fn long_lived_keys_are_in_the_arena_and_nowhere_else() {
         })
         .await;
     });
+}
+
+/// Looks for shares: the secret in them, and their texts.
+pub(crate) fn look_for_shares(needles: &mut Needles, texts: &[String]) {
+    for (number, text) in (1..).zip(texts) {
+        needles.add(&format!("share {number}"), &key_in(text));
+        // From the first group that holds nothing but the key on.
+        let secret = text.get(SHARE_NAME.len() + 7 * 9..).unwrap();
+        needles.add_as_it_is(&format!("text of share {number}"), secret.as_bytes());
+        needles.add_as_it_is(&format!("text of share {number}"), secret.replace('-', "").as_bytes());
+    }
 }
 
 fn without_zeros(place: &[u8]) -> &[u8] {

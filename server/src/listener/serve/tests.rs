@@ -1,4 +1,4 @@
-//! How connections end: with the vault's sealing and with the server.
+//! How connections end: with the vault's sealing, after their last call, and with the server.
 
 use futures::stream;
 use http::StatusCode;
@@ -40,7 +40,8 @@ struct Caller {
 }
 
 fn serve_calls() -> Served {
-    let limits = Config::dev(std::path::Path::new("/nowhere")).unwrap().limits;
+    let mut limits = Config::dev(std::path::Path::new("/nowhere")).unwrap().limits;
+    limits.request_timeout = 10 * A_WHILE;
     let stop = CancellationToken::new();
     let ends = Arc::new(Ends::new(stop.clone()));
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -64,7 +65,7 @@ fn serve_calls() -> Served {
     let (sender, receiver) = mpsc::channel(PLACES);
     let shared = Arc::clone(&ends);
     let serving = tokio::spawn(async move {
-        serve(ReceiverStream::new(receiver), service, &limits, &shared).await;
+        serve(ReceiverStream::new(receiver), service, |path| path == "/last", &limits, &shared).await;
     });
     Served { sender, places: Arc::new(Semaphore::new(PLACES)), ends, stop, begun, go, serving }
 }
@@ -153,6 +154,30 @@ async fn who_follows_without_end_and_who_does_not_answer_are_cut_off() {
     tokio::time::timeout(PATIENCE, silent.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
     next.call("/").await;
     assert!(next.is_open().await, "who came later is not cut off");
+}
+
+#[tokio::test]
+async fn a_connection_ends_soon_after_its_last_call_and_no_other_with_it() {
+    let served = serve_calls();
+    let (mut last, mut other) = (served.connect().await, served.connect().await);
+    other.call("/").await;
+    last.call("/last").await;
+    last.call("/last").await;
+    last.call("/").await;
+    last.ended().await;
+    assert!(other.is_open().await);
+    other.call("/").await;
+}
+
+#[tokio::test]
+async fn a_stream_keeps_no_connection_after_its_last_call() {
+    let served = serve_calls();
+    let mut caller = served.connect().await;
+    let endless = caller.call("/endless").await;
+    caller.call("/last").await;
+    assert!(caller.is_open().await);
+    caller.ended().await;
+    assert!(endless.into_body().collect().await.is_err());
 }
 
 #[tokio::test]
