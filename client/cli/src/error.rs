@@ -36,6 +36,10 @@ pub(crate) enum CliError {
     Terminal { what: String, source: io::Error },
     #[error("{what} is empty")]
     Empty { what: &'static str },
+    #[error(
+        "{what} is empty, perhaps because what should have written it failed; nothing was stored. --allow-empty stores it so"
+    )]
+    EmptyValue { what: String },
     #[error("{option} {} is empty: it should hold {what}", .path.display())]
     EmptyFile { what: &'static str, option: &'static str, path: PathBuf },
     #[error(

@@ -23,7 +23,9 @@ Examples:
   keystead secret put shop/tls --from-file cert=tls.crt --from-file key=tls.key
   pwgen -s 32 1 | keystead secret put shop/db --stdin password
   keystead secret put shop/keystore --data-file keystore.p12
-  keystead secret put shop/db --field password --expect 3          only if version 3 is the current one";
+  keystead secret put shop/db --field password --expect 3          only if version 3 is the current one
+
+An empty value is refused: it is what a command leaves behind that failed. --allow-empty stores it.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -45,6 +47,9 @@ pub(crate) struct PutArgs {
     /// Store the bytes of a file instead of fields; "-" is standard input
     #[arg(long, value_name = "FILE")]
     data_file: Option<PathBuf>,
+    /// Store a value even if it is empty
+    #[arg(long)]
+    allow_empty: bool,
     /// Only if this is the current version; 0 means that there must be none
     #[arg(long, value_name = "VERSION")]
     expect: Option<u64>,
@@ -64,6 +69,9 @@ pub(super) async fn run(mut args: PutArgs, connect: Connect<'_>, output: &Output
 fn value(args: &PutArgs) -> Result<SecretValue, CliError> {
     if let Some(file) = &args.data_file {
         let mut bytes = prompt::bytes("the value", file, MAX_VALUE_BYTES)?;
+        if bytes.is_empty() && !args.allow_empty {
+            return Err(CliError::EmptyValue { what: "the value".to_owned() });
+        }
         return Ok(SecretValue::data(std::mem::take(&mut *bytes)));
     }
     check_stdin(args)?;
@@ -85,6 +93,10 @@ fn value(args: &PutArgs) -> Result<SecretValue, CliError> {
     }
     for name in &args.fields {
         fields.push((name.clone(), prompt::ask(name)?));
+    }
+    // What a command leaves behind that failed before the pipe.
+    if let Some((name, _)) = fields.iter().find(|(_, value)| value.is_empty() && !args.allow_empty) {
+        return Err(CliError::EmptyValue { what: format!("the field {name:?}") });
     }
     if fields.is_empty() { Err(CliError::NoValue) } else { Ok(SecretValue::Fields(fields)) }
 }
@@ -143,6 +155,7 @@ mod tests {
             stdin: None,
             fields_file: None,
             data_file: None,
+            allow_empty: false,
             expect: None,
             request_id: None,
         };
@@ -176,6 +189,34 @@ mod tests {
             assert!(matches!(error, CliError::FieldsJson { .. }));
             assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_empty_value_is_stored_only_where_that_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let (empty, json) = (dir.path().join("empty"), dir.path().join("f.json"));
+        std::fs::write(&empty, "").unwrap();
+        std::fs::write(&json, r#"{"user": "shop", "password": ""}"#).unwrap();
+        let from_file = || FieldFile { name: "key".into(), file: empty.clone() };
+        let given = |allow_empty| {
+            [
+                args(|args| (args.data_file, args.allow_empty) = (Some(empty.clone()), allow_empty)),
+                args(|args| (args.from_files, args.allow_empty) = (vec![from_file()], allow_empty)),
+                args(|args| (args.fields_file, args.allow_empty) = (Some(json.clone()), allow_empty)),
+            ]
+        };
+        for (args, what) in
+            given(false).iter().zip(["the value", "the field \"key\"", "the field \"password\""])
+        {
+            let said = value(args).unwrap_err().to_string();
+            assert!(
+                said.starts_with(&format!("{what} is empty")) && said.contains("--allow-empty"),
+                "{said}"
+            );
+        }
+        let stored = given(true).map(|args| value(&args).unwrap());
+        let fields = SecretValue::fields([("password", ""), ("user", "shop")]);
+        assert_eq!(stored, [SecretValue::data(""), SecretValue::fields([("key", "")]), fields]);
     }
 
     #[test]
