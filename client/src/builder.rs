@@ -291,6 +291,14 @@ mod tests {
     }
 
     #[test]
+    fn pem_text_in_the_place_of_a_files_name_is_not_repeated() {
+        let key = "-----BEGIN PRIVATE KEY-----\ncanary";
+        let error = refused(Builder::default().addr("https://x:1").ca_cert_file(key));
+        assert!(matches!(error, ConfigError::PemForFile { .. }), "{error}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+    }
+
+    #[test]
     fn a_certificate_counts_only_where_it_is_shown() {
         let known = from(&[(ADDR, "https://x:1"), (CERT, "c"), (KEY, "k")]);
         assert!(!known.is_anonymous());

@@ -281,6 +281,12 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// PEM text where the name of a file belongs. It is not repeated: it may be a key.
+    #[error("the {what} is given as PEM text where the name of a file belongs: give the file that holds it")]
+    PemForFile {
+        /// What the file should hold.
+        what: &'static str,
+    },
     /// A file or text is not the PEM that it should be.
     #[error("{origin} holds no {what} in PEM form")]
     NotPem {

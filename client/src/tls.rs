@@ -24,9 +24,13 @@ impl PemSource {
     fn read(&self, what: &'static str) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
         match self {
             Self::Text(text) => Ok(Zeroizing::clone(text)),
-            Self::File(path) => std::fs::read(path)
-                .map(Zeroizing::new)
-                .map_err(|source| ConfigError::Unreadable { what, path: path.clone(), source }),
+            Self::File(path) => std::fs::read(path).map(Zeroizing::new).map_err(|source| {
+                if path.to_string_lossy().contains("-----BEGIN ") {
+                    ConfigError::PemForFile { what }
+                } else {
+                    ConfigError::Unreadable { what, path: path.clone(), source }
+                }
+            }),
         }
     }
 

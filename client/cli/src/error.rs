@@ -27,9 +27,9 @@ pub(crate) enum CliError {
     #[error("cannot read {what} from {}", .path.display())]
     Read { what: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "{what} was given where the name of a file belongs that holds it; whoever sees this shell's history, or this machine's processes, may have it now"
+        "cannot read {what}: what {option} gives is no file's name; it is not repeated, since it may be the secret itself, which this shell's history and this machine's processes would then show. Give a file that holds it (./NAME for one of this directory), or - for standard input"
     )]
-    NoFileName { what: &'static str },
+    NoFileName { what: &'static str, option: &'static str, source: io::Error },
     #[error("cannot read {what} from standard input")]
     Stdin { what: &'static str, source: io::Error },
     #[error("cannot ask for {what} on the terminal")]

@@ -25,7 +25,7 @@ pub(crate) fn short_secret(
     let Some(path) = file else {
         return asked_or_lines(what, option, 1)?.pop().ok_or(CliError::Empty { what });
     };
-    let secret = without_line_ending(bytes(what, path, MAX_LINE_BYTES)?);
+    let secret = without_line_ending(secret_bytes(what, option, path, MAX_LINE_BYTES)?);
     if secret.is_empty() {
         return Err(CliError::EmptyFile { what, option, path: path.to_owned() });
     }
@@ -113,24 +113,45 @@ pub(crate) fn confirm(question: &str, confirmed: bool) -> Result<(), CliError> {
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(CliError::NotConfirmed) }
 }
 
-/// All bytes of a file, or of standard input for `-`.
+/// All bytes of a file that holds no secret, or of standard input for `-`.
 pub(crate) fn bytes(what: &'static str, path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, CliError> {
+    read(what, path, limit, |source| CliError::Read { what, path: path.to_owned(), source })
+}
+
+/// All bytes of the file with a secret that `option` names, or of standard input for `-`. Where a name leads nowhere, it may be
+/// the secret itself, and is not repeated.
+pub(crate) fn secret_bytes(
+    what: &'static str,
+    option: &'static str,
+    path: &Path,
+    limit: usize,
+) -> Result<Zeroizing<Vec<u8>>, CliError> {
+    read(what, path, limit, |source| {
+        if leads_somewhere(path) {
+            CliError::Read { what, path: path.to_owned(), source }
+        } else {
+            CliError::NoFileName { what, option, source }
+        }
+    })
+}
+
+fn read(
+    what: &'static str,
+    path: &Path,
+    limit: usize,
+    unreadable: impl Fn(io::Error) -> CliError,
+) -> Result<Zeroizing<Vec<u8>>, CliError> {
     if path == Path::new("-") {
         return all(what, limit, io::stdin().lock(), |source| CliError::Stdin { what, source });
     }
-    let unreadable = |source| CliError::Read { what, path: path.to_owned(), source };
-    match File::open(path) {
-        Ok(file) => all(what, limit, file, unreadable),
-        // The name would be repeated.
-        Err(_) if is_no_name(path) => Err(CliError::NoFileName { what }),
-        Err(source) => Err(unreadable(source)),
-    }
+    all(what, limit, File::open(path).map_err(&unreadable)?, &unreadable)
 }
 
-/// Whether this is a share or a token, and no file's name.
-fn is_no_name(path: &Path) -> bool {
-    let text = path.to_string_lossy().to_ascii_lowercase();
-    ["ks1-share-", "kst_"].into_iter().any(|prefix| text.starts_with(prefix))
+/// Whether something is there by this name, or could be: in a directory that is there. Any text that begins with a slash is
+/// in the root.
+fn leads_somewhere(path: &Path) -> bool {
+    let parent = path.parent().filter(|parent| parent.parent().is_some());
+    path.symlink_metadata().is_ok() || parent.is_some_and(Path::is_dir)
 }
 
 fn all(
@@ -178,10 +199,30 @@ mod tests {
 
     #[test]
     fn a_secret_in_the_place_of_a_files_name_is_not_repeated() {
-        for secret in ["ks1-share-canary", "KS1-SHARE-CANARY", "kst_canary"] {
+        let long = "canary".repeat(1000);
+        for secret in [
+            "ks1-share-canary",
+            "KST_CANARY",
+            "canary",
+            "/canary",
+            "//canary",
+            "ca/canary",
+            "\0canary",
+            &long,
+        ] {
             let error = short_secret("the share", "--share-file", Some(Path::new(secret))).unwrap_err();
             let said = format!("{error} {error:?}").to_ascii_lowercase();
-            assert!(!said.contains("canary") && said.contains("name of a file"), "{said}");
+            assert!(!said.contains("canary") && said.contains("--share-file"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_can_be_no_secret_is_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let (none, here) = (dir.path().join("no-file"), Path::new("./no-file"));
+        for path in [none.as_path(), here, dir.path()] {
+            let said = short_secret("the PIN", "--pin-file", Some(path)).unwrap_err().to_string();
+            assert_eq!(said, format!("cannot read the PIN from {}", path.display()));
         }
     }
 

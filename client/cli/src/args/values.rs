@@ -28,6 +28,8 @@ pub(crate) enum ValueError {
     VariableName(String),
     #[error("there is nothing after the #, as in PGPASSWORD=shop/db#password")]
     NoField,
+    #[error("it is not UTF-8 text")]
+    NotText,
     #[error("an identity is spiffe://..., dns:HOST or email:ADDRESS")]
     Identity,
 }
@@ -83,12 +85,26 @@ pub(crate) struct FieldFile {
     pub(crate) file: PathBuf,
 }
 
-impl FromStr for FieldFile {
-    type Err = ValueError;
+/// A field and its file. Clap's own errors would quote a value that is given in their place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FieldFileParser;
 
-    fn from_str(text: &str) -> Result<Self, ValueError> {
-        let (name, file) = halves(text, "password=password.txt")?;
-        Ok(Self { name: name.to_owned(), file: file.into() })
+impl TypedValueParser for FieldFileParser {
+    type Value = FieldFile;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<FieldFile, clap::Error> {
+        let refused = |why: ValueError| {
+            clap::Error::raw(ErrorKind::ValueValidation, format!("--from-file NAME=FILE: {why}\n"))
+                .with_cmd(command)
+        };
+        let text = value.to_str().ok_or(ValueError::NotText).map_err(refused)?;
+        let (name, file) = halves(text, "password=password.txt").map_err(refused)?;
+        Ok(FieldFile { name: name.to_owned(), file: file.into() })
     }
 }
 
@@ -231,10 +247,15 @@ mod tests {
 
     #[test]
     fn a_field_names_its_file() {
-        let field: FieldFile = "key=dir/a=b".parse().unwrap();
-        assert_eq!(field, FieldFile { name: "key".into(), file: "dir/a=b".into() });
-        assert!("key".parse::<FieldFile>().is_err());
-        assert!("=file".parse::<FieldFile>().is_err());
-        assert!("key=".parse::<FieldFile>().is_err());
+        let of =
+            |text: &str| FieldFileParser.parse_ref(&clap::Command::new("keystead"), None, OsStr::new(text));
+        assert_eq!(of("key=dir/a=b").unwrap(), FieldFile { name: "key".into(), file: "dir/a=b".into() });
+        for wrong in ["canary", "=canary", "canary="] {
+            let said = of(wrong).unwrap_err().to_string();
+            assert!(
+                said.contains("--from-file NAME=FILE: there is no") && !said.contains("canary"),
+                "{said}"
+            );
+        }
     }
 }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::MAX_VALUE_BYTES;
 use super::versions::version_json;
-use crate::args::values::{FieldFile, FieldName};
+use crate::args::values::{FieldFile, FieldFileParser, FieldName};
 use crate::commands::Connect;
 use crate::error::CliError;
 use crate::output::Output;
@@ -36,7 +36,7 @@ pub(crate) struct PutArgs {
     #[arg(long = "field", value_name = "NAME", value_parser = FieldName, conflicts_with = "data_file")]
     fields: Vec<String>,
     /// Take a field from a file, byte for byte; "-" is standard input
-    #[arg(long = "from-file", value_name = "NAME=FILE", conflicts_with = "data_file")]
+    #[arg(long = "from-file", value_name = "NAME=FILE", value_parser = FieldFileParser, conflicts_with = "data_file")]
     from_files: Vec<FieldFile>,
     /// Take a field from standard input, without the line ending at its end
     #[arg(long, value_name = "NAME", value_parser = FieldName, conflicts_with = "data_file")]
@@ -68,7 +68,7 @@ pub(super) async fn run(mut args: PutArgs, connect: Connect<'_>, output: &Output
 
 fn value(args: &PutArgs) -> Result<SecretValue, CliError> {
     if let Some(file) = &args.data_file {
-        let mut bytes = prompt::bytes("the value", file, MAX_VALUE_BYTES)?;
+        let mut bytes = prompt::secret_bytes("the value", "--data-file", file, MAX_VALUE_BYTES)?;
         if bytes.is_empty() && !args.allow_empty {
             return Err(CliError::EmptyValue { what: "the value".to_owned() });
         }
@@ -80,11 +80,11 @@ fn value(args: &PutArgs) -> Result<SecretValue, CliError> {
         fields.extend(fields_of(file)?);
     }
     for FieldFile { name, file } in &args.from_files {
-        let mut bytes = prompt::bytes("a field", file, MAX_VALUE_BYTES)?;
+        let mut bytes = prompt::secret_bytes("a field", "--from-file", file, MAX_VALUE_BYTES)?;
         fields.push((name.clone(), SecretBytes::new(std::mem::take(&mut *bytes))));
     }
     if let Some(name) = &args.stdin {
-        let bytes = prompt::bytes("a field", Path::new("-"), MAX_VALUE_BYTES)?;
+        let bytes = prompt::secret_bytes("a field", "--stdin", Path::new("-"), MAX_VALUE_BYTES)?;
         fields.push((name.clone(), prompt::without_line_ending(bytes)));
     }
     let given = fields.iter().map(|(name, _)| name).chain(&args.fields);
@@ -133,7 +133,8 @@ impl<'de> Deserialize<'de> for Zeroized {
 
 fn fields_of(file: &Path) -> Result<Vec<(String, SecretBytes)>, CliError> {
     // A value may be twice as long in JSON, where every quote and line ending takes two bytes.
-    let text: Zeroizing<Vec<u8>> = prompt::bytes("the fields", file, 2 * MAX_VALUE_BYTES)?;
+    let text: Zeroizing<Vec<u8>> =
+        prompt::secret_bytes("the fields", "--fields-file", file, 2 * MAX_VALUE_BYTES)?;
     // The error of serde_json would quote the value, so only its place is kept.
     let fields: Fields = serde_json::from_slice(&text).map_err(|error| CliError::FieldsJson {
         origin: file.display().to_string(),
