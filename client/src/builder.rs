@@ -44,6 +44,10 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// The environment variables that [`Self::from_env`] reads. A program that is started with secrets is better off without
+    /// them: whoever has them has all that their owner may read.
+    pub const VARIABLES: [&str; 5] = [ADDR, CACERT, CERT, KEY, TOKEN];
+
     /// Takes what the environment says: `KEYSTEAD_ADDR` (`https://host:port` or `unix:///path`), `KEYSTEAD_CACERT`,
     /// `KEYSTEAD_CERT` and `KEYSTEAD_KEY` (PEM files), and `KEYSTEAD_TOKEN`. What is unset or empty stays open.
     pub fn from_env() -> Result<Self, Error> {
@@ -259,6 +263,19 @@ mod tests {
             Err(other) => panic!("{other}"),
             Ok(_) => panic!("the builder took it"),
         }
+    }
+
+    #[test]
+    fn every_variable_that_is_read_is_named() {
+        let read = std::cell::RefCell::new(Vec::new());
+        Builder::from_variables(|name| {
+            read.borrow_mut().push(name);
+            None
+        })
+        .unwrap();
+        let mut read = read.into_inner();
+        read.sort_unstable();
+        assert_eq!(read, Builder::VARIABLES);
     }
 
     #[test]

@@ -231,6 +231,9 @@ mod tests {
             "keystead whoami",
             "keystead audit tail -n 5 --follow",
             "keystead exec --env PGPASSWORD=shop/db#password -- psql -h db",
+            "keystead exec --env A=shop/a --keep-vault-env -- ./deploy",
+            "keystead creds issue shop --keep-vault-env --exec ./deploy",
+            "keystead creds read ledger --keep-vault-env --exec ./deploy",
             "keystead completions bash",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -279,6 +282,7 @@ mod tests {
             "keystead creds issue shop --ttl 15m --class fast",
             "keystead creds issue shop --class eternal",
             "keystead creds issue shop --no-renew",
+            "keystead creds issue shop --keep-vault-env",
             "keystead creds issue shop --exec",
             "keystead lease list --role a --target b",
             "keystead lease list --role a --due",

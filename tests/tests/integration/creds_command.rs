@@ -246,8 +246,8 @@ async fn a_command_runs_with_a_login_that_ends_with_it() {
     assert_eq!(desk.run(&words, "").await.good(), "first|t\n");
     no_login_is_left(&shop).await;
 
-    // Its exit code is the command's, its CA is gone with it, and it has no token.
-    let script = "echo \"$PGSSLMODE $PGSSLROOTCERT [$KEYSTEAD_TOKEN]\"; test -s \"$PGSSLROOTCERT\" && exit 7";
+    // Its exit code is the command's, its CA is gone with it, and it cannot call the vault.
+    let script = "echo \"$PGSSLMODE $PGSSLROOTCERT [$KEYSTEAD_KEY$KEYSTEAD_ADDR]\"; test -s \"$PGSSLROOTCERT\" && exit 7";
     let ran = desk.run(&["creds", "issue", "orders-rw", "--exec", "sh", "-c", script], "").await;
     assert_eq!(ran.code, Some(7), "{ran:?}");
     let said: Vec<&str> = ran.stdout.split_whitespace().collect();

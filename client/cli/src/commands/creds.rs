@@ -24,7 +24,8 @@ Examples:
 
 --exec takes the rest of the line. The command finds host, port, database, login and password in PGHOST, PGPORT, PGDATABASE, PGUSER
 and PGPASSWORD, and the CA in PGSSLROOTCERT with PGSSLMODE=verify-full. The lease is renewed while the command runs and revoked
-when it ends; its exit code is passed on. It does not see KEYSTEAD_TOKEN.";
+when it ends; its exit code is passed on. It does not see KEYSTEAD_ADDR, KEYSTEAD_CACERT, KEYSTEAD_CERT, KEYSTEAD_KEY and
+KEYSTEAD_TOKEN, unless --keep-vault-env is given before --exec.";
 
 const READ: &str = "\
 Examples:
@@ -48,6 +49,9 @@ pub(crate) enum CredsCommand {
 pub(crate) struct ReadArgs {
     /// The static role
     name: String,
+    /// Leave the variables that the vault is reached with, such as KEYSTEAD_KEY, in the command's environment
+    #[arg(long, requires = "exec")]
+    keep_vault_env: bool,
     /// Run this command with the login in its environment; takes the rest of the line
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
     exec: Vec<OsString>,
@@ -69,6 +73,9 @@ pub(crate) struct IssueArgs {
     /// Let the lease end after its first period, although the command still runs
     #[arg(long, requires = "exec")]
     no_renew: bool,
+    /// Leave the variables that the vault is reached with, such as KEYSTEAD_KEY, in the command's environment
+    #[arg(long, requires = "exec")]
+    keep_vault_env: bool,
     /// Run this command with the login in its environment; takes the rest of the line
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
     exec: Vec<OsString>,
@@ -101,7 +108,10 @@ async fn read(args: ReadArgs, connect: Connect<'_>, output: &Output) -> Result<E
     let signals = if args.exec.is_empty() { None } else { Some(during::Signals::take()?) };
     let read = client.static_roles().credential(&args.name).await?;
     match signals {
-        Some(signals) => during::run_static(&args.exec, read.credential, signals).await,
+        Some(signals) => {
+            let line = during::CommandLine { words: &args.exec, keep_vault_env: args.keep_vault_env };
+            during::run_static(line, read.credential, signals).await
+        }
         None => show_static(&read, output).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -158,7 +168,8 @@ async fn issue(args: IssueArgs, connect: Connect<'_>, output: &Output) -> Result
         return shown.map(|()| ExitCode::SUCCESS);
     };
     remark_excess(&issued.excess, output);
-    during::run(&args.exec, issued, !args.no_renew, signals, &client.leases(), output).await
+    let line = during::CommandLine { words: &args.exec, keep_vault_env: args.keep_vault_env };
+    during::run(line, issued, !args.no_renew, signals, &client.leases(), output).await
 }
 
 /// Nobody has seen the password, or all of it: a reader that went away, a disk that is full.

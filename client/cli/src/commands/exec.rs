@@ -1,7 +1,8 @@
 //! `exec`: becomes a command with secrets in its environment.
 //!
 //! The process is replaced, so that exit code, signals and terminal are the command's own and no copy of a secret stays
-//! in this program. KEYSTEAD_TOKEN is taken out of the environment: the command gets what was named, nothing more.
+//! in this program. What the vault is reached with is taken out of the environment: the command gets what was named, nothing
+//! more.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,7 +11,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use clap::Args;
-use keystead_client::{Secret, SecretBytes, SecretValue};
+use keystead_client::{Builder, Secret, SecretBytes, SecretValue};
 
 use super::Connect;
 use crate::args::values::EnvSecret;
@@ -24,7 +25,8 @@ Examples:
   keystead exec --env PGUSER=shop/db#user --env PGPASSWORD=shop/db#password -- psql -h db shop
   keystead exec --env API_KEY=shop/api-key -- ./server          a secret of plain bytes
 
-The command's exit code is passed on. It does not see KEYSTEAD_TOKEN unless --keep-token says so.";
+The command's exit code is passed on. It does not see KEYSTEAD_ADDR, KEYSTEAD_CACERT, KEYSTEAD_CERT, KEYSTEAD_KEY and
+KEYSTEAD_TOKEN, unless --keep-vault-env is given.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -32,9 +34,9 @@ pub(crate) struct ExecArgs {
     /// Put a field of a secret into an environment variable; without #FIELD, a secret of plain bytes
     #[arg(long = "env", short = 'e', value_name = "NAME=PATH#FIELD", required = true)]
     variables: Vec<EnvSecret>,
-    /// Leave KEYSTEAD_TOKEN in the environment
+    /// Leave the variables that the vault is reached with, such as KEYSTEAD_KEY, in the environment: for a command that calls it itself
     #[arg(long)]
-    keep_token: bool,
+    keep_vault_env: bool,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -51,20 +53,33 @@ pub(crate) async fn run(args: ExecArgs, connect: Connect<'_>) -> Result<(), CliE
         read.extend(batch.iter().copied().zip(answers));
     }
 
+    let command = command(&args, &read)?;
+    replace(command)
+}
+
+/// The command with its environment.
+fn command(args: &ExecArgs, read: &BTreeMap<&str, Secret>) -> Result<Command, CliError> {
     let mut words = args.command.iter();
-    let program = words.next().map_or(OsStr::new(""), OsString::as_os_str);
-    let mut command = Command::new(program);
+    let mut command = Command::new(words.next().map_or(OsStr::new(""), OsString::as_os_str));
     command.args(words);
+    // First: a token that the command gets by name is its own.
+    if !args.keep_vault_env {
+        for name in Builder::VARIABLES {
+            command.env_remove(name);
+        }
+    }
     for variable in &args.variables {
         if let Some(secret) = read.get(variable.path.as_str()) {
             command.env(&variable.name, OsStr::from_bytes(value(variable, secret)?.expose()));
         }
     }
-    if !args.keep_token {
-        command.env_remove("KEYSTEAD_TOKEN");
-    }
+    Ok(command)
+}
+
+/// Becomes the command; there is only a failure to come back with.
+fn replace(mut command: Command) -> Result<(), CliError> {
     let source = command.exec();
-    Err(CliError::Exec { command: program.to_string_lossy().into_owned(), source })
+    Err(CliError::Exec { command: command.get_program().to_string_lossy().into_owned(), source })
 }
 
 fn value<'a>(variable: &EnvSecret, secret: &'a Secret) -> Result<&'a SecretBytes, CliError> {
@@ -105,6 +120,27 @@ mod tests {
             size_bytes: 0,
         };
         Secret { version, value }
+    }
+
+    #[test]
+    fn the_command_does_not_see_what_the_vault_is_reached_with() {
+        let read = BTreeMap::from([("shop/token", secret(SecretValue::data("its own")))]);
+        let of = |keep_vault_env| {
+            let variables = vec!["KEYSTEAD_TOKEN=shop/token".parse().unwrap()];
+            let args = ExecArgs { variables, keep_vault_env, command: vec!["env".into()] };
+            let command = command(&args, &read).unwrap();
+            let mut env: Vec<_> = command
+                .get_envs()
+                .map(|(name, value)| (name.to_owned(), value.map(OsStr::to_owned)))
+                .collect();
+            env.sort();
+            env
+        };
+        let own = (OsString::from("KEYSTEAD_TOKEN"), Some(OsString::from("its own")));
+        assert_eq!(of(true), std::slice::from_ref(&own));
+        let mut without: Vec<_> = Builder::VARIABLES.map(|name| (OsString::from(name), None)).into();
+        *without.last_mut().unwrap() = own;
+        assert_eq!(of(false), without);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use keystead_client::{Credential, Error, Issued, Lease, Leases, PostgresCredential};
+use keystead_client::{Builder, Credential, Error, Issued, Lease, Leases, PostgresCredential};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 use tokio::process::{Child, Command};
@@ -24,8 +24,7 @@ use crate::error::CliError;
 use crate::output::Output;
 
 /// What libpq would take instead of, or beside, what is given here.
-const FOREIGN: [&str; 27] = [
-    "KEYSTEAD_TOKEN",
+const FOREIGN: [&str; 26] = [
     // Another server, or another way to find one.
     "PGSERVICE",
     "PGSERVICEFILE",
@@ -60,9 +59,18 @@ const FOREIGN: [&str; 27] = [
 /// When this little is left, it is too late for another try.
 const TOO_LATE: Duration = Duration::from_secs(1);
 
+/// What was typed after `--exec`.
+#[derive(Clone, Copy)]
+pub(super) struct CommandLine<'a> {
+    /// The program and its arguments.
+    pub(super) words: &'a [OsString],
+    /// Whether the program is to see what the vault is reached with.
+    pub(super) keep_vault_env: bool,
+}
+
 /// Runs the command and ends with its exit code.
 pub(super) async fn run(
-    words: &[OsString],
+    line: CommandLine<'_>,
     issued: Issued,
     renew: bool,
     mut signals: Signals,
@@ -72,7 +80,7 @@ pub(super) async fn run(
     let Issued { lease, credential, .. } = issued;
     let ended = match postgres(&credential) {
         Ok(_) if signals.came().await => Err(CliError::Interrupted),
-        Ok(login) => attended(words, login, &lease, renew, &mut signals, leases, output).await,
+        Ok(login) => attended(line, login, &lease, renew, &mut signals, leases, output).await,
         Err(error) => Err(error),
     };
     // The password is wiped before anything else takes its time.
@@ -93,8 +101,8 @@ pub(super) async fn run(
     }
 }
 
-fn disinherit(command: &mut Command) {
-    for name in FOREIGN {
+fn disinherit(command: &mut Command, keep_vault_env: bool) {
+    for name in FOREIGN.into_iter().chain(Builder::VARIABLES.into_iter().filter(|_| !keep_vault_env)) {
         command.env_remove(name);
     }
 }
@@ -105,7 +113,7 @@ pub(super) fn remark_left(lease: &Lease, output: &Output) {
 }
 
 async fn attended(
-    words: &[OsString],
+    line: CommandLine<'_>,
     login: &PostgresCredential,
     lease: &Lease,
     renew: bool,
@@ -113,13 +121,13 @@ async fn attended(
     leases: &Leases,
     output: &Output,
 ) -> Result<ExitStatus, CliError> {
-    let (mut child, _ca_file) = begin(words, login)?;
+    let (mut child, _ca_file) = begin(line, login)?;
     let keeping = keep(lease, renew, leases, output);
     tokio::pin!(keeping);
     let mut kept = true;
     loop {
         tokio::select! {
-            ended = attend(words, &mut child, signals) => return ended,
+            ended = attend(line, &mut child, signals) => return ended,
             () = &mut keeping, if kept => kept = false,
         }
     }
@@ -127,48 +135,49 @@ async fn attended(
 
 /// Runs the command with a login that is no lease's, and ends with its exit code.
 pub(super) async fn run_static(
-    words: &[OsString],
+    line: CommandLine<'_>,
     credential: Credential,
     mut signals: Signals,
 ) -> Result<ExitCode, CliError> {
     if signals.came().await {
         return Err(CliError::Interrupted);
     }
-    let (mut child, _ca_file) = begin(words, postgres(&credential)?)?;
+    let (mut child, _ca_file) = begin(line, postgres(&credential)?)?;
     drop(credential);
-    attend(words, &mut child, &mut signals).await.map(exit_code)
+    attend(line, &mut child, &mut signals).await.map(exit_code)
 }
 
-fn failed(words: &[OsString]) -> impl Fn(io::Error) -> CliError {
-    let command = words.first().map_or_else(Default::default, |word| word.to_string_lossy().into_owned());
+fn failed(line: CommandLine<'_>) -> impl Fn(io::Error) -> CliError {
+    let command =
+        line.words.first().map_or_else(Default::default, |word| word.to_string_lossy().into_owned());
     move |source| CliError::Exec { command: command.clone(), source }
 }
 
 /// Starts the command; the CA's file is to be kept while it runs.
-fn begin(words: &[OsString], login: &PostgresCredential) -> Result<(Child, NamedTempFile), CliError> {
-    let program = words.first().map_or(OsStr::new(""), OsString::as_os_str);
+fn begin(line: CommandLine<'_>, login: &PostgresCredential) -> Result<(Child, NamedTempFile), CliError> {
+    let program = line.words.first().map_or(OsStr::new(""), OsString::as_os_str);
     let ca_file = private_file(&login.ca_pem)?;
     let mut command = Command::new(program);
-    command.args(words.iter().skip(1));
-    disinherit(&mut command);
+    command.args(line.words.iter().skip(1));
+    disinherit(&mut command, line.keep_vault_env);
     command.env("PGSSLROOTCERT", ca_file.path());
     for (name, value) in environment(login)? {
         command.env(name, value);
     }
     command.env("PGPASSWORD", OsStr::from_bytes(login.password.expose()));
-    let child = command.spawn().map_err(failed(words))?;
+    let child = command.spawn().map_err(failed(line))?;
     Ok((child, ca_file))
 }
 
 /// Waits for its end, and passes on what is sent to this program.
 async fn attend(
-    words: &[OsString],
+    line: CommandLine<'_>,
     child: &mut Child,
     signals: &mut Signals,
 ) -> Result<ExitStatus, CliError> {
     loop {
         tokio::select! {
-            ended = child.wait() => return ended.map_err(failed(words)),
+            ended = child.wait() => return ended.map_err(failed(line)),
             // The terminal sends these to the command as well.
             _ = signals.interrupt.recv() => {}
             _ = signals.quit.recv() => {}
@@ -347,22 +356,27 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_that_would_lead_elsewhere_is_inherited() {
-        let output = |disinherited: bool| async move {
+        let output = |keep_vault_env: Option<bool>| async move {
             let mut command = Command::new("env");
-            for name in
-                ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY", "PGCHANNELBINDING", "PGREQUIREAUTH", "PGHOSTADDR"]
-            {
+            let elsewhere =
+                ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY", "PGCHANNELBINDING", "PGREQUIREAUTH", "PGHOSTADDR"];
+            for name in elsewhere {
                 command.env(name, "foreign");
             }
-            command.env("PGAPPNAME", "kept");
-            if disinherited {
-                disinherit(&mut command);
+            for name in Builder::VARIABLES {
+                command.env(name, "the vault's");
             }
-            String::from_utf8(command.output().await.unwrap().stdout).unwrap()
+            command.env("PGAPPNAME", "kept");
+            if let Some(keep_vault_env) = keep_vault_env {
+                disinherit(&mut command, keep_vault_env);
+            }
+            let said = String::from_utf8(command.output().await.unwrap().stdout).unwrap();
+            assert!(said.contains("PGAPPNAME=kept"), "{said}");
+            (said.matches("=foreign").count(), said.matches("=the vault's").count())
         };
-        assert_eq!(output(false).await.matches("foreign").count(), 6);
-        let left = output(true).await;
-        assert!(!left.contains("foreign") && left.contains("PGAPPNAME=kept"), "{left}");
+        assert_eq!(output(None).await, (6, 5));
+        assert_eq!(output(Some(false)).await, (0, 0));
+        assert_eq!(output(Some(true)).await, (0, 5));
     }
 
     #[test]
