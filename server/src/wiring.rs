@@ -15,7 +15,7 @@ use keystead_audit::{
 use keystead_core::audit_trail::ReadDurability as CoreDurability;
 use keystead_core::clock::Clock;
 use keystead_core::engine::{Engine, Engines};
-use keystead_core::vault::{FurtherHsm, Vault, VaultOptions, VaultParts};
+use keystead_core::vault::{ConfiguredOperator, FurtherHsm, Vault, VaultOptions, VaultParts};
 use keystead_crypto::arena::arena;
 use keystead_crypto::ports::{Hsm, HsmError};
 use keystead_engines::postgres::PostgresEngine;
@@ -39,7 +39,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::Layer;
 
 use crate::auto_pin::ConfiguredPin;
-use crate::config::{Config, Limits, ReadDurability};
+use crate::config::{Config, Limits, OperatorConfig, ReadDurability};
 use crate::grpc::layers::{Front, FrontLayer};
 use crate::grpc::{Api, system};
 use crate::listener::{Ends, ListenError, Listener, serve};
@@ -295,9 +295,13 @@ pub(crate) async fn open_parts(
             unseal_timeout: config.seal.unseal_timeout,
             anchor_at_sealing: config.audit.anchor_interval.is_some(),
             accept_anchor: config.audit.accept_anchor,
-            operators: config.operators.iter().map(|operator| operator.identity.clone()).collect(),
+            operators: config.operators.iter().map(configured).collect(),
         },
     })
+}
+
+fn configured(operator: &OperatorConfig) -> ConfiguredOperator {
+    ConfiguredOperator { name: operator.name.clone(), identity: operator.identity.clone() }
 }
 
 /// What this server makes logins in.

@@ -49,7 +49,7 @@ impl GivenUp {
             kind: EntryKind::System,
             action: "system:give-up-anchor",
             outcome: "ok",
-            peer: None,
+            caller: None,
             intent: None,
             detail: vec![
                 ("why", self.why.to_owned()),

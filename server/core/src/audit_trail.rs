@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_audit::{AuditLog, Body, BodyInput, Durability, EntryKind, Slot, UnixMillis as AuditMillis};
-use keystead_domain::policy::{Action, Decision, Resource};
+use keystead_domain::policy::{Action, Decision, Method, Resource};
 
 use self::sealer::AuditSealer;
 use crate::clock::Clock;
@@ -271,13 +271,36 @@ fn owned(detail: Detail) -> impl Iterator<Item = (String, String)> {
     detail.into_iter().map(|(name, value)| (name.to_owned(), value))
 }
 
+/// Who called, as far as a sealed vault knows.
+#[derive(Debug, Clone)]
+pub(crate) struct ClearCaller {
+    peer: Peer,
+    /// Nothing but who the configuration names.
+    principal: String,
+    method: &'static str,
+}
+
+impl ClearCaller {
+    /// One whose certificate the configuration names.
+    pub(crate) fn operator(peer: Peer, name: &str) -> Self {
+        Self { peer, principal: format!("operator/{name}"), method: Method::Certificate.as_str() }
+    }
+}
+
+/// Nobody in particular.
+impl From<Peer> for ClearCaller {
+    fn from(peer: Peer) -> Self {
+        Self { peer, principal: String::new(), method: "" }
+    }
+}
+
 /// An entry of a sealed vault: clear, and naming nobody's data.
 pub(crate) struct ClearEntry {
     pub(crate) kind: EntryKind,
     pub(crate) action: &'static str,
     pub(crate) outcome: &'static str,
-    /// Where the call came from; the vault itself is nowhere.
-    pub(crate) peer: Option<Peer>,
+    /// Who called; nobody did where the vault acts by itself.
+    pub(crate) caller: Option<ClearCaller>,
     /// For an outcome: its intent.
     pub(crate) intent: Option<u64>,
     pub(crate) detail: Detail,
@@ -286,11 +309,17 @@ pub(crate) struct ClearEntry {
 impl ClearEntry {
     /// Records it, if need be in the room kept for operators.
     pub(crate) async fn record(self, log: &AuditLog, clock: &dyn Clock) -> Result<u64, VaultError> {
+        let (principal, method, peer) = match self.caller {
+            None => (String::new(), "", None),
+            Some(caller) => (caller.principal, caller.method, Some(caller.peer.describe())),
+        };
         let body = Body {
             action: self.action.into(),
             resource: "system".into(),
             outcome: self.outcome.into(),
-            peer: self.peer.map(|peer| peer.describe()),
+            principal,
+            method: method.into(),
+            peer,
             intent: self.intent,
             detail: owned(self.detail).collect(),
             ..Body::default()
@@ -326,7 +355,7 @@ mod tests {
             kind,
             action: "system:unseal",
             outcome: "ok",
-            peer: None,
+            caller: None,
             intent: None,
             detail: Detail::new(),
         };

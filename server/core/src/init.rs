@@ -40,8 +40,8 @@ use rand_core::Rng;
 use tokio::sync::oneshot;
 
 use self::unmaking::destroy_keys;
-use crate::audit_trail::ClearEntry;
 use crate::audit_trail::sealer::day_of;
+use crate::audit_trail::{ClearCaller, ClearEntry};
 use crate::auth::{BOOTSTRAP_LIFE_MILLIS, seal_principal, seal_session, token_tag};
 use crate::error::VaultError;
 use crate::keys::link::Link;
@@ -104,21 +104,21 @@ impl Vault {
     /// `OperatorOnly`, `AlreadyInitialized`, `NotEmpty`, `AuditOrigin`, `Invalid`, and those of HSM, log and store; then
     /// nothing is left behind.
     pub async fn init(self: &Arc<Self>, ctx: &RequestContext, init: Init) -> Result<Initialized, VaultError> {
-        self.check_operator(ctx, "init")?;
+        let caller = self.check_operator(ctx, "init")?;
         check_operators(&init.operators)?;
         check_recovery(&init.recovery)?;
-        let (vault, ctx) = (Arc::clone(self), ctx.again());
+        let vault = Arc::clone(self);
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
             let _one_at_a_time = vault.ceremony.lock().await;
-            if let Err(Ok(made)) = answer.send(vault.init_here(&ctx, &init).await) {
-                vault.abandon(&ctx, made.vault, &init.pin).await;
+            if let Err(Ok(made)) = answer.send(vault.init_here(&caller, &init).await) {
+                vault.abandon(caller, made.vault, &init.pin).await;
             }
         });
         answered.await.unwrap_or(Err(VaultError::Interrupted { what: "init" }))
     }
 
-    async fn init_here(&self, ctx: &RequestContext, init: &Init) -> Result<Initialized, VaultError> {
+    async fn init_here(&self, caller: &ClearCaller, init: &Init) -> Result<Initialized, VaultError> {
         self.check_unused().await?;
         let mut id = [0; 16];
         rng().fill_bytes(&mut id);
@@ -144,7 +144,7 @@ impl Vault {
                 kind,
                 action: "system:init",
                 outcome,
-                peer: Some(ctx.peer),
+                caller: Some(caller.clone()),
                 intent,
                 detail: detail(),
             }

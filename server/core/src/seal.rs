@@ -152,7 +152,7 @@ impl Vault {
             kind: EntryKind::System,
             action: "system:seal",
             outcome: "ok",
-            peer: None,
+            caller: None,
             intent: None,
             detail: vec![("why", why.to_owned())],
         };

@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::anchor::AnchorKeeper;
-use crate::audit_trail::ReadDurability;
 use crate::audit_trail::sealer::AuditOpener;
+use crate::audit_trail::{ClearCaller, ReadDurability};
 use crate::clock::Clock;
 use crate::engine::Engines;
 use crate::error::VaultError;
@@ -61,6 +61,15 @@ pub struct FurtherHsm {
     pub clone_of: Option<String>,
 }
 
+/// An operator whose certificate counts while principals are sealed.
+#[derive(Debug, Clone)]
+pub struct ConfiguredOperator {
+    /// The name that the configuration gives.
+    pub name: String,
+    /// What the certificate must hold.
+    pub identity: CertificateMatcher,
+}
+
 /// How a vault behaves.
 #[derive(Debug, Clone)]
 pub struct VaultOptions {
@@ -74,8 +83,8 @@ pub struct VaultOptions {
     pub rotation: RotationOptions,
     /// How leases are bounded.
     pub leases: LeaseOptions,
-    /// Certificates that may init, cancel a ceremony and seal while policies are sealed.
-    pub operators: Vec<CertificateMatcher>,
+    /// Who may init, cancel a ceremony and seal while policies are sealed.
+    pub operators: Vec<ConfiguredOperator>,
     /// Whether sealing anchors the audit log's head in the token.
     pub anchor_at_sealing: bool,
     /// The one anchored head that may be given up.
@@ -231,19 +240,21 @@ impl Vault {
         self.closing.wait().await;
     }
 
-    /// Whether a caller may act on a sealed vault.
-    pub(crate) fn check_operator(&self, ctx: &RequestContext, what: &'static str) -> Result<(), VaultError> {
-        let configured = ctx.certificate.as_ref().is_some_and(|certificate| {
-            certificate.not_after > self.parts.clock.now()
-                && certificate
-                    .identities
-                    .iter()
-                    .any(|identity| self.parts.options.operators.contains(identity))
-        });
-        if configured || matches!(ctx.peer, Peer::Local { .. }) {
-            return Ok(());
+    /// Who the caller is, as far as that is known without principals, if they may act on a sealed vault.
+    pub(crate) fn check_operator(
+        &self,
+        ctx: &RequestContext,
+        what: &'static str,
+    ) -> Result<ClearCaller, VaultError> {
+        let certificate = ctx.certificate.as_ref().filter(|shown| shown.not_after > self.parts.clock.now());
+        let identities = certificate.map(|shown| shown.identities.as_slice()).unwrap_or_default();
+        let known = &self.parts.options.operators;
+        let configured = known.iter().find(|operator| identities.contains(&operator.identity));
+        match (configured, ctx.peer) {
+            (Some(operator), peer) => Ok(ClearCaller::operator(peer, &operator.name)),
+            (None, peer @ Peer::Local { .. }) => Ok(ClearCaller::from(peer)),
+            (None, _) => Err(VaultError::OperatorOnly { what }),
         }
-        Err(VaultError::OperatorOnly { what })
     }
 }
 

@@ -103,6 +103,33 @@ async fn only_an_operator_cancels_a_ceremony() {
 }
 
 #[tokio::test]
+async fn each_share_is_on_record_with_its_ceremony_and_who_ends_one_too() {
+    let vault = TestVault::builder().sealed().start().await;
+    let operator = vault.operator().system();
+    let given_up = operator.submit_share(&share(&vault, 0), "").await.unwrap().ceremony.unwrap().ceremony_id;
+    operator.cancel_ceremony(&given_up).await.unwrap();
+    let id = operator.submit_share(&share(&vault, 0), "").await.unwrap().ceremony.unwrap().ceremony_id;
+    assert_eq!(reason(operator.submit_share(&share(&vault, 0), &id).await), "SHARE_DUPLICATE");
+    operator.submit_share(&share(&vault, 1), &id).await.unwrap();
+
+    let said = |name: &str, entry: &v1::AuditEntry| entry.detail.get(name).cloned().unwrap_or_default();
+    let entries = vault.audit().await;
+    let shares: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.action == "system:unseal" && said("ceremony", entry) != given_up)
+        .map(|entry| (entry.outcome.as_str(), said("ceremony", entry), said("entered", entry)))
+        .collect();
+    let expected = |outcome, entered: &str| (outcome, id.clone(), entered.to_owned());
+    assert_eq!(
+        shares,
+        [expected("ok", "1 of 2"), expected("SHARE_DUPLICATE", "1 of 2"), expected("ok", "2 of 2")]
+    );
+    let cancelled = entries.iter().find(|entry| entry.action == "system:cancel-ceremony").unwrap();
+    assert_eq!(said("ceremony", cancelled), given_up);
+    assert_eq!((cancelled.principal.as_str(), cancelled.method.as_str()), ("operator/admin", "certificate"));
+}
+
+#[tokio::test]
 async fn a_sealed_vault_refuses_until_it_is_unsealed_again() {
     let mut vault = TestVault::start().await;
     let operator = vault.operator();

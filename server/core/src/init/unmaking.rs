@@ -9,9 +9,8 @@ use keystead_domain::id::VaultId;
 use keystead_storage::{Batch, Keyspace, Range, keyspace};
 
 use super::VAULT_KEYS;
-use crate::audit_trail::ClearEntry;
+use crate::audit_trail::{ClearCaller, ClearEntry};
 use crate::error::VaultError;
-use crate::request::RequestContext;
 use crate::vault::Vault;
 
 impl Vault {
@@ -39,7 +38,7 @@ impl Vault {
     }
 
     /// The operator hung up, so nobody has the shares.
-    pub(super) async fn abandon(&self, ctx: &RequestContext, id: VaultId, pin: &SecretBytes) {
+    pub(super) async fn abandon(&self, caller: ClearCaller, id: VaultId, pin: &SecretBytes) {
         let unmade = self.unmake(id, pin).await;
         if let Err(error) = &unmade {
             tracing::error!(vault = %id, %error, "a vault whose shares nobody received could not be unmade");
@@ -48,7 +47,7 @@ impl Vault {
             kind: EntryKind::System,
             action: "system:unmake",
             outcome: unmade.as_ref().map_or_else(VaultError::reason, |()| "ok"),
-            peer: Some(ctx.peer),
+            caller: Some(caller),
             intent: None,
             detail: vec![("vault", id.to_string())],
         };

@@ -180,7 +180,7 @@ impl Vault {
                 kind: EntryKind::System,
                 action: "system:auto-unseal",
                 outcome: opened.as_ref().map_or_else(VaultError::reason, |_| "ok"),
-                peer: None,
+                caller: None,
                 intent: None,
                 detail: Vec::new(),
             };

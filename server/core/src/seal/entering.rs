@@ -35,7 +35,7 @@ pub enum Submitted {
 /// What one share did, before it is recorded.
 enum Step {
     More(Progress),
-    Opened(Box<UnsealedVault>),
+    Opened(Box<UnsealedVault>, Progress),
     /// The quorum of an open vault is there.
     Complete(OpenVault),
 }
@@ -75,14 +75,15 @@ impl Vault {
         if open.is_some() && ceremony.is_none() && asked.is_none() {
             return Err(VaultError::AlreadyUnsealed);
         }
+        let before = ceremony.as_ref().map(Ceremony::seen);
         let entered = self.enter(&seal, ceremony, open, text, asked).await;
         let purpose = ceremony.as_ref().map_or(Purpose::Unseal, Ceremony::purpose);
-        let mut detail: Detail = Vec::new();
-        if let Some(under_way) = ceremony.as_ref().filter(|_| entered.is_ok()) {
-            let progress = under_way.seen();
-            detail.push(("ceremony", progress.id.to_string()));
-            detail.push(("entered", format!("{} of {}", progress.entered.len(), progress.threshold)));
-        }
+        let detail = match &entered {
+            // A share that opens the vault ends its ceremony; one that is refused leaves those that count.
+            Ok(Step::Opened(_, whole)) => counted(whole),
+            Ok(_) => ceremony.as_ref().map(Ceremony::seen).as_ref().map(counted).unwrap_or_default(),
+            Err(_) => before.as_ref().map(counted).unwrap_or_default(),
+        };
         let recorded = self.record_share(ctx, purpose, &entered, detail).await;
         match (entered, recorded) {
             (Ok(Step::More(progress)), Ok(())) => {
@@ -94,14 +95,14 @@ impl Vault {
                 );
                 Ok(Submitted::More(progress))
             }
-            (Ok(Step::Opened(opened)), Ok(())) => {
+            (Ok(Step::Opened(opened, _)), Ok(())) => {
                 self.open(*opened);
                 tracing::info!("the vault is unsealed");
                 Ok(Submitted::Unsealed)
             }
             (Ok(Step::Complete(open)), Ok(())) => self.fulfil(&open, ceremony).await,
             // No record, no open vault.
-            (Ok(Step::Opened(opened)), Err(error)) => {
+            (Ok(Step::Opened(opened, _)), Err(error)) => {
                 drop(opened);
                 self.forget_keys().await;
                 Err(error)
@@ -135,7 +136,7 @@ impl Vault {
             kind: if entered.is_ok() { EntryKind::System } else { EntryKind::Refused },
             action: purpose.action(),
             outcome: entered.as_ref().map_or_else(VaultError::reason, |_| "ok"),
-            peer: Some(ctx.peer),
+            caller: Some(ctx.peer.into()),
             intent: None,
             detail,
         };
@@ -186,8 +187,11 @@ impl Vault {
 
     async fn unseal(&self, seal: &TrustedSeal, ceremony: &mut Option<Ceremony>) -> Result<Step, VaultError> {
         self.closed().await;
-        let shares = ceremony.as_ref().map_or(&[][..], Ceremony::shares);
-        match opening::open(self, seal, shares).await {
+        let Some(complete) = ceremony.as_ref() else {
+            return Err(VaultError::OtherCeremony { asked: "(over)".to_owned(), current: None });
+        };
+        let whole = complete.seen();
+        match opening::open(self, seal, complete.shares()).await {
             Err(error) if error.may_pass() => {
                 tracing::warn!(%error, "the quorum is there, but the vault cannot be opened now; the last share is to be entered again");
                 self.take_last_back(ceremony);
@@ -199,7 +203,7 @@ impl Vault {
                 if let Err(error) = &opened {
                     tracing::warn!(%error, "the quorum did not open the vault; all shares are to be entered again");
                 }
-                opened.map(|opened| Step::Opened(Box::new(opened)))
+                opened.map(|opened| Step::Opened(Box::new(opened), whole))
             }
         }
     }
@@ -253,4 +257,12 @@ impl Vault {
             }
         }
     }
+}
+
+/// Which ceremony, and how many of its shares count.
+fn counted(progress: &Progress) -> Detail {
+    vec![
+        ("ceremony", progress.id.to_string()),
+        ("entered", format!("{} of {}", progress.entered.len(), progress.threshold)),
+    ]
 }

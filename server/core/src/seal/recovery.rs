@@ -161,7 +161,7 @@ impl Vault {
         intent: Option<u64>,
         detail: Detail,
     ) -> Result<u64, VaultError> {
-        let entry = ClearEntry { kind, action: "system:recover", outcome, peer: None, intent, detail };
+        let entry = ClearEntry { kind, action: "system:recover", outcome, caller: None, intent, detail };
         entry.record(&self.parts.audit, self.parts.clock.as_ref()).await
     }
 

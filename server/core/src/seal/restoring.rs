@@ -191,7 +191,7 @@ impl Vault {
         };
         let entry = |kind, outcome, intent| {
             let action = "system:restore-seal-record";
-            let entry = ClearEntry { kind, action, outcome, peer: None, intent, detail: detail() };
+            let entry = ClearEntry { kind, action, outcome, caller: None, intent, detail: detail() };
             entry.record(&self.parts.audit, self.parts.clock.as_ref())
         };
         let intent = entry(EntryKind::Intent, "", None).await?;

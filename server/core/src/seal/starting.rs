@@ -13,7 +13,7 @@ use tokio::sync::MutexGuard;
 use super::ceremony::{Ceremony, Progress};
 use super::task::{Purpose, Rekey, Task};
 use super::{auto_unseal, pin};
-use crate::audit_trail::ClearEntry;
+use crate::audit_trail::{ClearCaller, ClearEntry};
 use crate::error::VaultError;
 use crate::operation::{self, Detail, Effect, Operation};
 use crate::request::{Permit, RequestContext};
@@ -60,9 +60,9 @@ impl Vault {
         let open = self.opened().await?;
         if matches!(wish, Wish::RecoverRoot) {
             // Policies that lock everybody out must not lock this out.
-            self.check_operator(&ctx, "recovering an administrator")?;
-            let (vault, ctx) = (Arc::clone(self), ctx.again());
-            let begun = async move { vault.begin_recorded(&open, &ctx, wish).await };
+            let caller = self.check_operator(&ctx, "recovering an administrator")?;
+            let vault = Arc::clone(self);
+            let begun = async move { vault.begin_recorded(&open, caller, wish).await };
             return to_its_end("beginning a ceremony", begun).await;
         }
         operation::run(&open, ctx, StartCeremony { vault: Arc::clone(self), wish }).await
@@ -72,11 +72,11 @@ impl Vault {
     async fn begin_recorded(
         &self,
         open: &UnsealedVault,
-        ctx: &RequestContext,
+        caller: ClearCaller,
         wish: Wish,
     ) -> Result<Progress, VaultError> {
         let progress = self.begin(open, wish).await?;
-        let recorded = self.record_start(ctx, &progress).await;
+        let recorded = self.record_start(caller, &progress).await;
         if recorded.is_err()
             && let Ok(mut ceremony) = self.ceremony_while_open().await
         {
@@ -85,12 +85,12 @@ impl Vault {
         recorded.map(|()| progress)
     }
 
-    async fn record_start(&self, ctx: &RequestContext, progress: &Progress) -> Result<(), VaultError> {
+    async fn record_start(&self, caller: ClearCaller, progress: &Progress) -> Result<(), VaultError> {
         let entry = ClearEntry {
             kind: EntryKind::System,
             action: "system:start-ceremony",
             outcome: "ok",
-            peer: Some(ctx.peer),
+            caller: Some(caller),
             intent: None,
             detail: begun(progress),
         };
@@ -162,13 +162,16 @@ impl Vault {
         ctx: RequestContext,
         id: CeremonyId,
     ) -> Result<(), VaultError> {
-        if let Err(refused) = self.check_operator(&ctx, "cancelling a ceremony") {
-            let Ok(open) = self.unsealed() else { return Err(refused) };
-            let cancel = CancelCeremony { vault: Arc::clone(self), id };
-            return operation::run(&open, ctx, cancel).await.map(drop);
-        }
+        let caller = match self.check_operator(&ctx, "cancelling a ceremony") {
+            Ok(caller) => caller,
+            Err(refused) => {
+                let Ok(open) = self.unsealed() else { return Err(refused) };
+                let cancel = CancelCeremony { vault: Arc::clone(self), id };
+                return operation::run(&open, ctx, cancel).await.map(drop);
+            }
+        };
         // Without holding the vault open: sealing waits for whoever does, and may have the ceremony.
-        let (vault, ctx) = (Arc::clone(self), ctx.again());
+        let vault = Arc::clone(self);
         to_its_end("cancelling a ceremony", async move {
             let mut ceremony = vault.ceremony.lock().await;
             vault.check_current(&mut ceremony, id)?;
@@ -176,7 +179,7 @@ impl Vault {
                 kind: EntryKind::System,
                 action: "system:cancel-ceremony",
                 outcome: "ok",
-                peer: Some(ctx.peer),
+                caller: Some(caller),
                 intent: None,
                 detail: vec![("ceremony", id.to_string())],
             };
