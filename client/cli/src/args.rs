@@ -50,10 +50,10 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca_cert: Option<PathBuf>,
     /// PEM file with your client certificate [env: KEYSTEAD_CERT]
-    #[arg(long, global = true, value_name = "FILE", requires = "key")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) cert: Option<PathBuf>,
     /// PEM file with the key of your client certificate [env: KEYSTEAD_KEY]
-    #[arg(long, global = true, value_name = "FILE", requires = "cert")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
     /// File with a token; "-" is standard input [env: KEYSTEAD_TOKEN holds the token itself]
     #[arg(long, global = true, value_name = "FILE")]
@@ -290,7 +290,6 @@ mod tests {
             "keystead lease revoke 0f1e --role a",
             "keystead lease revoke --role a --own",
             "keystead lease revoke --role a --force",
-            "keystead --cert only.pem whoami",
             "keystead --timeout 0 whoami",
             "keystead --token kst_x whoami",
         ] {

@@ -84,8 +84,24 @@ impl Connect<'_> {
         if let Some(file) = &self.0.ca_cert {
             builder = builder.ca_cert_file(file);
         }
-        if let (Some(cert), Some(key)) = (&self.0.cert, &self.0.key) {
-            builder = builder.identity_files(cert, key);
+        match (&self.0.cert, &self.0.key) {
+            (Some(cert), Some(key)) => builder = builder.identity_files(cert, key),
+            (None, None) => {}
+            // Not that of the environment: it belongs to another certificate.
+            (Some(_), None) => {
+                return Err(CliError::HalfIdentity {
+                    given: "--cert",
+                    lacking: "--key",
+                    variable: "KEYSTEAD_KEY",
+                });
+            }
+            (None, Some(_)) => {
+                return Err(CliError::HalfIdentity {
+                    given: "--key",
+                    lacking: "--cert",
+                    variable: "KEYSTEAD_CERT",
+                });
+            }
         }
         if let Some(seconds) = self.0.timeout {
             builder = builder.deadline(Duration::from_secs(seconds));
@@ -117,4 +133,28 @@ fn timestamp(time: Option<&Timestamp>) -> String {
 
 fn yes_or_no(yes: bool) -> String {
     if yes { "yes" } else { "no" }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn a_certificate_and_its_key_come_from_the_same_place() {
+        let of = |line: &str| {
+            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+            Connect(&cli.global).builder().map(drop)
+        };
+        of("keystead --cert c.pem --key k.pem whoami").unwrap();
+        for (line, said) in [
+            ("keystead --cert c.pem whoami", "--cert is given without --key: what KEYSTEAD_KEY says"),
+            ("keystead --key k.pem whoami", "--key is given without --cert: what KEYSTEAD_CERT says"),
+        ] {
+            let error = of(line).unwrap_err();
+            assert!(error.to_string().starts_with(said), "{error}");
+        }
+    }
 }

@@ -18,6 +18,10 @@ pub(crate) enum CliError {
     Usage { said: String },
     #[error(transparent)]
     Client(#[from] keystead_client::Error),
+    #[error(
+        "{given} is given without {lacking}: what {variable} says, if it is set, belongs to another certificate and is not taken; give {lacking} too"
+    )]
+    HalfIdentity { given: &'static str, lacking: &'static str, variable: &'static str },
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
     #[error("cannot write to standard output")]
