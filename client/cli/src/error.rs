@@ -64,6 +64,8 @@ pub(crate) enum CliError {
     FieldsJson { origin: String, line: usize, column: usize },
     #[error("the field {name:?} is given twice")]
     FieldTwice { name: String },
+    #[error("{option} names the variable {name} twice; only one of them could count")]
+    VariableTwice { option: &'static str, name: String },
     #[error("no value: give --field, --from-file, --stdin, --fields-file or --data-file")]
     NoValue,
     #[error("standard input can be read only once; {first} reads it already, so {second} cannot")]

@@ -4,7 +4,7 @@
 //! in this program. What the vault is reached with is taken out of the environment: the command gets what was named, nothing
 //! more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -43,6 +43,7 @@ pub(crate) struct ExecArgs {
 }
 
 pub(crate) async fn run(args: ExecArgs, connect: Connect<'_>) -> Result<(), CliError> {
+    check_once(&args.variables)?;
     let mut paths: Vec<&str> = args.variables.iter().map(|variable| variable.path.as_str()).collect();
     paths.sort_unstable();
     paths.dedup();
@@ -55,6 +56,14 @@ pub(crate) async fn run(args: ExecArgs, connect: Connect<'_>) -> Result<(), CliE
 
     let command = command(&args, &read)?;
     replace(command)
+}
+
+fn check_once(variables: &[EnvSecret]) -> Result<(), CliError> {
+    let mut seen = BTreeSet::new();
+    match variables.iter().find(|variable| !seen.insert(variable.name.as_str())) {
+        Some(EnvSecret { name, .. }) => Err(CliError::VariableTwice { option: "--env", name: name.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// The command with its environment.
@@ -141,6 +150,15 @@ mod tests {
         let mut without: Vec<_> = Builder::VARIABLES.map(|name| (OsString::from(name), None)).into();
         *without.last_mut().unwrap() = own;
         assert_eq!(of(false), without);
+    }
+
+    #[test]
+    fn a_variable_is_named_once() {
+        let of =
+            |names: [&str; 3]| check_once(&names.map(|name| format!("{name}=shop/db#user").parse().unwrap()));
+        of(["A", "B", "a"]).unwrap();
+        let error = of(["A", "B", "A"]).unwrap_err().to_string();
+        assert!(error.starts_with("--env names the variable A twice"), "{error}");
     }
 
     #[test]

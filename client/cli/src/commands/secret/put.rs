@@ -1,11 +1,13 @@
 //! `secret put`: a value from prompts, files or standard input. No argument takes a value.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use keystead_client::{PutOptions, SecretBytes, SecretValue};
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -119,14 +121,46 @@ fn twice<'a>(names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
 }
 
 /// Texts that are wiped if parsing ends early.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Fields(BTreeMap<String, Zeroized>);
+#[derive(Default)]
+struct Fields {
+    by_name: BTreeMap<String, SecretBytes>,
+    /// A name that comes again. JSON lets it, and whoever reads takes the one or the other.
+    twice: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of names and texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Fields, A::Error> {
+                let mut fields = Fields::default();
+                while let Some((name, Zeroized(value))) = object.next_entry::<String, Zeroized>()? {
+                    match fields.by_name.entry(name) {
+                        Entry::Occupied(known) => fields.twice = Some(known.key().clone()),
+                        Entry::Vacant(new) => {
+                            new.insert(value);
+                        }
+                    }
+                }
+                Ok(fields)
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
 
 struct Zeroized(SecretBytes);
 
 impl<'de> Deserialize<'de> for Zeroized {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|text| Self(SecretBytes::from(text)))
     }
 }
@@ -141,7 +175,10 @@ fn fields_of(file: &Path) -> Result<Vec<(String, SecretBytes)>, CliError> {
         line: error.line(),
         column: error.column(),
     })?;
-    Ok(fields.0.into_iter().map(|(name, value)| (name, value.0)).collect())
+    match fields.twice {
+        Some(name) => Err(CliError::FieldTwice { name }),
+        None => Ok(fields.by_name.into_iter().collect()),
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +227,9 @@ mod tests {
             assert!(matches!(error, CliError::FieldsJson { .. }));
             assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
         }
+        std::fs::write(&file, r#"{"a": "canary", "b": "x", "a": "canary2"}"#).unwrap();
+        let error = value(&args(|args| args.fields_file = Some(file.clone()))).unwrap_err();
+        assert_eq!(error.to_string(), "the field \"a\" is given twice");
     }
 
     #[test]
