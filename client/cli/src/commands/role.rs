@@ -142,11 +142,12 @@ async fn list(connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
     let mut roles = connect.connect().await?.credentials().roles().collect().await?;
     roles.sort_by(|a, b| a.name.cmp(&b.name));
     if output.is_json() {
-        return output.json(&roles.iter().map(Shown::of).collect::<Result<Vec<_>, _>>()?);
+        return output.json(&roles.iter().map(listed).collect::<Vec<_>>());
     }
     let row = |role: &Role| {
         vec![
             role.name.clone(),
+            kind(role).to_owned(),
             role.target.clone(),
             Span::from_wire(role.default_ttl.as_ref()).to_string(),
             Span::from_wire(role.max_ttl.as_ref()).to_string(),
@@ -154,7 +155,38 @@ async fn list(connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
         ]
     };
     let rows: Vec<_> = roles.iter().map(row).collect();
-    output.table(&["NAME", "TARGET", "TTL", "MAX TTL", "WRITTEN"], &rows, &())
+    output.table(&["NAME", "KIND", "TARGET", "TTL", "MAX TTL", "WRITTEN"], &rows, &())
+}
+
+fn kind(role: &Role) -> &'static str {
+    if RoleFile::from_wire(role).is_ok() { "postgres" } else { "unknown" }
+}
+
+/// The whole role, or what is known of it, so that one of a newer kind hides no other.
+fn listed(role: &Role) -> Listed<'_> {
+    match Shown::of(role) {
+        Ok(shown) => Listed::Known(Box::new(shown)),
+        Err(_) => Listed::Unknown(json!({
+            "name": role.name,
+            "target": role.target,
+            "default_ttl": Span::from_wire(role.default_ttl.as_ref()),
+            "max_ttl": Span::from_wire(role.max_ttl.as_ref()),
+            "max_live": role.max_live,
+            "postgres": null,
+            "create_time": timestamp(role.create_time.as_ref()),
+            "update_time": timestamp(role.update_time.as_ref()),
+            "etag": role.etag,
+        })),
+    }
+}
+
+/// One of a list.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listed<'a> {
+    Known(Box<Shown<'a>>),
+    /// Of a kind, or with words, that this program does not know.
+    Unknown(Value),
 }
 
 fn verify(role: &DefinedRole, output: &Output) -> Result<(), CliError> {
@@ -202,5 +234,33 @@ impl<'a> Shown<'a> {
             update_time: timestamp(role.update_time.as_ref()),
             etag: &role.etag,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keystead_client::v1::PostgresOwnedObjects;
+    use keystead_client::v1::role::Declaration;
+
+    use super::*;
+
+    #[test]
+    fn a_role_of_a_newer_kind_is_listed_as_unknown() {
+        let known = Role {
+            name: "shop".into(),
+            target: "shop-db".into(),
+            declaration: Some(Declaration::Postgres(PostgresRole {
+                owned: PostgresOwnedObjects::Drop.into(),
+                ..PostgresRole::default()
+            })),
+            ..Role::default()
+        };
+        let newer = Role { name: "queue".into(), declaration: None, ..known.clone() };
+        let of = |role: &Role| (serde_json::to_value(listed(role)).unwrap(), kind(role));
+        let (json, word) = of(&known);
+        assert!(json["postgres"].is_object() && word == "postgres", "{json}");
+        let (json, word) = of(&newer);
+        assert_eq!((&json["name"], &json["target"], word), (&"queue".into(), &"shop-db".into(), "unknown"));
+        assert!(json["postgres"].is_null() && json.get("etag").is_some(), "{json}");
     }
 }
