@@ -52,6 +52,10 @@ pub(crate) enum CliError {
     NobodyToAsk { what: &'static str, option: &'static str },
     #[error("{what} is larger than {limit} bytes")]
     TooLarge { what: &'static str, limit: usize },
+    #[error(
+        "{} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----); nothing was sent. Give the file with the CA that signs the database's certificate", .path.display()
+    )]
+    NoCertificate { path: PathBuf },
     #[error("{what} is not UTF-8 text")]
     NotText { what: &'static str },
     #[error("cannot write {}", .path.display())]

@@ -61,6 +61,16 @@ pub enum EngineError {
         /// What does not fit.
         what: String,
     },
+    /// What it was given as the CA of its certificate is none: nothing was sent.
+    #[error(
+        "the CA that target {target} was given cannot be used: {what}; give the PEM certificates that sign the database's certificate"
+    )]
+    Ca {
+        /// Which.
+        target: String,
+        /// Why.
+        what: String,
+    },
     /// A login could do more than its role declares; it was not given out.
     #[error(
         "target {target} gives role {role} more than it declares: {}; close it there or declare it; for what everybody may do \

@@ -9,6 +9,8 @@ use clap::{Args, Subcommand};
 use keystead_client::v1::target::Settings;
 use keystead_client::v1::{PostgresSetup, PostgresTarget, Target, TargetProbe};
 use keystead_client::{Error, ProbedTarget};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
 use super::{Connect, rights, role, timestamp, yes_or_no};
@@ -152,6 +154,7 @@ pub(crate) async fn run(
 }
 
 async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(), CliError> {
+    let ca_pem = args.ca_file.as_deref().map(pem).transpose()?;
     let credentials = connect.connect().await?.credentials();
     let old = if args.replace {
         None
@@ -163,7 +166,6 @@ async fn put(args: PutArgs, connect: Connect<'_>, output: &Output) -> Result<(),
             Err(error) => return Err(error.into()),
         }
     };
-    let ca_pem = args.ca_file.as_deref().map(pem).transpose()?;
     let password_file = args.password_file.clone();
     let target = record(args, ca_pem, old.as_ref())?;
     let kept = old.as_ref().is_some_and(|old| keeps_password(old, &target));
@@ -204,7 +206,11 @@ fn keeps_password(old: &Target, new: &Target) -> bool {
 
 fn pem(file: &Path) -> Result<String, CliError> {
     let bytes = prompt::bytes("the CA certificates", file, MAX_CA_BYTES)?;
-    str::from_utf8(&bytes).map(str::to_owned).map_err(|_| CliError::NotText { what: "the file with the CA" })
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match str::from_utf8(&bytes) {
+        Ok(text) if certificates.is_ok_and(|found| !found.is_empty()) => Ok(text.to_owned()),
+        _ => Err(CliError::NoCertificate { path: file.to_owned() }),
+    }
 }
 
 /// What is given, and else what the target has.
@@ -391,6 +397,23 @@ mod tests {
             args.admin = Some("keystead".into());
             args.max_ttl = Some("1d".parse().unwrap());
         })
+    }
+
+    #[test]
+    fn a_ca_is_a_certificate_in_pem_form() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let written = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            pem(&path)
+        };
+        let certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        assert_eq!(written(certificate.as_bytes()).unwrap(), certificate);
+        let key = certificate.replace("CERTIFICATE", "PRIVATE KEY");
+        for other in [&b"canary"[..], b"", b"\x30\x82\xff", key.as_bytes(), &certificate.as_bytes()[..40]] {
+            let error = written(other).unwrap_err();
+            assert!(matches!(&error, CliError::NoCertificate { path: named } if *named == path), "{error}");
+        }
     }
 
     #[test]

@@ -190,7 +190,10 @@ impl CredentialError {
             Self::Slow { .. } => true,
             Self::Engine(error) => matches!(
                 error.cause(),
-                EngineError::Unavailable { .. } | EngineError::Admin { .. } | EngineError::Identity { .. }
+                EngineError::Unavailable { .. }
+                    | EngineError::Admin { .. }
+                    | EngineError::Identity { .. }
+                    | EngineError::Ca { .. }
             ),
             _ => false,
         }
@@ -204,6 +207,7 @@ impl CredentialError {
                 EngineError::Refused { .. } => "TARGET_REFUSED",
                 EngineError::Admin { .. } => "TARGET_ADMIN_LOGIN",
                 EngineError::Identity { .. } => "TARGET_UNTRUSTED",
+                EngineError::Ca { .. } => "TARGET_CA_UNUSABLE",
                 EngineError::Excess { .. } => "RIGHTS_IN_EXCESS",
                 EngineError::Definition { .. } => "ROLE_NOT_DEFINABLE",
             },

@@ -44,12 +44,11 @@ impl Connector {
     pub(super) fn new(settings: PostgresSettings, secret: SecretBytes) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(settings.ca_pem.as_bytes()) {
-            let certificate =
-                certificate.map_err(|error| Failure::Identity(format!("CA certificate: {error}")))?;
-            roots.add(certificate).map_err(|error| Failure::Identity(format!("CA certificate: {error}")))?;
+            let certificate = certificate.map_err(|error| Failure::Ca(error.to_string()))?;
+            roots.add(certificate).map_err(|error| Failure::Ca(error.to_string()))?;
         }
         if roots.is_empty() {
-            return Err(Failure::Identity("no CA certificate is configured".to_owned()));
+            return Err(Failure::Ca("it holds no certificate in PEM form".to_owned()));
         }
         let config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])

@@ -19,6 +19,7 @@ pub(super) enum Failure {
     Refused(String),
     Admin(String),
     Identity(String),
+    Ca(String),
     Definition(String),
     Excess(Vec<Right>),
     /// The admin's password is not the one.
@@ -40,6 +41,7 @@ impl Failure {
             Self::Admin(what) => EngineError::Admin { target, what },
             Self::Password => EngineError::admin_password(target),
             Self::Identity(what) => EngineError::Identity { target, what },
+            Self::Ca(what) => EngineError::Ca { target, what },
             Self::Definition(what) => EngineError::Definition { target, role: role.to_owned(), what },
             Self::Excess(excess) => EngineError::Excess { target, role: role.to_owned(), excess },
         }

@@ -69,6 +69,6 @@ fn ca_certificates_that_are_none_are_refused_at_once() {
         let login = AdminLogin { secret: keystead_crypto::secret::SecretBytes::copy_from(b"x") };
         let linked =
             keystead_engines::postgres::PostgresEngine.link(crate::site::VAULT, "shopdb", &settings, login);
-        assert!(matches!(linked.err().unwrap(), EngineError::Identity { .. }), "{ca_pem}");
+        assert!(matches!(linked.err().unwrap(), EngineError::Ca { .. }), "{ca_pem}");
     }
 }

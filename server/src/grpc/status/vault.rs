@@ -67,6 +67,11 @@ fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
                 )
             })
         }
+        VaultError::Credential(CredentialError::Engine(error))
+            if matches!(error.cause(), EngineError::Ca { .. }) =>
+        {
+            parts.field("target.postgres.ca_pem", error.to_string())
+        }
         VaultError::Credential(
             CredentialError::Engine(EngineError::Excess { excess, .. })
             | CredentialError::StaticExcess { excess, .. },
@@ -162,6 +167,9 @@ fn credential_code(error: &CredentialError) -> Code {
         CredentialError::Engine(error) if matches!(error.cause(), EngineError::Unavailable { .. }) => {
             Code::Unavailable
         }
+        CredentialError::Engine(error) if matches!(error.cause(), EngineError::Ca { .. }) => {
+            Code::InvalidArgument
+        }
         CredentialError::Slow { .. } | CredentialError::StillIssuing => Code::Unavailable,
         CredentialError::Limit { .. } | CredentialError::WatchLimit { .. } => Code::ResourceExhausted,
         CredentialError::MayNotIssue { .. } => Code::PermissionDenied,
@@ -179,4 +187,18 @@ fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_that_is_none_is_the_callers_mistake() {
+        let ca = EngineError::Ca { target: "shop-db".to_owned(), what: "it holds no certificate".to_owned() };
+        for error in [ca.clone(), EngineError::NotAsked(Box::new(ca))] {
+            let error = VaultError::Credential(CredentialError::Engine(error));
+            assert_eq!((code(&error), error.reason()), (Code::InvalidArgument, "TARGET_CA_UNUSABLE"));
+        }
+    }
 }
