@@ -6362,6 +6362,9 @@ pub struct ExplainPolicyResponse {
     /// Statements that could not be evaluated, with the reason.
     #[prost(string, repeated, tag = "3")]
     pub errors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether the principal could ask at all: the decision is about what the policies say alone.
+    #[prost(enumeration = "PrincipalStanding", tag = "4")]
+    pub principal_standing: i32,
 }
 /// What the policies say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -6396,6 +6399,43 @@ impl PolicyDecision {
             "POLICY_DECISION_ALLOW" => Some(Self::Allow),
             "POLICY_DECISION_DENY" => Some(Self::Deny),
             "POLICY_DECISION_NEEDS_APPROVAL" => Some(Self::NeedsApproval),
+            _ => None,
+        }
+    }
+}
+/// Whether a principal is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PrincipalStanding {
+    /// Not set.
+    Unspecified = 0,
+    /// It is registered.
+    Registered = 1,
+    /// It is registered, and refused until it is enabled again.
+    Disabled = 2,
+    /// Nothing is registered under this name. It has no groups.
+    NotRegistered = 3,
+}
+impl PrincipalStanding {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PRINCIPAL_STANDING_UNSPECIFIED",
+            Self::Registered => "PRINCIPAL_STANDING_REGISTERED",
+            Self::Disabled => "PRINCIPAL_STANDING_DISABLED",
+            Self::NotRegistered => "PRINCIPAL_STANDING_NOT_REGISTERED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PRINCIPAL_STANDING_UNSPECIFIED" => Some(Self::Unspecified),
+            "PRINCIPAL_STANDING_REGISTERED" => Some(Self::Registered),
+            "PRINCIPAL_STANDING_DISABLED" => Some(Self::Disabled),
+            "PRINCIPAL_STANDING_NOT_REGISTERED" => Some(Self::NotRegistered),
             _ => None,
         }
     }

@@ -205,15 +205,14 @@ async fn load(
     Ok(Some(record))
 }
 
-/// The groups of a principal; none if it is not registered.
-pub(crate) async fn groups_of(
+/// The record of a principal, if it is registered.
+pub(crate) async fn record_of(
     vault: &UnsealedVault,
     snapshot: &dyn Snapshot,
     name: &PrincipalName,
-) -> Result<Vec<keystead_domain::GroupName>, VaultError> {
+) -> Result<Option<Arc<PrincipalRecord>>, VaultError> {
     let at = keyspace::principal(&name_tag(&vault.keys, name));
-    let record = load(vault, snapshot, &at.into()).await?;
-    Ok(record.map(|record| record.groups.clone()).unwrap_or_default())
+    load(vault, snapshot, &at.into()).await
 }
 
 #[cfg(test)]

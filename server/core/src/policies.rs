@@ -3,13 +3,12 @@
 //! Invariant: a set is compiled whole before it is stored, and swapped in before the answer leaves, so that a change
 //! takes effect on the next request.
 
+mod explain;
+
 use std::sync::Arc;
 
 use keystead_domain::name::PolicyName;
-use keystead_domain::policy::{
-    AccessContext, AccessRequest, Action, Decision, Method, Policies, Resource, Verdict,
-};
-use keystead_domain::principal::PrincipalName;
+use keystead_domain::policy::{Action, Policies, Resource, Verdict};
 use keystead_domain::time::UnixMillis;
 use keystead_storage::{
     Batch, Keyspace, Precondition, Range, Revision, Snapshot, Storage, StorageError, keyspace,
@@ -17,7 +16,7 @@ use keystead_storage::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::auth;
+pub use self::explain::{ExplainPolicy, Explained, Standing};
 use crate::error::VaultError;
 use crate::keys::{Keys, corrupt};
 use crate::operation::{Detail, Effect, Operation};
@@ -85,16 +84,6 @@ pub struct PolicyPage {
 pub struct DeletePolicy {
     /// Which.
     pub name: PolicyName,
-}
-
-/// Decides a made-up request.
-pub struct ExplainPolicy {
-    /// Who would ask.
-    pub principal: PrincipalName,
-    /// For what.
-    pub action: Action,
-    /// On what.
-    pub resource: Resource,
 }
 
 /// Where a policy lies.
@@ -362,49 +351,5 @@ impl Operation for DeletePolicy {
 
     fn detail((): &()) -> Detail {
         Detail::new()
-    }
-}
-
-impl Operation for ExplainPolicy {
-    type Output = Decision;
-    const ACTION: Action = Action::PoliciesExplain;
-    const EFFECT: Effect = Effect::Read;
-
-    fn resource(&self) -> Resource {
-        Resource::System
-    }
-
-    fn asked(&self) -> Detail {
-        vec![
-            ("explained_principal", self.principal.to_string()),
-            ("explained_action", self.action.as_str().to_owned()),
-            ("explained_resource", self.resource.to_string()),
-        ]
-    }
-
-    async fn handle(self, vault: &UnsealedVault, permit: Permit<Self>) -> Result<Decision, VaultError> {
-        let snapshot = permit.view(vault).await?;
-        let groups = auth::groups_of(vault, &*snapshot, &self.principal).await?;
-        let context = AccessContext {
-            method: Method::Certificate,
-            now: vault.clock.now(),
-            peer: None,
-            on_behalf_of: None,
-            mfa_age_secs: None,
-        };
-        Ok(vault.policies.load().decide(&AccessRequest {
-            principal: &self.principal,
-            groups: &groups,
-            action: self.action,
-            resource: &self.resource,
-            context: &context,
-        }))
-    }
-
-    fn detail(output: &Decision) -> Detail {
-        vec![
-            ("explained_decision", output.verdict.as_str().to_owned()),
-            ("explained_policies", output.determining.join(",")),
-        ]
     }
 }

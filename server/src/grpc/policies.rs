@@ -1,7 +1,9 @@
 //! `PoliciesService`.
 
 use keystead_core::operation;
-use keystead_core::policies::{DeletePolicy, ExplainPolicy, ListPolicies, Policy, PutPolicy, ReadPolicy};
+use keystead_core::policies::{
+    DeletePolicy, ExplainPolicy, Explained, ListPolicies, Policy, PutPolicy, ReadPolicy, Standing,
+};
 use keystead_domain::policy::{Action, Resource, Verdict};
 use keystead_proto::v1;
 use keystead_proto::v1::policies_service_server::PoliciesService;
@@ -89,16 +91,22 @@ impl PoliciesService for Api {
                 .map_err(|error| refuse(convert::invalid("resource", error)))?,
         };
         let vault = self.unsealed().await?;
-        let decision = operation::run(&vault, context, op).await.map_err(refuse)?;
+        let Explained { decision, standing } = operation::run(&vault, context, op).await.map_err(refuse)?;
         let verdict = match decision.verdict {
             Verdict::Allow => v1::PolicyDecision::Allow,
             Verdict::Deny => v1::PolicyDecision::Deny,
             Verdict::NeedsApproval => v1::PolicyDecision::NeedsApproval,
         };
+        let standing = match standing {
+            Standing::Registered => v1::PrincipalStanding::Registered,
+            Standing::Disabled => v1::PrincipalStanding::Disabled,
+            Standing::NotRegistered => v1::PrincipalStanding::NotRegistered,
+        };
         Ok(Response::new(v1::ExplainPolicyResponse {
             decision: verdict.into(),
             determining: decision.determining,
             errors: decision.errors,
+            principal_standing: standing.into(),
         }))
     }
 }

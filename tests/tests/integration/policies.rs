@@ -121,6 +121,19 @@ async fn explain_says_which_statement_decides() {
     assert_eq!((decision, determining.len()), (v1::PolicyDecision::Deny, 0));
     assert_eq!(explain("secrets:read", "secret/bank/a").await.0, v1::PolicyDecision::NeedsApproval);
     assert_eq!(explain("system:seal", "system").await.0, v1::PolicyDecision::Deny);
+    // What the policies say is said of anybody; whether that one is let in, beside it.
+    let ask = async |principal: &str| {
+        let answer = operator.policies().explain(principal, "secrets:read", "secret/shop/a").await.unwrap();
+        (answer.decision(), answer.principal_standing())
+    };
+    let allow = v1::PolicyDecision::Allow;
+    assert_eq!(ask("service/shop").await, (allow, v1::PrincipalStanding::Registered));
+    let nobody = (v1::PolicyDecision::Deny, v1::PrincipalStanding::NotRegistered);
+    assert_eq!(ask("service/shopp").await, nobody);
+    let mut record = operator.auth().principal("service/shop").await.unwrap();
+    record.disabled = true;
+    operator.auth().put_principal(record).await.unwrap();
+    assert_eq!(ask("service/shop").await, (allow, v1::PrincipalStanding::Disabled));
     for (principal, action, resource) in [
         ("shop", "secrets:read", "system"),
         ("service/shop", "secrets:eat", "system"),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use keystead_client::v1::{Policy, PolicyDecision};
+use keystead_client::v1::{Policy, PolicyDecision, PrincipalStanding};
 use serde_json::{Value, json};
 
 use super::{Connect, timestamp};
@@ -111,10 +111,34 @@ async fn explain(args: ExplainArgs, connect: Connect<'_>, output: &Output) -> Re
         [] => "no statement allows it".to_owned(),
         statements => statements.join(", "),
     };
+    let (standing, beside) = standing(answer.principal_standing());
     output.facts(
-        &[("Decision", decision.to_owned()), ("Because of", because), ("Errors", answer.errors.join("; "))],
-        &json!({ "decision": decision, "determining": answer.determining, "errors": answer.errors }),
+        &[
+            ("Decision", decision.to_owned()),
+            ("Because of", because),
+            ("Errors", answer.errors.join("; ")),
+            ("Principal", beside.to_owned()),
+        ],
+        &json!({
+            "decision": decision,
+            "determining": answer.determining,
+            "errors": answer.errors,
+            "principal_standing": standing,
+        }),
     )
+}
+
+/// Whether the principal is let in at all: the word for programs, and what people are told where it is not.
+fn standing(standing: PrincipalStanding) -> (&'static str, &'static str) {
+    match standing {
+        PrincipalStanding::Unspecified => ("unknown", ""),
+        PrincipalStanding::Registered => ("registered", ""),
+        PrincipalStanding::Disabled => ("disabled", "disabled: refused whatever the policies say"),
+        PrincipalStanding::NotRegistered => (
+            "not registered",
+            "not registered: nobody is let in under this name, and it has no groups (`keystead principal put`)",
+        ),
+    }
 }
 
 fn as_json(policy: &Policy) -> Value {
