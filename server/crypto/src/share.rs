@@ -50,7 +50,9 @@ pub enum ShareError {
         expected: usize,
     },
     /// A character that shares do not contain, or a dash in the wrong place.
-    #[error("typing error: the character at position {position} cannot be there (shares are lower-case)")]
+    #[error(
+        "typing error: the character at position {position} cannot be there; a share is in lower case, and has no blanks"
+    )]
     BadCharacter {
         /// Which one, counted from 1.
         position: usize,
@@ -250,7 +252,7 @@ impl Share {
     }
 
     fn read(text: &[u8]) -> Result<Self, ShareError> {
-        let characters = text.strip_prefix(PREFIX).ok_or(ShareError::NotAShare)?;
+        let characters = text.strip_prefix(PREFIX).ok_or_else(|| not_a_share(text))?;
         let (found, expected) = (text.len(), TEXT_BYTES);
         if found < expected {
             return Err(ShareError::Truncated { found, expected });
@@ -324,6 +326,15 @@ fn decode(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, ShareError> {
         }
         Base32Error::Length => ShareError::Typo,
     })
+}
+
+/// One that was typed in capitals is a share to whoever typed it.
+fn not_a_share(text: &[u8]) -> ShareError {
+    let begins = text.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX));
+    match text.iter().position(u8::is_ascii_uppercase).filter(|_| begins) {
+        Some(index) => ShareError::BadCharacter { position: index + 1 },
+        None => ShareError::NotAShare,
+    }
 }
 
 fn checksum(body: &[u8]) -> [u8; CHECKSUM_BYTES] {

@@ -44,7 +44,10 @@ fn each_way_of_being_wrong_has_its_own_reason() {
     let good = text(&share(1, 3, [9; 32]));
     assert_eq!(refused(""), ShareError::NotAShare);
     assert_eq!(refused("hunter2"), ShareError::NotAShare);
-    assert_eq!(refused(&good.to_uppercase()), ShareError::NotAShare);
+    assert_eq!(refused(&good.to_uppercase()), ShareError::BadCharacter { position: 1 });
+    assert_eq!(refused(&good.replace("share", "Share")), ShareError::BadCharacter { position: 5 });
+    assert!(refused(&good.to_uppercase()).to_string().contains("lower case"));
+    assert_eq!(refused("KS1-OTHER-"), ShareError::NotAShare);
     assert_eq!(refused(&format!(" {good}")), ShareError::NotAShare);
     assert_eq!(refused(&good.replace("ks1", "ks2")), ShareError::NotAShare);
     assert_eq!(refused(&good[..134]), ShareError::Truncated { found: 134, expected: 135 });
