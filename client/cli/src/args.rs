@@ -62,7 +62,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: Option<u64>,
     /// How to print the answer
-    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(long, short, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
 }
 
@@ -238,6 +238,26 @@ mod tests {
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
+    }
+
+    /// Lines of examples fit, and other text is left to the terminal's width: a paragraph is one line.
+    #[test]
+    fn help_wraps_well() {
+        fn check(command: &clap::Command) {
+            let name = command.get_name();
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            for (place, line) in lines.iter().enumerate() {
+                let broken = |next: &&str| !next.is_empty() && !next.starts_with(' ');
+                if line.starts_with(' ') {
+                    assert!(line.chars().count() <= 100, "{name}: {line}");
+                } else if !line.is_empty() {
+                    assert!(!lines.get(place + 1).is_some_and(broken), "{name}: {line}");
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
     }
 
     #[test]

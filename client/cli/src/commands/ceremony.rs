@@ -31,7 +31,7 @@ Examples:
   keystead ceremony rekey --shares 5 --threshold 3
   keystead ceremony rekey --shares 2 --threshold 2 --recipient age1... --recipient age1...
 
-Recipients are in the order of the shares' numbers; each opens the share with `age -d`. The old
+Recipients are in the order of the shares' numbers; each opens the share with `age -d`. The old \
 shares are good until as many of the new ones as are needed were entered.";
 
 const PIN_EXAMPLES: &str = "\

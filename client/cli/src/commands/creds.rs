@@ -22,9 +22,9 @@ Examples:
   keystead creds issue shop --exec psql
   keystead creds issue shop --class medium --exec pg_dump --table orders
 
---exec takes the rest of the line. The command finds host, port, database, login and password in PGHOST, PGPORT, PGDATABASE, PGUSER
-and PGPASSWORD, and the CA in PGSSLROOTCERT with PGSSLMODE=verify-full. The lease is renewed while the command runs and revoked
-when it ends; its exit code is passed on. It does not see KEYSTEAD_ADDR, KEYSTEAD_CACERT, KEYSTEAD_CERT, KEYSTEAD_KEY and
+--exec takes the rest of the line. The command finds host, port, database, login and password in PGHOST, PGPORT, PGDATABASE, PGUSER \
+and PGPASSWORD, and the CA in PGSSLROOTCERT with PGSSLMODE=verify-full. The lease is renewed while the command runs and revoked \
+when it ends; its exit code is passed on. It does not see KEYSTEAD_ADDR, KEYSTEAD_CACERT, KEYSTEAD_CERT, KEYSTEAD_KEY and \
 KEYSTEAD_TOKEN, unless --keep-vault-env is given before --exec.";
 
 const READ: &str = "\
@@ -32,7 +32,7 @@ Examples:
   keystead creds read ledger
   keystead creds read ledger --exec psql
 
-The password is changed on the static role's schedule. A command that was given it by --exec is told of nothing; of a static role with
+The password is changed on the static role's schedule. A command that was given it by --exec is told of nothing; of a static role with \
 two logins it works until the rotation after the next.";
 
 #[derive(Debug, Subcommand)]

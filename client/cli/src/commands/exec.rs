@@ -25,7 +25,7 @@ Examples:
   keystead exec --env PGUSER=shop/db#user --env PGPASSWORD=shop/db#password -- psql -h db shop
   keystead exec --env API_KEY=shop/api-key -- ./server          a secret of plain bytes
 
-The command's exit code is passed on. It does not see KEYSTEAD_ADDR, KEYSTEAD_CACERT, KEYSTEAD_CERT, KEYSTEAD_KEY and
+The command's exit code is passed on. It does not see KEYSTEAD_ADDR, KEYSTEAD_CACERT, KEYSTEAD_CERT, KEYSTEAD_KEY and \
 KEYSTEAD_TOKEN, unless --keep-vault-env is given.";
 
 #[derive(Debug, Args)]

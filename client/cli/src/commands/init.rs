@@ -19,7 +19,7 @@ Over the server's local socket, with a file for each holder:
       --operator alice=spiffe://example.org/operator/alice --out-dir shares \\
       --token-backup-statement 'token cloned to HSM B, 2026-03-01'
 
-Give each share to one holder and delete it here; keep the seal record beside backups of the
+Give each share to one holder and delete it here; keep the seal record beside backups of the \
 store. Without --operator, a bootstrap token is made that dies in 24 hours.";
 
 #[derive(Debug, Args)]

@@ -33,8 +33,8 @@ Examples:
   keystead lease revoke --role shop
   keystead lease revoke --principal service/shop --yes
 
-The target is asked in the background, until it confirms that the login is gone; the lease is `revoking` until then. --force closes
-it at once, although the login may still be there: the last resort, recorded with who did it. It also removes a lease whose record
+The target is asked in the background, until it confirms that the login is gone; the lease is `revoking` until then. --force closes \
+it at once, although the login may still be there: the last resort, recorded with who did it. It also removes a lease whose record \
 cannot be read. A login that is left goes when its target answers and is compared with the leases.";
 
 /// Leases that are printed together.

@@ -43,7 +43,7 @@ const PUT: &str = r#"A role file, in TOML or as JSON with the same names:
   schema = "log"
   tables = "*"
   privileges = ["INSERT"]
-  future_of = "log_owner"          # and tables that this owner makes later: only with all of a schema
+  future_of = "log_owner"          # and what this owner makes later; only for all of a schema
 
   [[postgres.sequences]]
   schema = "shop"

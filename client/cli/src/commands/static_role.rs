@@ -26,12 +26,13 @@ const SECOND: &str = "the password that the second login has now";
 const PUT: &str = "\
 Examples:
   keystead static-role put ledger --target shop-db --login ledger --every 30d
-  keystead static-role put ledger --target shop-db --login ledger_a --second-login ledger_b --every 7d
+  keystead static-role put ledger --target shop-db --every 7d \\
+      --login ledger_a --second-login ledger_b
   keystead static-role put ledger --every 14d                    the rest stays as it is
-  keystead static-role put ledger --password-file new-password   somebody changed it in the database
+  keystead static-role put ledger --password-file new-password   changed in the database
 
-Of a new static role the password that each login has now is asked for, or read from --password-file. It is tried, and handed out
-until it is changed: on schedule, or by `keystead static-role rotate` once its holders ask the vault. The two logins of one static
+Of a new static role the password that each login has now is asked for, or read from --password-file. It is tried, and handed out \
+until it is changed: on schedule, or by `keystead static-role rotate` once its holders ask the vault. The two logins of one static \
 role take turns, so that what was handed out before a rotation works until the next; give both the same rights.";
 
 #[derive(Debug, Subcommand)]

@@ -26,22 +26,24 @@ const PASSWORD: &str = "the password of the admin login";
 
 const PUT: &str = "\
 Examples:
-  keystead target put shop-db --host db.internal --database shop --admin keystead --ca-file db-ca.pem --max-ttl 1d
+  keystead target put shop-db --host db.internal --database shop \\
+      --admin keystead --ca-file db-ca.pem --max-ttl 1d
   keystead target put shop-db --max-ttl 12h                     the rest stays as it is
   keystead target put shop-db --accept 9f2c81b07d1e4a66         a finding that the server named
   keystead target put shop-db --unaccept 9f2c81b07d1e4a66       it is closed by now
   keystead target put shop-db --password-file new-password
 
-Of a new target the password of the admin login is asked for, or read from --password-file; so it is where host, port, server
-name, CA or admin login change, since it is sent there. Adding proves the login by making
+Of a new target the password of the admin login is asked for, or read from --password-file; so it is where host, port, server \
+name, CA or admin login change, since it is sent there. Adding proves the login by making \
 one of its own and removing it, and shows what everybody may do in the database: each finding is closed there, or accepted here.";
 
 const SETUP: &str = "\
 Examples:
   keystead target setup-sql shop-db --database shop --admin keystead > setup.sql
-  keystead target setup-sql shop-db --database shop --admin keystead --role-file shop.toml | psql -d shop
+  keystead target setup-sql shop-db --database shop --admin keystead \\
+      --role-file shop.toml | psql -d shop
 
-The admin login gets no password by it: `\\password keystead` in psql sets one, which `keystead target put` asks for. What roles are to
+The admin login gets no password by it: `\\password keystead` in psql sets one, which `keystead target put` asks for. What roles are to \
 give must be granted to the vault as well: --role-file adds the statements.";
 
 #[derive(Debug, Subcommand)]

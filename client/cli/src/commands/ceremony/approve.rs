@@ -26,8 +26,8 @@ Shows what is approved, asks, and takes the share without echo:
 In a script, the ceremony is named beforehand:
   keystead ceremony approve --ceremony ID --share-file share-2.txt
 
-Whoever enters the last share gets what comes of it. New shares and an administrator's token go
-into new files of mode 0600 with --out-dir, and are printed once without it; a new seal record
+Whoever enters the last share gets what comes of it. New shares and an administrator's token go \
+into new files of mode 0600 with --out-dir, and are printed once without it; a new seal record \
 goes to --seal-record, or else into --out-dir too.";
 
 #[derive(Debug, Args)]

@@ -25,7 +25,7 @@ Examples:
   keystead secret put shop/tls --from-file cert=tls.crt --from-file key=tls.key
   pwgen -s 32 1 | keystead secret put shop/db --stdin password
   keystead secret put shop/keystore --data-file keystore.p12
-  keystead secret put shop/db --field password --expect 3          only if version 3 is the current one
+  keystead secret put shop/db --field password --expect 3         only if version 3 is the current
 
 An empty value is refused: it is what a command leaves behind that failed. --allow-empty stores it.";
 
