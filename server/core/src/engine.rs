@@ -6,7 +6,7 @@
 //! NATS user is signed and not made (`issue` asks no server), expires by itself, is renewed by [`Renewal::Reissued`], revoked
 //! by pushing the account's revocations, and `list` has nothing to tell.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,9 +73,9 @@ pub enum EngineError {
     },
     /// A login could do more than its role declares; it was not given out.
     #[error(
-        "target {target} gives role {role} more than it declares: {}; close it there or declare it; for what everybody may do \
-         `keystead target check {target}` has the statement, and the digest to accept it by",
-        list(.excess)
+        "target {target} gives role {role} more than it declares: {}; close it there by the statements in the details, or \
+         declare it; what everybody may do can be accepted, too: `keystead target check {target}` has the digests",
+        list(.excess.iter().map(|excess| &excess.right))
     )]
     Excess {
         /// Which.
@@ -83,7 +83,7 @@ pub enum EngineError {
         /// The role.
         role: String,
         /// What.
-        excess: Vec<Right>,
+        excess: Vec<Excess>,
     },
     /// A role's definition cannot be put into practice there.
     #[error("role {role} cannot be defined on target {target}: {what}")]
@@ -130,11 +130,28 @@ impl EngineError {
     }
 }
 
-pub(crate) fn list(rights: &[Right]) -> String {
+/// What a login could do beyond what its role declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excess {
+    /// What.
+    pub right: Right,
+    /// The statement that closes it, ready to paste, where one does.
+    pub closed_by: Option<String>,
+}
+
+/// One of which no statement is known.
+impl From<Right> for Excess {
+    fn from(right: Right) -> Self {
+        Self { right, closed_by: None }
+    }
+}
+
+pub(crate) fn list<'a>(rights: impl ExactSizeIterator<Item = &'a Right>) -> String {
     const SHOWN: usize = 8;
-    let mut text: Vec<String> = rights.iter().take(SHOWN).map(ToString::to_string).collect();
-    if rights.len() > SHOWN {
-        text.push(format!("and {} more", rights.len().saturating_sub(SHOWN)));
+    let more = rights.len().saturating_sub(SHOWN);
+    let mut text: Vec<String> = rights.take(SHOWN).map(ToString::to_string).collect();
+    if more > 0 {
+        text.push(format!("and {more} more"));
     }
     text.join(", ")
 }
@@ -211,8 +228,19 @@ pub struct Definition {
     pub rights: Vec<Right>,
     /// What of it is not declared. Accepted findings of the baseline are left out.
     pub excess: Vec<Right>,
+    /// The statements that close an excess, where one does.
+    pub closed_by: BTreeMap<Right, String>,
     /// What is declared and not given.
     pub missing: Vec<Right>,
+}
+
+impl Definition {
+    /// What its logins can do beyond what was declared, with what closes it.
+    pub fn excess_with_remedies(&self) -> Vec<Excess> {
+        let with =
+            |right: &Right| Excess { right: right.clone(), closed_by: self.closed_by.get(right).cloned() };
+        self.excess.iter().map(with).collect()
+    }
 }
 
 /// A login found in a target that carries the vault's mark.

@@ -113,7 +113,7 @@ pub enum CredentialError {
     /// The login of a static role can do what no service needs.
     #[error(
         "login {login} on target {target} can do more than a service needs: {}; take that away there, or take the login as it is (`--allow-excess`)",
-        list(.excess)
+        list(.excess.iter())
     )]
     StaticExcess {
         /// The target.

@@ -198,6 +198,7 @@ impl Link for MemoryLink {
         let excess = self.targets.inside(&self.name, |inside| inside.excess.clone());
         if !excess.is_empty() {
             let (target, role) = (self.name.clone(), order.role.name.to_string());
+            let excess = excess.into_iter().map(Into::into).collect();
             return Err(EngineError::Excess { target, role, excess });
         }
         let secret = SecretBytes::copy_from(order.plan.secret.expose());

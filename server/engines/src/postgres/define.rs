@@ -128,10 +128,15 @@ fn weigh(place: &Place<'_>, wanted: &BTreeSet<Wanted>, there: &[Held]) -> Defini
     let wished: BTreeSet<Right> = declared.iter().cloned().chain(declared::future(place.role)).collect();
     let accepted = |held: &&Held| !(held.everybody && place.accepted.contains(&held.finding().digest));
     let given: BTreeSet<Right> = there.iter().filter(accepted).map(Held::right).collect();
+    let excess = compare(&wished, &given).excess;
+    let closed_by = there.iter().map(|held| (held.right(), held)).filter(|(right, _)| excess.contains(right));
     let direct: BTreeSet<Right> = given.iter().filter(|right| right.through.is_none()).cloned().collect();
     Definition {
         statements: Vec::new(),
-        excess: compare(&wished, &given).excess,
+        closed_by: closed_by
+            .filter_map(|(right, held)| Some((right, held.closed_by(place.group)?)))
+            .collect(),
+        excess,
         // What everybody has may be closed any day: it must be the group's own.
         missing: compare(&declared, &direct).missing,
         rights: given.into_iter().collect(),

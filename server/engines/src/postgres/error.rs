@@ -6,8 +6,7 @@
 use std::error::Error as _;
 use std::io;
 
-use keystead_core::engine::EngineError;
-use keystead_domain::rights::Right;
+use keystead_core::engine::{EngineError, Excess};
 use tokio_postgres::error::DbError;
 
 /// Why a call failed, before it is known to be of which target and role.
@@ -21,7 +20,7 @@ pub(super) enum Failure {
     Identity(String),
     Ca(String),
     Definition(String),
-    Excess(Vec<Right>),
+    Excess(Vec<Excess>),
     /// The admin's password is not the one.
     Password,
 }

@@ -72,11 +72,14 @@ impl Held {
     /// As a finding of the baseline: what everybody may do.
     pub(super) fn finding(&self) -> Finding {
         let right = self.right();
-        Finding { digest: digest(&right), right, closed_by: self.closed_by() }
+        let closed_by = self.closed_by("").unwrap_or_default();
+        Finding { digest: digest(&right), right, closed_by }
     }
 
-    fn closed_by(&self) -> String {
+    /// The statement that takes it from everybody, or from `group`, whose own it is; nothing where it takes more than one.
+    pub(super) fn closed_by(&self, group: &str) -> Option<String> {
         let (schema, name) = (identifier(&self.schema), identifier(&self.name));
+        let from = if self.everybody { "PUBLIC".to_owned() } else { identifier(group) };
         let what = &self.privilege;
         let on = match self.kind.as_str() {
             "table" => format!("{what} ON TABLE {schema}.{name}"),
@@ -84,26 +87,33 @@ impl Held {
             "sequence" => format!("{what} ON SEQUENCE {schema}.{name}"),
             "routine" => format!("{what} ON ROUTINE {schema}.{name}({})", self.detail),
             "schema" => format!("{what} ON SCHEMA {schema}"),
-            "setting" => return format!("ALTER SYSTEM SET {} = 0; -- and restart the server", self.name),
+            "type" => format!("{what} ON TYPE {schema}.{name}"),
+            "setting" => {
+                return Some(format!("ALTER SYSTEM SET {} = 0; -- and restart the server", self.name));
+            }
             "large object" => format!("{what} ON LARGE OBJECT {}", self.name),
             // A parameter's name may have a dot between two identifiers.
             "parameter" => format!(
                 "{what} ON PARAMETER {}",
                 self.name.split('.').map(identifier).collect::<Vec<_>>().join(".")
             ),
+            "role" if what == "MEMBER" => name,
+            "role" => return Some(format!("ALTER ROLE {name} NO{what};")),
+            // Who shall own it, or what is to go there, is not for a statement to say.
+            "object" | "elsewhere" => return None,
             kind => match kind.strip_prefix("future ") {
                 Some(objects) => {
                     let place =
                         if self.schema.is_empty() { String::new() } else { format!(" IN SCHEMA {schema}") };
-                    return format!(
-                        "ALTER DEFAULT PRIVILEGES FOR ROLE {name}{place} REVOKE {what} ON {} FROM PUBLIC;",
+                    return Some(format!(
+                        "ALTER DEFAULT PRIVILEGES FOR ROLE {name}{place} REVOKE {what} ON {} FROM {from};",
                         objects.to_uppercase()
-                    );
+                    ));
                 }
                 None => format!("{what} ON {} {name}", kind.to_uppercase()),
             },
         };
-        format!("REVOKE {on} FROM PUBLIC;")
+        Some(format!("REVOKE {on} FROM {from};"))
     }
 }
 

@@ -13,7 +13,7 @@ use deadpool::managed::{Object, Pool, PoolError, Timeouts};
 use deadpool_postgres::ClientWrapper;
 use getrandom::SysRng;
 use keystead_core::engine::{
-    Credential, Definition, EngineError, Field, Found, Issued, Link, Order, Plan, Probe, Renewal,
+    Credential, Definition, EngineError, Excess, Field, Found, Issued, Link, Order, Plan, Probe, Renewal,
 };
 use keystead_crypto::password;
 use keystead_crypto::secret::SecretBytes;
@@ -153,7 +153,7 @@ impl PostgresLink {
         }
         let place = self.place(group, order.role, order.accepted);
         let definition = define::look(&***session, &place).await?;
-        refuse_excess(order.role, &definition.excess)?;
+        refuse_excess(order.role, definition.excess_with_remedies())?;
         self.note(order.role, order.accepted, &definition);
         Ok(definition.excess)
     }
@@ -182,7 +182,7 @@ impl PostgresLink {
             lasts: order.lasts,
         };
         let own = logins::issue(session, &self.names, &new).await?;
-        refuse_excess(order.role, &own)?;
+        refuse_excess(order.role, own.iter().cloned().map(Into::into).collect())?;
         excess.extend(own);
         Ok(excess)
     }
@@ -207,7 +207,11 @@ impl PostgresLink {
             let lasts = Duration::ZERO;
             let new = NewLogin { login: &login, group: &group, verifier: &verifier, role: &role, lasts };
             let own = logins::issue(session, &self.names, &new).await?;
-            if own.is_empty() { Ok(()) } else { Err(Failure::Excess(own)) }
+            if own.is_empty() {
+                Ok(())
+            } else {
+                Err(Failure::Excess(own.into_iter().map(Into::into).collect()))
+            }
         }
         .await;
         let detail = Detail::new(group.clone(), &role).encode();
@@ -299,7 +303,7 @@ impl Link for PostgresLink {
     async fn define(&self, role: &RoleRecord, accepted: &[String]) -> Result<Definition, EngineError> {
         let keep = |definition: &Definition| {
             refuse_missing(&self.names, definition)?;
-            refuse_excess(role, &definition.excess)?;
+            refuse_excess(role, definition.excess_with_remedies())?;
             Ok(true)
         };
         let done = self.define_or_not(role, accepted, keep).await;
@@ -448,9 +452,9 @@ fn settle<T>(session: Object<Connector>, done: Result<T, Failure>) -> Result<T, 
     done
 }
 
-fn refuse_excess(role: &RoleRecord, excess: &[Right]) -> Result<(), Failure> {
+fn refuse_excess(role: &RoleRecord, excess: Vec<Excess>) -> Result<(), Failure> {
     match role.on_excess {
-        OnExcess::Refuse if !excess.is_empty() => Err(Failure::Excess(excess.to_vec())),
+        OnExcess::Refuse if !excess.is_empty() => Err(Failure::Excess(excess)),
         _ => Ok(()),
     }
 }

@@ -143,7 +143,15 @@ const PLANTED: &[(&str, &str, &str)] = &[
 
 fn excess(error: EngineError) -> Vec<String> {
     match error {
-        EngineError::Excess { excess, .. } => excess.iter().map(Right::to_string).collect(),
+        EngineError::Excess { excess, .. } => excess.iter().map(|excess| excess.right.to_string()).collect(),
+        other => panic!("{other}"),
+    }
+}
+
+/// What is said to close each.
+fn remedies(error: &EngineError) -> Vec<Option<String>> {
+    match error {
+        EngineError::Excess { excess, .. } => excess.iter().map(|excess| excess.closed_by.clone()).collect(),
         other => panic!("{other}"),
     }
 }
@@ -170,9 +178,15 @@ async fn each_kind_of_excess_planted_alone_refuses_the_issue_and_the_definition(
             found.contains(&named) && (found.len() == 1 || plant.contains("OWNER")),
             "{plant}: {found:?}"
         );
-        assert_eq!(excess(site.link.define(&role, &[]).await.err().unwrap()), found, "{plant}");
+        let refused = site.link.define(&role, &[]).await.err().unwrap();
+        let closing = remedies(&refused);
+        assert_eq!(excess(refused), found, "{plant}");
         let verified = site.link.verify(&role, &[]).await.unwrap();
         assert_eq!(verified.excess.iter().map(Right::to_string).collect::<Vec<_>>(), found);
+        // An owner has no statement: somebody else has to be named.
+        assert_eq!(closing.contains(&None), plant.contains("OWNER"), "{plant}");
+        let closing = closing.into_iter().collect::<Option<Vec<_>>>().map(|closing| closing.join("\n"));
+        let take_out = closing.unwrap_or(take_out);
         site.run(&take_out).await;
         site.link.define(&role, &[]).await.unwrap_or_else(|error| panic!("{take_out}: {error}"));
     }

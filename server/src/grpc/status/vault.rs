@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_core::credentials::CredentialError;
-use keystead_core::engine::EngineError;
+use keystead_core::engine::{EngineError, Excess};
 use keystead_core::error::VaultError;
 use keystead_crypto::ports::HsmError;
 use keystead_domain::secret_version::VersionError;
@@ -72,12 +72,20 @@ fn details(parts: ErrorParts, error: &VaultError) -> ErrorParts {
         {
             parts.field("target.postgres.ca_pem", error.to_string())
         }
-        VaultError::Credential(
-            CredentialError::Engine(EngineError::Excess { excess, .. })
-            | CredentialError::StaticExcess { excess, .. },
-        ) => excess.iter().fold(parts, |parts, right| {
-            parts.precondition("RIGHTS_IN_EXCESS", right.object.clone(), right.to_string())
-        }),
+        VaultError::Credential(CredentialError::Engine(EngineError::Excess { excess, .. })) => {
+            excess.iter().fold(parts, |parts, Excess { right, closed_by }| {
+                let description = match closed_by {
+                    Some(statement) => format!("{right}: {statement}"),
+                    None => right.to_string(),
+                };
+                parts.precondition("RIGHTS_IN_EXCESS", right.object.clone(), description)
+            })
+        }
+        VaultError::Credential(CredentialError::StaticExcess { excess, .. }) => {
+            excess.iter().fold(parts, |parts, right| {
+                parts.precondition("RIGHTS_IN_EXCESS", right.object.clone(), right.to_string())
+            })
+        }
         VaultError::Version(VersionError::Conflict { expected, current }) => {
             parts.with("expected_version", expected.to_string()).with("current_version", current.to_string())
         }
