@@ -3,15 +3,8 @@
 //! Invariant: the order of the rules below is the policy of the vault: a forbid that failed, a forbid that
 //! holds, a permit, a permit that needs a second person, nothing.
 
-use std::hash::{BuildHasher, RandomState};
-
 use cedar_policy::{AuthorizationError, Authorizer, Decision as Answer, PolicyId, PolicySet, Response};
 
-use crate::name::GroupName;
-use crate::principal::PrincipalName;
-
-use super::action::Action;
-use super::cache::Cache;
 use super::error::printable;
 use super::request::{AccessRequest, Decision, Outcome, StatementOutcome, Verdict};
 use super::statement::Statement;
@@ -23,40 +16,7 @@ pub(super) struct Slice {
     reads: Reads,
     roles: Vec<Role>,
     complete: bool,
-    /// Answers that are the same for every resource for which just these statements are selected.
-    answers: Option<Answers>,
-}
-
-/// What was answered, by who asked and what for.
-#[derive(Default)]
-struct Answers {
-    hasher: RandomState,
-    known: Cache<Asker, Decision>,
-}
-
-struct Asker {
-    principal: PrincipalName,
-    groups: Box<[GroupName]>,
-    action: Action,
-}
-
-impl Answers {
-    fn find_or(&self, request: &AccessRequest<'_>, decide: impl FnOnce() -> Decision) -> Decision {
-        let AccessRequest { principal, groups, action, .. } = request;
-        let hash = self.hasher.hash_one((principal, groups, action));
-        let is_same = |asker: &Asker| {
-            asker.action == *action && asker.principal == **principal && *asker.groups == **groups
-        };
-        if let Some(known) = self.known.find(hash, is_same) {
-            return known;
-        }
-        let decision = decide();
-        if decision.cacheable {
-            let (principal, groups) = ((*principal).clone(), (*groups).into());
-            self.known.insert(hash, Asker { principal, groups, action: *action }, decision.clone());
-        }
-        decision
-    }
+    alike: bool,
 }
 
 /// What a statement means for the verdict.
@@ -73,12 +33,10 @@ impl Slice {
             reads: Reads::default(),
             roles: Vec::new(),
             complete: true,
-            answers: Some(Answers::default()),
+            alike: true,
         };
         for Statement { id, policy, forbids, needs_approval, reads, unconditional, .. } in statements {
-            if !unconditional {
-                slice.answers = None;
-            }
+            slice.alike &= unconditional;
             // Ids are unique, so this succeeds. If it ever did not, the missing statement could be a forbid.
             slice.complete &= slice.set.add(policy.clone()).is_ok();
             slice.reads = slice.reads.or(*reads);
@@ -87,17 +45,15 @@ impl Slice {
         slice
     }
 
+    /// Whether the answer is the same for every resource for which just these statements are selected.
+    pub(super) fn is_alike(&self) -> bool {
+        self.alike
+    }
+
     pub(super) fn decide(&self, request: &AccessRequest<'_>) -> Decision {
         if !self.complete {
             return Decision::impossible("the statements can't be evaluated together".to_owned());
         }
-        match &self.answers {
-            Some(answers) => answers.find_or(request, || self.evaluate(request)),
-            None => self.evaluate(request),
-        }
-    }
-
-    fn evaluate(&self, request: &AccessRequest<'_>) -> Decision {
         let (put, entities) = match VOCABULARY.put(request, self.reads) {
             Ok(put) => put,
             Err(error) => return Decision { cacheable: false, ..Decision::impossible(error.to_string()) },

@@ -44,21 +44,28 @@ pub struct Policies {
     index: Index,
     hasher: RandomState,
     slices: Cache<Vec<usize>, Arc<Slice>>,
-    decisions: Cache<Question, Decision>,
+    decisions: Cache<Question<Resource>, Decision>,
+    /// Those that are the same for all resources for which the same statements are selected.
+    decisions_alike: Cache<Question<Vec<usize>>, Decision>,
 }
 
 /// What a decision that reads no circumstances depends on.
-struct Question {
+struct Question<About> {
     principal: PrincipalName,
     groups: Box<[GroupName]>,
     action: Action,
-    resource: Resource,
+    about: About,
 }
 
-impl Question {
-    fn is(&self, request: &AccessRequest<'_>) -> bool {
+impl<About: PartialEq> Question<About> {
+    fn of(request: &AccessRequest<'_>, about: About) -> Self {
+        let AccessRequest { principal, groups, action, .. } = request;
+        Self { principal: (*principal).clone(), groups: (*groups).into(), action: *action, about }
+    }
+
+    fn is(&self, request: &AccessRequest<'_>, about: &About) -> bool {
         self.action == request.action
-            && self.resource == *request.resource
+            && self.about == *about
             && self.principal == *request.principal
             && *self.groups == *request.groups
     }
@@ -79,7 +86,13 @@ impl Policies {
                 index.add(statement);
             }
         }
-        Ok(Self { index, hasher: RandomState::new(), slices: Cache::default(), decisions: Cache::default() })
+        Ok(Self {
+            index,
+            hasher: RandomState::new(),
+            slices: Cache::default(),
+            decisions: Cache::default(),
+            decisions_alike: Cache::default(),
+        })
     }
 
     /// Checks a document before it is stored. Stricter than [`Policies::compile`]: what can never hold, or
@@ -105,19 +118,32 @@ impl Policies {
         }
         let hash =
             self.hasher.hash_one((request.principal, request.groups, request.action, request.resource));
-        if let Some(known) = self.decisions.find(hash, |question| question.is(request)) {
+        if let Some(known) = self.decisions.find(hash, |question| question.is(request, request.resource)) {
             return known;
         }
-        let decision =
-            self.slice(request).map_or_else(Decision::nothing_permits, |slice| slice.decide(request));
+        let decision = self.decide_by_statements(request);
         if decision.cacheable {
-            let question = Question {
-                principal: request.principal.clone(),
-                groups: request.groups.into(),
-                action: request.action,
-                resource: request.resource.clone(),
-            };
-            self.decisions.insert(hash, question, decision.clone());
+            self.decisions.insert(hash, Question::of(request, request.resource.clone()), decision.clone());
+        }
+        decision
+    }
+
+    fn decide_by_statements(&self, request: &AccessRequest<'_>) -> Decision {
+        let positions = self.index.select(request);
+        if positions.is_empty() {
+            return Decision::nothing_permits();
+        }
+        let slice = self.slice(&positions);
+        if !slice.is_alike() {
+            return slice.decide(request);
+        }
+        let hash = self.hasher.hash_one((request.principal, request.groups, request.action, &positions));
+        if let Some(known) = self.decisions_alike.find(hash, |question| question.is(request, &positions)) {
+            return known;
+        }
+        let decision = slice.decide(request);
+        if decision.cacheable {
+            self.decisions_alike.insert(hash, Question::of(request, positions), decision.clone());
         }
         decision
     }
@@ -131,20 +157,16 @@ impl Policies {
         Explanation { decision, statements }
     }
 
-    /// The statements that could hold for a request, ready to be evaluated; none if there are none.
-    fn slice(&self, request: &AccessRequest<'_>) -> Option<Arc<Slice>> {
-        let positions = self.index.select(request);
-        if positions.is_empty() {
-            return None;
-        }
-        let hash = self.hasher.hash_one(&positions);
-        if let Some(slice) = self.slices.find(hash, |known| *known == positions) {
-            return Some(slice);
+    /// These statements, ready to be evaluated.
+    fn slice(&self, positions: &Vec<usize>) -> Arc<Slice> {
+        let hash = self.hasher.hash_one(positions);
+        if let Some(slice) = self.slices.find(hash, |known| known == positions) {
+            return slice;
         }
         let statements = positions.iter().filter_map(|position| self.index.statement(*position));
         let slice = Arc::new(Slice::new(statements));
-        self.slices.insert(hash, positions, Arc::clone(&slice));
-        Some(slice)
+        self.slices.insert(hash, positions.clone(), Arc::clone(&slice));
+        slice
     }
 }
 
