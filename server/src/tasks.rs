@@ -84,11 +84,12 @@ pub(crate) async fn run(
     }
 }
 
-/// Ends connections when the vault seals, so that what passed through them is not kept in memory by callers who stay. Runs
-/// until `stop`.
+/// Ends connections when the vault seals, so that what passed through them is not kept in memory by callers who stay. What
+/// runs in the vault has `patience` to end. Runs until `stop`.
 pub(crate) async fn end_connections(
     vault: Arc<Vault>,
     ends: Arc<Ends>,
+    patience: Duration,
     beside: TaskTracker,
     stop: CancellationToken,
 ) {
@@ -110,8 +111,8 @@ pub(crate) async fn end_connections(
         let (vault, stop) = (Arc::clone(&vault), stop.clone());
         beside.spawn(async move {
             let answered = async {
-                // Sealing waits for what runs in the vault, and its own caller for the end of it.
-                vault.closed().await;
+                // Sealing waits for what runs in the vault, and its own caller for the end of it; no caller waits longer.
+                drop(tokio::time::timeout(patience, vault.closed()).await);
                 tokio::time::sleep(LAST_ANSWERS).await;
             };
             tokio::select! {

@@ -223,6 +223,7 @@ impl Server {
         background.spawn(tasks::end_connections(
             Arc::clone(&self.vault),
             Arc::clone(&ends),
+            self.config.limits.request_timeout,
             beside,
             cancel.clone(),
         ));

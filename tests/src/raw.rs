@@ -18,9 +18,18 @@ use crate::site::Site;
 
 /// A channel over TLS 1.3 that connects with the first call.
 pub fn channel(site: &Site, identity: Option<&Identity>) -> Channel {
+    connecting(endpoint(), site, identity)
+}
+
+/// The same for a caller who takes so many bytes of an answer and then waits until they are read.
+pub fn narrow_channel(site: &Site, identity: &Identity, window: u32) -> Channel {
+    connecting(endpoint().initial_stream_window_size(window), site, Some(identity))
+}
+
+fn connecting(endpoint: Endpoint, site: &Site, identity: Option<&Identity>) -> Channel {
     let config = Arc::new(tls_config(site, identity));
     let address = site.address();
-    endpoint().connect_with_connector_lazy(tower::service_fn(move |_| {
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let config = Arc::clone(&config);
         async move {
             let tcp = TcpStream::connect(address).await?;

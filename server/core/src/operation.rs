@@ -16,7 +16,7 @@ use crate::auth;
 use crate::error::VaultError;
 use crate::request::{Allowed, Caller, Permit, RequestContext, Reserved, SystemPermit};
 use crate::unsealed::UnsealedVault;
-use crate::vault::{OpenVault, Vault};
+use crate::vault::{OpenVault, Vault, to_its_end};
 
 /// What an operation does to the vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,7 +242,18 @@ pub async fn run_stream<Op: StreamOperation>(
                 return end.record("ok").await.err().map(|error| (Err(error), None));
             }
             ctx.refused |= !counts();
-            match stream_event(&vault, &ctx, &mut op).await {
+            // In a task of its own: nobody polls this while the caller takes nothing, and an event holds the vault open.
+            let inside = Arc::clone(&vault);
+            let event = to_its_end("following", async move {
+                let items = stream_event(&inside, &ctx, &mut op).await;
+                Ok((ctx, op, items))
+            });
+            let items;
+            (ctx, op, items) = match event.await {
+                Ok(event) => event,
+                Err(error) => return Some((Err(error), None)),
+            };
+            match items {
                 Ok(items) => ready = items.into_iter(),
                 Err(error) => {
                     let recorded = end.record(error.reason()).await;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keystead_client::{RetryPolicy, SecretBytes, v1};
-use keystead_tests::{TestVault, cli, raw};
+use keystead_proto::v1::TailAuditRequest;
+use keystead_proto::v1::audit_service_client::AuditServiceClient;
+use keystead_tests::{PATIENCE, TestVault, cli, raw};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -20,7 +22,7 @@ async fn a_client_that_was_connected_works_again_after_sealing_and_unsealing() {
     local.system().status().await.unwrap();
     for round in 0..5 {
         let system = sealer.system();
-        tokio::time::timeout(keystead_tests::PATIENCE, system.seal()).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, system.seal()).await.unwrap().unwrap();
         assert_eq!(reason(idle.secrets().get("a").await), "SEALED", "round {round}");
         for share in vault.shares().iter().take(vault.threshold()) {
             local.system().submit_share(&SecretBytes::from(share.clone()), "").await.unwrap();
@@ -86,8 +88,39 @@ async fn who_watches_health_is_told_of_the_sealing_and_then_cut_off() {
         assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
         vault.seal().await;
         assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
-        let cut = tokio::time::timeout(keystead_tests::PATIENCE, watch.message()).await.unwrap();
+        let cut = tokio::time::timeout(PATIENCE, watch.message()).await.unwrap();
         assert!(cut.is_err(), "{cut:?}");
         vault.unseal().await;
     }
+}
+
+/// Nobody polls the answer of a caller who takes nothing more: what it was about to send must not hold the vault open.
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_who_take_nothing_do_not_hold_up_the_sealing() {
+    let vault = TestVault::start().await;
+    let write = |writer: u32| {
+        let client = vault.operator();
+        tokio::spawn(async move {
+            for number in 0..60 {
+                put(&client, &format!("{writer}/{number}"), "x").await;
+            }
+        })
+    };
+    let writers: Vec<_> = (0..8).map(write).collect();
+    put(&vault.operator(), "some", "entries").await;
+    let mut followers = Vec::new();
+    for _ in 0..20 {
+        let channel = raw::narrow_channel(&vault, vault.admin(), 512);
+        let request = TailAuditRequest { last: 20, follow: true };
+        followers.push(AuditServiceClient::new(channel).tail_audit(request).await.unwrap());
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    // The last of them comes to its event after the writers' end.
+    put(&vault.operator(), "one", "more").await;
+    let sealer = vault.operator();
+    tokio::time::timeout(PATIENCE, sealer.system().seal()).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, vault.vault().closed()).await.unwrap();
+    drop(followers);
 }

@@ -1,6 +1,8 @@
 //! The end of a stream, recorded however it ends: at its end, with an error, or when its caller hangs up.
 //!
-//! Invariant: it holds no key. A vault that has sealed meanwhile ended every stream, and its own entry says so.
+//! Invariant: it holds no key. A vault that has sealed meanwhile ended every stream, and its own entry says so. It is
+//! recorded in a task of its own: nobody polls a stream whose caller takes nothing or went away, and recording holds the
+//! vault open.
 
 use std::sync::Arc;
 
@@ -9,8 +11,7 @@ use keystead_domain::policy::{Action, Resource};
 use super::Entry;
 use crate::error::VaultError;
 use crate::request::{Caller, RequestContext};
-use crate::unsealed::UnsealedVault;
-use crate::vault::Vault;
+use crate::vault::{OpenVault, Vault, to_its_end};
 
 /// What the caller left without waiting for the end is recorded as.
 const HUNG_UP: &str = "CANCELLED";
@@ -36,18 +37,24 @@ impl StreamEnd {
     }
 
     pub(crate) async fn record(&mut self, outcome: &'static str) -> Result<(), VaultError> {
-        let Ok(open) = self.vault.unsealed() else { return Ok(()) };
-        let mut entry = self.entry(&open);
-        let reserved = entry.reserve(1).await;
-        // Not before: a caller may hang up while there is no place for it. What has its place is written whoever waits.
         self.recorded = true;
-        entry.record_stream_end(reserved?, outcome).await
+        let Ok(open) = self.vault.unsealed() else { return Ok(()) };
+        to_its_end("recording the end of a stream", self.recording(open, outcome)).await
     }
 
-    fn entry(&self, vault: &UnsealedVault) -> Entry {
-        let mut entry = Entry::begin(vault, &self.ctx, self.action, self.resource.clone());
+    fn recording(
+        &self,
+        open: OpenVault,
+        outcome: &'static str,
+    ) -> impl Future<Output = Result<(), VaultError>> + Send + 'static {
+        let mut entry = Entry::begin(&open, &self.ctx, self.action, self.resource.clone());
         entry.identified(&self.caller);
-        entry
+        async move {
+            let reserved = entry.reserve(1).await?;
+            let recorded = entry.record_stream_end(reserved, outcome).await;
+            drop(open);
+            recorded
+        }
     }
 }
 
@@ -59,16 +66,11 @@ impl Drop for StreamEnd {
         let (Ok(open), Ok(runtime)) = (self.vault.unsealed(), tokio::runtime::Handle::try_current()) else {
             return;
         };
-        let mut entry = self.entry(&open);
+        let recording = self.recording(open, HUNG_UP);
         runtime.spawn(async move {
-            let recorded = match entry.reserve(1).await {
-                Ok(reserved) => entry.record_stream_end(reserved, HUNG_UP).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = recorded {
+            if let Err(error) = recording.await {
                 tracing::warn!(%error, "the end of a stream could not be recorded");
             }
-            drop(open);
         });
     }
 }
