@@ -287,7 +287,7 @@ impl Shared {
     /// Lets more records come that the next sync can make durable, where one waits for it already.
     pub(crate) fn gather(&self, patience: Duration) {
         let queue = lock(&self.queue);
-        if queue.needs_thread {
+        if queue.needs_thread && self.used() < self.slots {
             // Nobody who queues wakes the thread from this; closing does.
             drop(self.queued.wait_timeout_while(queue, patience, |queue| !queue.closing));
         }

@@ -224,6 +224,10 @@ impl Vault {
     pub(crate) fn open(&self, vault: UnsealedVault) {
         self.running.store(Some(Arc::new(Running { vault, inside: TaskTracker::new() })));
         self.state.send_replace(true);
+        // Sealed between the two lines above: that was told before this.
+        if !self.is_unsealed() {
+            self.state.send_replace(false);
+        }
         self.anchor_soon.notify_one();
     }
 
