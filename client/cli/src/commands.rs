@@ -110,15 +110,22 @@ impl Connect<'_> {
     }
 }
 
-/// What to do about a caller that showed nothing and is unknown therefore.
+/// What to do about a caller that is unknown.
 pub(crate) fn hint(error: &CliError, global: &Global) -> Option<&'static str> {
     let unknown = matches!(error, CliError::Client(Error::Unauthenticated(_)));
     let anonymous = || {
         global.token_file.is_none() && Connect(global).builder().is_ok_and(|builder| builder.is_anonymous())
     };
-    (unknown && anonymous()).then_some(
-        "neither a client certificate nor a token was sent: give --cert and --key with an https address, or --token-file",
-    )
+    match unknown {
+        true if anonymous() => Some(
+            "neither a client certificate nor a token was sent: give --cert and --key with an https address, or --token-file",
+        ),
+        true => Some(
+            "whoever has this certificate or token is not registered, is disabled, or was revoked; an operator looks with \
+             `keystead principal list`",
+        ),
+        false => None,
+    }
 }
 
 /// A time as RFC 3339, or nothing.

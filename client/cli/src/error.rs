@@ -76,7 +76,7 @@ pub(crate) enum CliError {
     StdinTwice { first: &'static str, second: &'static str },
     #[error("{path}: {source}")]
     Field { path: String, source: MissingField },
-    #[error("{path} has named fields: say which one, as in {path}#{example}")]
+    #[error("{path} has named fields: say which one, as in {example}")]
     FieldNeeded { path: String, example: String },
     #[error("{path} has plain bytes, no fields: leave out #{field}")]
     NoFields { path: String, field: String },

@@ -6365,6 +6365,10 @@ pub struct ExplainPolicyResponse {
     /// Whether the principal could ask at all: the decision is about what the policies say alone.
     #[prost(enumeration = "PrincipalStanding", tag = "4")]
     pub principal_standing: i32,
+    /// Statements with conditions on how, when or from where a request comes, as `policy#index`. The decision is that of a
+    /// request by certificate, now and from nowhere: with other circumstances these may decide otherwise.
+    #[prost(string, repeated, tag = "5")]
+    pub circumstantial: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What the policies say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

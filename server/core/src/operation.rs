@@ -236,7 +236,12 @@ pub async fn run_stream<Op: StreamOperation>(
             let more = tokio::select! {
                 more = op.ready() => more,
                 () = vault.sealed() => true,
-                () = vault.streams_ended() => false,
+                () = vault.streams_ended() => {
+                    // Not as its end: whoever follows has to come back.
+                    let interrupted = VaultError::Interrupted { what: "the stream" };
+                    let recorded = end.record(interrupted.reason()).await;
+                    return Some((Err(recorded.err().unwrap_or(interrupted)), None));
+                }
             };
             if !more {
                 return end.record("ok").await.err().map(|error| (Err(error), None));

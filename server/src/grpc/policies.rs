@@ -91,7 +91,8 @@ impl PoliciesService for Api {
                 .map_err(|error| refuse(convert::invalid("resource", error)))?,
         };
         let vault = self.unsealed().await?;
-        let Explained { decision, standing } = operation::run(&vault, context, op).await.map_err(refuse)?;
+        let Explained { decision, circumstantial, standing } =
+            operation::run(&vault, context, op).await.map_err(refuse)?;
         let verdict = match decision.verdict {
             Verdict::Allow => v1::PolicyDecision::Allow,
             Verdict::Deny => v1::PolicyDecision::Deny,
@@ -107,6 +108,7 @@ impl PoliciesService for Api {
             determining: decision.determining,
             errors: decision.errors,
             principal_standing: standing.into(),
+            circumstantial,
         }))
     }
 }

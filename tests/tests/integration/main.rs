@@ -26,6 +26,7 @@ mod quorum;
 mod recover;
 mod requests;
 mod sealing;
+mod secret_command;
 mod secrets;
 mod services;
 mod shares;

@@ -121,6 +121,12 @@ async fn explain_says_which_statement_decides() {
     assert_eq!((decision, determining.len()), (v1::PolicyDecision::Deny, 0));
     assert_eq!(explain("secrets:read", "secret/bank/a").await.0, v1::PolicyDecision::NeedsApproval);
     assert_eq!(explain("system:seal", "system").await.0, v1::PolicyDecision::Deny);
+    let from_here = "permit (principal == Keystead::Service::\"shop\", action == Keystead::Action::\"secrets:read\", resource in Keystead::Folder::\"net\") when { context has peer && context.peer.isInRange(ip(\"127.0.0.0/8\")) };";
+    vault.policy("net", from_here).await;
+    for (resource, depends_on) in [("secret/net/a", &["net#0"][..]), ("secret/shop/a", &[])] {
+        let answer = operator.policies().explain("service/shop", "secrets:read", resource).await.unwrap();
+        assert_eq!(answer.circumstantial, depends_on, "{resource}");
+    }
     // What the policies say is said of anybody; whether that one is let in, beside it.
     let ask = async |principal: &str| {
         let answer = operator.policies().explain(principal, "secrets:read", "secret/shop/a").await.unwrap();

@@ -30,8 +30,14 @@ async fn sigterm_drains_seals_and_ends_well() {
     let status = server.terminate().await;
     assert_eq!(status.code(), Some(0), "{}", server.stderr());
     gone(workers).await;
-    // The stream ends as streams do, and not with the connection.
-    while follower.next().await.unwrap().is_some() {}
+    // Whoever follows is told, and does not take it for the end.
+    let over = loop {
+        match follower.next().await {
+            Ok(Some(_)) => {}
+            over => break over,
+        }
+    };
+    assert_eq!(reason(over), "INTERRUPTED");
     let said = server.stderr();
     assert!(said.contains("draining, then sealing") && said.contains("sealed and stopped"), "{said}");
     assert!(!server.socket().exists());

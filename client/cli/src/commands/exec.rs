@@ -96,8 +96,8 @@ fn value<'a>(variable: &EnvSecret, secret: &'a Secret) -> Result<&'a SecretBytes
     let value = match (&variable.field, &secret.value) {
         (None, SecretValue::Data(bytes)) => bytes,
         (None, SecretValue::Fields(_)) => {
-            let example = secret.value.field_names().next().unwrap_or("name").to_owned();
-            return Err(CliError::FieldNeeded { path: path(), example });
+            let field = secret.value.field_names().next().unwrap_or("name");
+            return Err(CliError::FieldNeeded { path: path(), example: format!("{}#{field}", path()) });
         }
         (Some(field), SecretValue::Data(_)) => {
             return Err(CliError::NoFields { path: path(), field: field.clone() });
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(of("A=p", &data).unwrap(), b"bytes");
         assert!(matches!(of("A=p#no", &fields), Err(CliError::Field { .. })));
         assert!(
-            matches!(of("A=p", &fields), Err(CliError::FieldNeeded { example, .. }) if example == "user")
+            matches!(of("A=p", &fields), Err(CliError::FieldNeeded { example, .. }) if example == "p#user")
         );
         assert!(matches!(of("A=p#user", &data), Err(CliError::NoFields { .. })));
         assert!(matches!(of("A=p#zero", &fields), Err(CliError::ZeroByte { .. })));

@@ -29,6 +29,8 @@ pub(crate) enum PolicyCommand {
     /// Remove a policy
     Delete(DeleteArgs),
     /// Say how a request would be decided, and why; nothing is done
+    ///
+    /// As if by certificate, now and from no address. Statements with conditions on these are named: they may decide otherwise.
     #[command(after_help = "Example:\n  keystead policy explain service/shop secrets:read secret/shop/db")]
     Explain(ExplainArgs),
 }
@@ -116,16 +118,29 @@ async fn explain(args: ExplainArgs, connect: Connect<'_>, output: &Output) -> Re
         &[
             ("Decision", decision.to_owned()),
             ("Because of", because),
+            ("Depends on", depends_on(&answer.circumstantial)),
             ("Errors", answer.errors.join("; ")),
             ("Principal", beside.to_owned()),
         ],
         &json!({
             "decision": decision,
             "determining": answer.determining,
+            "circumstantial": answer.circumstantial,
             "errors": answer.errors,
             "principal_standing": standing,
         }),
     )
+}
+
+/// What is told where the same request may be decided otherwise.
+fn depends_on(statements: &[String]) -> String {
+    match statements {
+        [] => String::new(),
+        statements => format!(
+            "{}: with a condition on address, time or login; this is the answer by certificate, now, from no address",
+            statements.join(", ")
+        ),
+    }
 }
 
 /// Whether the principal is let in at all: the word for programs, and what people are told where it is not.

@@ -25,6 +25,8 @@ pub struct ExplainPolicy {
 pub struct Explained {
     /// By the policies.
     pub decision: Decision,
+    /// The statements that may decide otherwise for the same request made in another way, at another time or from elsewhere.
+    pub circumstantial: Vec<String>,
     /// Whether the principal could ask.
     pub standing: Standing,
 }
@@ -72,14 +74,16 @@ impl Operation for ExplainPolicy {
             on_behalf_of: None,
             mfa_age_secs: None,
         };
-        let decision = vault.policies.load().decide(&AccessRequest {
+        let request = AccessRequest {
             principal: &self.principal,
             groups: record.as_ref().map(|record| record.groups.as_slice()).unwrap_or_default(),
             action: self.action,
             resource: &self.resource,
             context: &context,
-        });
-        Ok(Explained { decision, standing })
+        };
+        let policies = vault.policies.load();
+        let (decision, circumstantial) = (policies.decide(&request), policies.circumstantial(&request));
+        Ok(Explained { decision, circumstantial, standing })
     }
 
     fn detail(Explained { decision, .. }: &Explained) -> Detail {

@@ -148,6 +148,14 @@ impl Policies {
         decision
     }
 
+    /// The statements that can hold for a request and have conditions on how, when or from where it comes: made otherwise, the
+    /// same request may get another answer.
+    pub fn circumstantial(&self, request: &AccessRequest<'_>) -> Vec<String> {
+        let selected = self.index.select(request);
+        let statements = selected.into_iter().filter_map(|position| self.index.statement(position));
+        statements.filter(|statement| statement.reads.any()).map(|statement| statement.id.clone()).collect()
+    }
+
     /// Answers a request and says what each statement contributed.
     pub fn explain(&self, request: &AccessRequest<'_>) -> Explanation {
         let decision = self.decide(request);

@@ -1,7 +1,7 @@
 //! `secret get`: to a terminal escaped (a field's own lines and tabs stay), to a file or a program byte for byte.
 
 use std::io::{self, IsTerminal as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use data_encoding::BASE64;
@@ -26,13 +26,13 @@ Examples:
 pub(crate) struct GetArgs {
     /// Where, such as shop/db
     path: String,
-    /// This version instead of the latest one that is active
+    /// This version instead of the current one, which is the newest, also if it is deleted
     #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
     version: Option<u64>,
     /// Only this field
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
-    /// Write the bytes into a new file of mode 0600
+    /// Write the bytes into a new file of mode 0600; "-" is standard output
     #[arg(long, value_name = "FILE")]
     out_file: Option<PathBuf>,
 }
@@ -42,6 +42,9 @@ pub(super) async fn run(args: GetArgs, connect: Connect<'_>, output: &Output) ->
     let secret = secrets.get_version(&args.path, args.version.unwrap_or_default()).await?;
     if let Some(file) = &args.out_file {
         let bytes = one(&args, &secret)?.ok_or_else(|| field_needed(&args.path, &secret))?;
+        if file == Path::new("-") {
+            return raw(bytes, output);
+        }
         let path = NewFile::make(file)?.fill(&[bytes.expose()])?;
         let path = path.display().to_string();
         return output.sentence(&format!("Written to {path}."), &serde_json::json!({ "file": path }));
@@ -79,8 +82,8 @@ fn one<'a>(args: &GetArgs, secret: &'a Secret) -> Result<Option<&'a SecretBytes>
 }
 
 fn field_needed(path: &str, secret: &Secret) -> CliError {
-    let example = secret.value.field_names().next().unwrap_or("name").to_owned();
-    CliError::FieldNeeded { path: path.to_owned(), example }
+    let field = secret.value.field_names().next().unwrap_or("name");
+    CliError::FieldNeeded { path: path.to_owned(), example: format!("--field {field}") }
 }
 
 fn raw(bytes: &SecretBytes, output: &Output) -> Result<(), CliError> {

@@ -20,7 +20,7 @@ pub(crate) struct HistoryArgs {
 pub(crate) struct DeleteArgs {
     /// Where, such as shop/db
     path: String,
-    /// Which version, may be repeated; without any, the latest one that is active
+    /// Which version, may be repeated; without any, the current one
     #[arg(long = "version", value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
     versions: Vec<u64>,
 }

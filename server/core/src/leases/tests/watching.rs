@@ -234,7 +234,7 @@ async fn a_watch_ends_with_the_vault() {
     let mut seen = watch(&bench, lease.id).await;
     next(&mut seen).await;
     bench.vault.end_streams();
-    assert!(end(&mut seen).await.is_none(), "the server stops");
+    assert_eq!(refusal(&mut seen).await, "INTERRUPTED", "the server stops");
 }
 
 #[tokio::test]
