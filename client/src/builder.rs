@@ -172,23 +172,18 @@ impl Builder {
         };
         let token = self.token.as_ref().map(bearer).transpose()?;
         let last_alert = LastAlert::default();
+        let deadline = self.deadline.unwrap_or(DEFAULT_DEADLINE);
         // The scheme is plain because tonic is not to add TLS of its own: `dial` does that.
         let endpoint = Endpoint::from_shared(format!("http://{authority}"))
             .map_err(|_| ConfigError::Host { host: authority })?
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT.min(deadline))
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
         let dial = {
             let last_alert = last_alert.clone();
             tower::service_fn(move |_| connect::connect(target.clone(), last_alert.clone()))
         };
-        let caller = Unconnected {
-            address,
-            token,
-            deadline: self.deadline.unwrap_or(DEFAULT_DEADLINE),
-            retry: self.retry,
-            last_alert,
-        };
+        let caller = Unconnected { address, token, deadline, retry: self.retry, last_alert };
         Ok((caller, endpoint, dial))
     }
 }

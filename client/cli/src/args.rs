@@ -58,7 +58,7 @@ pub(crate) struct Global {
     /// File with a token; "-" is standard input [env: KEYSTEAD_TOKEN holds the token itself]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// How long a call may take, in seconds
+    /// How long a call may take, in seconds; 10 if not given, more for what takes its time
     #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: Option<u64>,
     /// How to print the answer

@@ -89,6 +89,17 @@ async fn a_refused_client_certificate_is_named_as_the_cause() {
 }
 
 #[tokio::test]
+async fn a_server_that_says_nothing_is_waited_for_no_longer_than_a_call_may_take() {
+    let ca = Ca::new();
+    let silent = std::net::TcpListener::bind("localhost:0").unwrap();
+    let builder = to(silent.local_addr().unwrap().port(), &ca, &ca);
+    let built = builder.deadline(Duration::from_millis(100)).build();
+    // Less than what a connection may take where calls may take longer.
+    let error = tokio::time::timeout(Duration::from_secs(4), built).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_server_without_http2_is_named_as_such() {
     let ca = Ca::new();
     let port = serve_tls(&ca, "localhost", b"http/1.1", Script::default()).await;
