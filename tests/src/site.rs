@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -173,6 +174,16 @@ impl Site {
     /// Where the server listens, or listened last.
     pub fn address(&self) -> SocketAddr {
         self.address.lock().unwrap_or_else(PoisonError::into_inner).unwrap()
+    }
+
+    /// `keystead` with no environment but what leads to the vault, as the owner of a certificate.
+    pub fn command(&self, identity: &Identity) -> Command {
+        let mut command = Command::new(programs::cli());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("KEYSTEAD_ADDR", format!("https://localhost:{}", self.address().port()));
+        command.env("KEYSTEAD_CACERT", self.pki.ca());
+        command.env("KEYSTEAD_CERT", &identity.cert).env("KEYSTEAD_KEY", &identity.key);
+        command
     }
 
     pub(crate) fn set_address(&self, address: SocketAddr) {

@@ -116,16 +116,15 @@ pub(crate) fn hint(error: &CliError, global: &Global) -> Option<&'static str> {
     let anonymous = || {
         global.token_file.is_none() && Connect(global).builder().is_ok_and(|builder| builder.is_anonymous())
     };
-    match unknown {
-        true if anonymous() => Some(
-            "neither a client certificate nor a token was sent: give --cert and --key with an https address, or --token-file",
-        ),
-        true => Some(
-            "whoever has this certificate or token is not registered, is disabled, or was revoked; an operator looks with \
-             `keystead principal list`",
-        ),
-        false => None,
+    if !unknown {
+        return None;
     }
+    Some(if anonymous() {
+        "neither a client certificate nor a token was sent: give --cert and --key with an https address, or --token-file"
+    } else {
+        "whose certificate or token this is, is not registered or disabled, or it was revoked or has ended; an operator looks \
+         with `keystead principal list`"
+    })
 }
 
 /// A time as RFC 3339, or nothing.

@@ -247,14 +247,15 @@ pub async fn run_stream<Op: StreamOperation>(
                 return end.record("ok").await.err().map(|error| (Err(error), None));
             }
             ctx.refused |= !counts();
-            // In a task of its own: nobody polls this while the caller takes nothing, and an event holds the vault open.
+            // In a task of its own: nobody polls this while the caller takes nothing, and an event holds the vault open. The end
+            // goes with it, so that it is recorded after, also if the caller hangs up meanwhile.
             let inside = Arc::clone(&vault);
             let event = to_its_end("following", async move {
                 let items = stream_event(&inside, &ctx, &mut op).await;
-                Ok((ctx, op, items))
+                Ok((ctx, op, end, items))
             });
             let items;
-            (ctx, op, items) = match event.await {
+            (ctx, op, end, items) = match event.await {
                 Ok(event) => event,
                 Err(error) => return Some((Err(error), None)),
             };

@@ -57,13 +57,8 @@ impl<'a> Desk<'a> {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(keystead_tests::cli());
-        command.args(words).current_dir(self.dir.path()).env_clear();
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("KEYSTEAD_ADDR", format!("https://localhost:{}", self.vault.address().port()));
-        command.env("KEYSTEAD_CACERT", self.vault.pki().ca());
-        command.env("KEYSTEAD_CERT", &self.vault.admin().cert);
-        command.env("KEYSTEAD_KEY", &self.vault.admin().key);
+        let mut command = Command::from(self.vault.command(self.vault.admin()));
+        command.args(words).current_dir(self.dir.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -1,18 +1,15 @@
 //! `keystead secret get` as a script calls it: what comes on which stream, and what errors say to do.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use keystead_client::SecretValue;
-use keystead_tests::{TestVault, cli};
+use keystead_tests::{Identity, TestVault};
 
 use crate::put;
 
-async fn run(vault: &TestVault, identity: &keystead_tests::Identity, words: &[&str]) -> (String, String) {
-    let mut command = Command::new(cli());
-    command.env_clear().current_dir(vault.dir()).args(words);
-    command.env("KEYSTEAD_ADDR", format!("https://localhost:{}", vault.address().port()));
-    command.env("KEYSTEAD_CACERT", vault.pki().ca());
-    command.env("KEYSTEAD_CERT", &identity.cert).env("KEYSTEAD_KEY", &identity.key);
+async fn run(vault: &TestVault, identity: &Identity, words: &[&str]) -> (String, String) {
+    let mut command = vault.command(identity);
+    command.current_dir(vault.dir()).args(words);
     let ran = tokio::task::spawn_blocking(move || command.output().unwrap());
     let Output { stdout, stderr, .. } = ran.await.unwrap();
     (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())

@@ -59,3 +59,18 @@ fn a_few_that_happen_to_come_together_make_nobody_wait() {
         record(&log, "alone", Durability::Fsync).unwrap();
     }
 }
+
+#[test]
+fn nobody_waits_for_others_when_every_place_is_taken() {
+    let dir = TempDir::new().unwrap();
+    let (log, faults) = faulty(dir.path(), OpenOptions { max_queue: 7, ..patient() });
+    record(&log, "first", Durability::Fsync).unwrap();
+    together(&log, &faults, 6);
+    let size = log.head().size;
+    let slots: Vec<Slot> = (0..7).map(|_| log.reserve().unwrap()).collect();
+    let record =
+        |slot: Slot| slot.record_clear(EntryKind::Intent, UnixMillis(1), body("x"), Durability::Fsync);
+    let entries: Vec<Recorded> = slots.into_iter().map(record).collect();
+    eventually("they are recorded", || log.head().size == size + 7);
+    assert!(entries.into_iter().all(|entry| entry.wait().is_ok()));
+}

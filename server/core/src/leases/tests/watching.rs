@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::{Stream, StreamExt as _};
+use keystead_audit::EntryKind;
 use keystead_domain::principal::PrincipalName;
 use tokio::sync::Notify;
 
@@ -235,6 +236,31 @@ async fn a_watch_ends_with_the_vault() {
     next(&mut seen).await;
     bench.vault.end_streams();
     assert_eq!(refusal(&mut seen).await, "INTERRUPTED", "the server stops");
+}
+
+#[tokio::test]
+async fn what_a_watcher_was_about_to_see_is_on_record_before_the_end() {
+    let bench = ready().await;
+    let lease = issue(&bench).await;
+    let mut seen = watch(&bench, lease.id).await;
+    next(&mut seen).await;
+    advance(&bench, 10);
+    renew(&bench, lease.id).await;
+    let log = bench.vault.audit();
+    let before = log.size();
+    let full: Vec<_> = std::iter::from_fn(|| log.reserve().ok()).collect();
+    assert!(is_quiet(&mut seen).await, "its event has no place in the log");
+    drop(seen);
+    drop(full);
+    let recorded = async {
+        while log.size() < before + 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(SOON, recorded).await.expect("it is not recorded");
+    let recorded = log.reader(before).unwrap().take(2);
+    let kinds: Vec<_> = recorded.map(|entry| entry.unwrap().kind).collect();
+    assert_eq!(kinds, [EntryKind::StreamItem, EntryKind::StreamEnd]);
 }
 
 #[tokio::test]
